@@ -1,0 +1,65 @@
+"""What every benchmark records beside its figures: machine, versions, command, date."""
+
+import datetime
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from longtail.utils.io import write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that a figure depends on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def save_result(name: str, figures: dict[str, Any], results: Path = RESULTS) -> Path:
+    """Write ``figures`` to ``results/name.json`` with what is needed to repeat them.
+
+    Args:
+        name: file name without ending.
+        figures: the measurement, JSON-encodable.
+        results: the folder.
+
+    Returns:
+        The file that was written.
+    """
+    command = " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    path = Path(results) / f"{name}.json"
+    write_json(
+        path,
+        {
+            "benchmark": name,
+            "date": datetime.date.today().isoformat(),
+            "command": command,
+            "machine": machine(),
+            "figures": figures,
+        },
+    )
+    print(f"written: {os.path.relpath(path)}")
+    return path
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""What Region Rebalance and DisAlign share: data, class statistics, models, evaluation, engine."""
