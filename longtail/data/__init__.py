@@ -1,0 +1,3 @@
+"""Data sets and how they are read; importing this package registers the data sets."""
+
+import longtail.data.datasets  # noqa: F401  (registers)

@@ -1,0 +1,55 @@
+"""Where data sets lie, and the files of a folder by the name that images and labels share."""
+
+import os
+from collections.abc import Iterable
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def datasets_root() -> str:
+    """The folder of all data sets: ``$DETECTRON2_DATASETS``, or ``datasets`` if that is not set."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def files_by_stem(folder: str, suffixes: Iterable[str]) -> dict[str, str]:
+    """The files of ``folder`` (not of its sub-folders), sorted, under their names without suffix.
+
+    Hidden files are left out: unpacking and interrupted copies leave such behind.
+
+    Args:
+        folder: an existing folder.
+        suffixes: the file name endings to take, lower case, with their dot; the case of the
+            files' own endings does not matter.
+
+    Returns:
+        ``{"a": "folder/a.jpg", ...}`` in the order of the names.
+
+    Raises:
+        ValueError: two files differ in their suffix alone.
+    """
+    suffixes = tuple(suffixes)
+    found: dict[str, str] = {}
+    for file_name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(file_name)
+        if suffix.lower() not in suffixes or file_name.startswith("."):
+            continue
+        path = os.path.join(folder, file_name)
+        if stem in found:
+            raise ValueError(
+                f"{found[stem]} and {path} share the name {stem!r}: keep one of the two"
+            )
+        found[stem] = path
+    return dict(sorted(found.items()))
+
+
+def read_stems(path: str) -> list[str]:
+    """The names in a text file, one a line; empty lines are skipped.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The names, in the order of the file.
+    """
+    with open(path, encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip()]

@@ -1,0 +1,37 @@
+"""The generated scenes of the quick start: ``synthetic_sem_seg_{train,val}``."""
+
+import os
+
+from longtail.data.datasets.register import register_sem_seg
+from longtail.data.synthetic import SyntheticConfig, read_meta
+from longtail.data.synthetic.write import split_folders
+
+NAME = "synthetic"
+
+
+def register_synthetic(root: str) -> None:
+    """Register ``synthetic_sem_seg_{train,val}``, with the classes in head, body and tail.
+
+    Class names and groups are those of ``root/synthetic/meta.json``; of the default
+    configuration as long as nothing is generated. Call it again after generating another number
+    of classes in the same process.
+
+    Args:
+        root: the folder that holds the data sets.
+    """
+    base = os.path.join(root, NAME)
+    config = SyntheticConfig()
+    described = read_meta(base) or {
+        "classes": config.class_names,
+        "class_groups": config.class_groups,
+    }
+    for split in ("train", "val"):
+        images, labels = split_folders(base, split)
+        register_sem_seg(
+            f"synthetic_sem_seg_{split}",
+            images,
+            labels,
+            described["classes"],
+            class_groups=described["class_groups"],
+            hint="make it with: python tools/generate_synthetic.py",
+        )

@@ -1,0 +1,126 @@
+"""One label map: read, checked against its image, mapped to class indices, written as PNG.
+
+H, W: height and width of an image.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from longtail.data.prepare.recipe import INVALID, TABLE_SIZE, Recipe, SourceProblem
+from longtail.utils.io import atomic_write
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its labels in the source, and the files that they become.
+
+    ``image_target`` equals ``image`` where the image already is in its place.
+    """
+
+    image: str
+    label: str
+    image_target: str
+    label_target: str
+
+
+def read_png(path: str) -> np.ndarray:
+    """Read an 8-bit label map.
+
+    Args:
+        path: PNG file with one channel or a palette (whose indices are the labels).
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        SourceProblem: the file is an image of another kind.
+        Exception: whatever Pillow raises for a broken file.
+    """
+    with Image.open(path) as image:
+        # Decoding alone does not look at the checksums: of 3600 CamVid label maps with one flipped
+        # bit each, 260 gave wrong pixels without a word.
+        image.verify()
+    with Image.open(path) as image:
+        if image.mode not in ("L", "P"):
+            raise SourceProblem(f"{path}: mode {image.mode}, expected one 8-bit channel")
+        return np.asarray(image)
+
+
+def convert_pair(pair: Pair, recipe: Recipe) -> bool:
+    """Write the label map of a pair, and its image where that is elsewhere.
+
+    The label map comes last, so that where it is, everything is.
+
+    Args:
+        pair: the files.
+        recipe: how the labels are read and what they become.
+
+    Returns:
+        Whether there was anything to do: not if the outputs exist and are newer than their
+        sources, in which case nothing is decoded.
+
+    Raises:
+        SourceProblem: a file of the pair is unreadable, of the wrong size or with a label out of
+            range. Nothing is written then.
+        OSError: a file cannot be written.
+    """
+    copy = pair.image_target != pair.image
+    if _is_newer(pair.label_target, pair.label) and (
+        not copy or _is_newer(pair.image_target, pair.image)
+    ):
+        return False
+    again = f"take it again from {recipe.archive}"
+    width, height = _checked(_read_size, pair.image, again)
+    labels = _checked(recipe.read, pair.label, again)
+    if labels.shape != (height, width):
+        found = "x".join(str(size) for size in reversed(labels.shape))
+        raise SourceProblem(
+            f"{pair.label}: size {found} (width x height), but {pair.image} is {width}x{height}; "
+            f"take both again from {recipe.archive}"
+        )
+    indices = _class_indices(labels, recipe.table)
+    if indices.min() == INVALID:
+        values = ", ".join(str(value) for value in np.unique(labels[indices == INVALID])[:5])
+        raise SourceProblem(
+            f"{pair.label}: label out of range ({values}), expected {recipe.values}; {again}"
+        )
+    if copy:
+        with open(pair.image, "rb") as image, atomic_write(pair.image_target, "wb") as target:
+            shutil.copyfileobj(image, target)
+    with atomic_write(pair.label_target, "wb") as target:
+        Image.fromarray(indices.astype(np.uint8)).save(target, format="PNG")
+    return True
+
+
+def _is_newer(target: str, source: str) -> bool:
+    try:
+        return os.stat(target).st_mtime_ns > os.stat(source).st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
+def _checked(read: Callable[[str], Any], path: str, again: str) -> Any:
+    try:
+        return read(path)
+    except SourceProblem as problem:
+        raise SourceProblem(f"{problem}; {again}") from None
+    except Exception as error:
+        # Decoders raise anything from OSError to struct.error on bytes that they did not expect.
+        reason = (str(error) or type(error).__name__).splitlines()[0].replace(repr(path), "it")
+        raise SourceProblem(f"{path}: corrupt or cut short ({reason}); {again}") from error
+
+
+def _read_size(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _class_indices(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    # Both -1 and TABLE_SIZE - 1 are the last entry: INVALID.
+    return np.take(table, np.clip(labels.astype(np.int32), -1, TABLE_SIZE - 1))

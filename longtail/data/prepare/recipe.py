@@ -1,0 +1,82 @@
+"""What one data set's preparation consists of; the modules beside this one fill it in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE = 255
+# A table entry for values that must not occur.
+INVALID = -1
+# Tables have one entry for each 8-bit value, and a last one for everything else.
+TABLE_SIZE = 257
+
+
+class SourceProblem(ValueError):
+    """One file of the source is missing or wrong; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The folders of one split.
+
+    Attributes:
+        name: as in the registered data set's name.
+        images: folder of the source's images.
+        labels: folder of the source's labels.
+        image_target: folder where the registered data set looks for the images.
+        label_target: folder where it looks for the label maps.
+        names: text file of the source with the names of the split's images, one a line. All
+            images of the folder if None.
+        names_target: where the registered data set looks for that file.
+        image_archive: what the images come in, if not in the recipe's archive.
+        optional: whether the source may lack the split altogether.
+    """
+
+    name: str
+    images: str
+    labels: str
+    image_target: str
+    label_target: str
+    names: str | None = None
+    names_target: str | None = None
+    image_archive: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the labels of a data set are read and what they become.
+
+    Attributes:
+        name: the name for the command line.
+        source: the place of the archive's content, relative to the folder of all data sets.
+        archive: what is to be unpacked there, for messages.
+        splits: ``splits(source, root)`` gives all splits of the data set.
+        label_suffix: ending of the source's label files.
+        read: ``read(path)`` gives an (H, W) integer array; it may raise anything for a file
+            that is no good.
+        table: (257,) int16: the class index (or 255: ignored) of each value 0..255 of the
+            source; -1 for values that must not occur, which includes the last entry.
+        values: the values that may occur, in words.
+    """
+
+    name: str
+    source: str
+    archive: str
+    splits: Callable[[str, str], list[Split]]
+    label_suffix: str
+    read: Callable[[str], np.ndarray]
+    table: np.ndarray
+    values: str
+
+
+def label_table(mapping: dict[int, int]) -> np.ndarray:
+    """The table of a recipe from ``{source value: class index or 255}``.
+
+    Returns:
+        (257,) int16.
+    """
+    table = np.full(TABLE_SIZE, INVALID, dtype=np.int16)
+    table[list(mapping)] = list(mapping.values())
+    return table

@@ -1,0 +1,164 @@
+"""Preparation of a whole data set: pair the files, convert them in parallel, report."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
+from longtail.data.prepare.labels import Pair, convert_pair
+from longtail.data.prepare.recipe import Recipe, SourceProblem, Split
+from longtail.utils.io import atomic_write
+
+
+@dataclass
+class Report:
+    """What became of a preparation.
+
+    Attributes:
+        written: number of label maps written.
+        skipped: number of label maps that were there already.
+        problems: one line for each file that is missing or wrong, with the fix.
+        warnings: one line for each split that the source may lack, and does.
+    """
+
+    written: int = 0
+    skipped: int = 0
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def prepare(
+    recipe: Recipe,
+    root: str,
+    *,
+    source: str | None = None,
+    splits: list[str] | None = None,
+    workers: int | None = None,
+) -> Report:
+    """Prepare one data set; see :func:`longtail.data.prepare.prepare_dataset`."""
+    workers = _available_processors() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    source = os.path.join(root, recipe.source) if source is None else source
+    if not os.path.isdir(source):
+        raise FileNotFoundError(
+            f"the source folder {source} is missing; unpack {recipe.archive} there, or name "
+            "its folder with --source"
+        )
+    report = Report()
+    pairs: list[Pair] = []
+    for split in _chosen_splits(recipe, recipe.splits(source, root), splits):
+        pairs += _plan_split(split, recipe, source, report, named=splits is not None)
+    for outcome in _in_parallel(lambda pair: _outcome(pair, recipe), pairs, workers, recipe.name):
+        if isinstance(outcome, SourceProblem):
+            report.problems.append(str(outcome))
+        elif outcome:
+            report.written += 1
+        else:
+            report.skipped += 1
+    return report
+
+
+def _available_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _chosen_splits(recipe: Recipe, known: list[Split], names: list[str] | None) -> list[Split]:
+    by_name = {split.name: split for split in known}
+    unknown = [name for name in names or () if name not in by_name]
+    if unknown:
+        raise ValueError(f"{recipe.name} has no split {unknown[0]!r}, only {', '.join(by_name)}")
+    return [split for split in known if names is None or split.name in names]
+
+
+def _plan_split(
+    split: Split, recipe: Recipe, source: str, report: Report, *, named: bool
+) -> list[Pair]:
+    """The pairs of a split; what is missing goes into the report."""
+    needed = [path for path in (split.images, split.labels, split.names) if path is not None]
+    missing = [path for path in needed if not os.path.exists(path)]
+    if missing == needed and split.optional and not named:
+        report.warnings.append(
+            f"{recipe.name}: split {split.name} is skipped, {source} does not have it"
+        )
+        return []
+    if missing:
+        report.problems += [
+            f"{path}: missing; take it from {_origin(path, split, recipe)}, or leave the split "
+            f"{split.name} out with --splits"
+            for path in missing
+        ]
+        return []
+    images = files_by_stem(split.images, IMAGE_SUFFIXES)
+    labels = files_by_stem(split.labels, (recipe.label_suffix,))
+    stems = read_stems(split.names) if split.names else sorted(images.keys() | labels.keys())
+    if not stems:
+        report.problems.append(f"{split.images}: no images; unpack {recipe.archive} again")
+    report.problems += _missing_files(stems, images, labels, split, recipe)
+    if split.names and not _is_same(split.names, split.names_target):
+        with open(split.names, "rb") as names, atomic_write(split.names_target, "wb") as target:
+            shutil.copyfileobj(names, target)
+    in_place = _is_same(split.images, split.image_target)
+    return [
+        Pair(
+            image=images[stem],
+            label=labels[stem],
+            image_target=images[stem]
+            if in_place
+            else os.path.join(split.image_target, os.path.basename(images[stem])),
+            label_target=os.path.join(split.label_target, stem + ".png"),
+        )
+        for stem in stems
+        if stem in images and stem in labels
+    ]
+
+
+def _missing_files(
+    stems: list[str], images: dict[str, str], labels: dict[str, str], split: Split, recipe: Recipe
+) -> list[str]:
+    problems = []
+    for stem in stems:
+        if stem not in labels:
+            path = os.path.join(split.labels, stem + recipe.label_suffix)
+            problems.append(f"{path}: missing label; take it from {recipe.archive}")
+        if stem not in images:
+            path = os.path.join(split.images, stem + IMAGE_SUFFIXES[0])
+            origin = _origin(split.images, split, recipe)
+            problems.append(f"{path}: missing image; take it from {origin}")
+    return problems
+
+
+def _origin(path: str, split: Split, recipe: Recipe) -> str:
+    """The archive that ``path``, an image folder or anything else of the source, comes from."""
+    return (path == split.images and split.image_archive) or recipe.archive
+
+
+def _is_same(path: str, target: str) -> bool:
+    return os.path.exists(target) and os.path.samefile(path, target)
+
+
+def _outcome(pair: Pair, recipe: Recipe) -> bool | SourceProblem:
+    try:
+        return convert_pair(pair, recipe)
+    except SourceProblem as problem:
+        return problem
+
+
+def _in_parallel(
+    work: Callable, items: list[Pair], workers: int, description: str
+) -> Iterable[bool | SourceProblem]:
+    # Threads: Pillow and zlib release the interpreter lock, so that they are as fast here as
+    # processes, which would have to agree on who handles Ctrl-C.
+    executor = ThreadPoolExecutor(workers)
+    try:
+        results = executor.map(work, items)
+        yield from tqdm(results, description, len(items), mininterval=1, disable=not items)
+    finally:
+        # On Ctrl-C the files at hand are finished, the others are not begun.
+        executor.shutdown(cancel_futures=True)
