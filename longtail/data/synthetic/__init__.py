@@ -1,0 +1,23 @@
+"""Generated long-tailed segmentation scenes: a data set for the quick start that needs no download.
+
+Background ("stuff") classes fill the canvas, object ("thing") classes are a shape with a texture,
+and colours are drawn anew for every object, so that a model has to look at texture and shape.
+"""
+
+from longtail.data.synthetic.config import SyntheticConfig
+from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
+from longtail.data.synthetic.scene import IGNORE_LABEL, Instance, Scene, generate_scene
+from longtail.data.synthetic.write import read_meta, write_dataset
+
+__all__ = [
+    "IGNORE_LABEL",
+    "SPLITS",
+    "Instance",
+    "Scene",
+    "SyntheticConfig",
+    "generate_scene",
+    "plan_split",
+    "read_meta",
+    "scene_generator",
+    "write_dataset",
+]

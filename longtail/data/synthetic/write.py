@@ -1,0 +1,177 @@
+"""Write generated scenes to disk in the layout of ADE20K.
+
+root/images/{training,validation}/synthetic_{train,val}_000000.jpg
+root/annotations_detectron2/{training,validation}/synthetic_{train,val}_000000.png
+root/meta.json    written last: where it is, the data set is whole
+"""
+
+import functools
+import json
+import multiprocessing
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from longtail.data.synthetic.config import SyntheticConfig
+from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
+from longtail.data.synthetic.scene import generate_scene
+from longtail.utils.io import atomic_write, write_json
+
+# To be raised whenever the same config gives other files than before.
+FORMAT_VERSION = 1
+_OWN_FILE = re.compile(r"synthetic_(train|val)_\d+\.(jpg|png)|\..*\.tmp")
+
+
+def write_dataset(
+    root: str | os.PathLike,
+    num_train: int,
+    num_val: int,
+    config: SyntheticConfig | None = None,
+    num_workers: int = 1,
+) -> dict[str, Any]:
+    """Generate a data set, unless ``root`` already holds this very one.
+
+    The files depend on the arguments alone, not on ``num_workers``. Another generated data set in
+    ``root`` is removed first, also one whose generation was interrupted.
+
+    Args:
+        root: the data set's folder; made if missing.
+        num_train: training images, at least ``config.region_imbalance``.
+        num_val: validation images, at least ``config.min_val_images``.
+        config: the data set; the default config if None.
+        num_workers: processes; up to 1 means the calling one. With more, a script needs the usual
+            ``if __name__ == "__main__"`` guard.
+
+    Returns:
+        The content of ``meta.json``: ``format_version``, ``config``, ``num_images`` (per split),
+        ``classes`` (K names), ``class_groups`` (head, body, tail), ``image_count`` and
+        ``pixel_count`` (per split, K numbers as measured, without ignored pixels).
+
+    Raises:
+        ValueError: too few images for the config, no room for the objects, or ``root`` contains
+            files that were not generated (nothing is removed then).
+    """
+    config = config or SyntheticConfig()
+    root = Path(root)
+    num_images = {"train": num_train, "val": num_val}
+    meta = read_meta(root)
+    request = _describe(config, num_images)
+    if meta is not None and {key: meta.get(key) for key in request} == request:
+        return meta
+    # All errors in the arguments come before anything on the disk is touched.
+    plans = {split: plan_split(config, num_images[split], split) for split in SPLITS}
+    _remove_generated_files(root)
+    for folder in _folders(root):
+        folder.mkdir(parents=True, exist_ok=True)
+    counts = _write_splits(root, plans, config, num_workers)
+    for kind, index in (("image_count", 0), ("pixel_count", 1)):
+        request[kind] = {split: counts[split][index].tolist() for split in SPLITS}
+    write_json(root / "meta.json", request)
+    return request
+
+
+def read_meta(root: str | os.PathLike) -> dict[str, Any] | None:
+    """Read what :func:`write_dataset` noted in ``root``.
+
+    Returns:
+        See :func:`write_dataset`; None if there is no complete generated data set of this format.
+    """
+    try:
+        with open(Path(root) / "meta.json", encoding="utf-8") as file:
+            meta = json.load(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    own = isinstance(meta, dict) and meta.get("format_version") == FORMAT_VERSION
+    return meta if own else None
+
+
+def split_folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
+    """Where the images and the label maps of a split are.
+
+    Args:
+        root: the data set's folder.
+        split: ``"train"`` or ``"val"``.
+    """
+    folder = {"train": "training", "val": "validation"}[split]
+    return Path(root) / "images" / folder, Path(root) / "annotations_detectron2" / folder
+
+
+def _describe(config: SyntheticConfig, num_images: dict[str, int]) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": config.to_dict(),
+        "num_images": num_images,
+        "classes": config.class_names,
+        "class_groups": config.class_groups,
+    }
+
+
+def _folders(root: Path) -> list[Path]:
+    return [folder for split in SPLITS for folder in split_folders(root, split)]
+
+
+def _remove_generated_files(root: Path) -> None:
+    """Remove an earlier data set; a folder with anything else in it is left as it is."""
+    files = [path for folder in _folders(root) if folder.is_dir() for path in folder.iterdir()]
+    for path in files:
+        if not _OWN_FILE.fullmatch(path.name):
+            raise ValueError(
+                f"{path} was not generated: nothing is removed or written in {root}; choose an "
+                "empty folder for the generated data set"
+            )
+    (root / "meta.json").unlink(missing_ok=True)
+    for path in files:
+        path.unlink()
+
+
+def _write_splits(
+    root: Path, plans: dict[str, np.ndarray], config: SyntheticConfig, num_workers: int
+) -> dict[str, np.ndarray]:
+    """Write all images; returns (2, K) int64 image and pixel counts for each split."""
+    jobs = [(split, index, areas) for split in SPLITS for index, areas in enumerate(plans[split])]
+    counts = {split: np.zeros((2, config.num_classes), dtype=np.int64) for split in SPLITS}
+    write = functools.partial(_write_scene, root, config)
+    results = tqdm(_map(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
+    for (split, _, _), pixels in zip(jobs, results, strict=True):
+        counts[split] += np.stack([pixels > 0, pixels])
+    return counts
+
+
+def _map(function: Any, jobs: list, num_workers: int) -> Iterator[np.ndarray]:
+    if num_workers <= 1:
+        yield from map(function, jobs)
+        return
+    # Forking a process that already runs OpenCV's or torch's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, cv2.setNumThreads, (0,)) as pool:
+        try:
+            yield from pool.map(function, jobs, chunksize=8)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_scene(
+    root: Path, config: SyntheticConfig, job: tuple[str, int, Iterable[float]]
+) -> np.ndarray:
+    """Write one image and its labels; returns (K,) labelled pixels a class."""
+    split, index, areas = job
+    scene = generate_scene(config, areas, scene_generator(config, split, index))
+    name = f"synthetic_{split}_{index:06d}"
+    images, labels = split_folders(root, split)
+    bgr = scene.image[..., ::-1]
+    _write_image(images / f"{name}.jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    _write_image(labels / f"{name}.png", scene.sem_seg, [])
+    return np.bincount(scene.sem_seg.ravel(), minlength=256)[: config.num_classes]
+
+
+def _write_image(path: Path, pixels: np.ndarray, parameters: list[int]) -> None:
+    _, encoded = cv2.imencode(path.suffix, pixels, parameters)
+    with atomic_write(path, "wb") as file:
+        file.write(encoded.tobytes())
