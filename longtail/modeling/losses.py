@@ -1,0 +1,116 @@
+"""Pixel losses as pure functions: the paper's baseline and its rivals of Tables 1 and 6.
+
+Shape alphabet:
+    N: images of the batch
+    K: classes
+    H, W: height and width of logits and labels
+
+With several processes every mean is taken over the whole batch: the average of the processes'
+losses, and of their gradients, is what one process with all images would compute.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mean_over_processes(count: Tensor) -> Tensor:
+    """The average of a count over all processes, for use as a loss's denominator.
+
+    Args:
+        count: a scalar >= 0, such as this process's number of valid pixels.
+
+    Returns:
+        A scalar that is the same everywhere; 1 where all counts are zero, so that 0 / it is 0.
+    """
+    count = count.detach().clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return torch.where(count > 0, count, torch.ones_like(count))
+
+
+def pixel_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    class_prior: Tensor | None = None,
+    ignore_label: int = 255,
+) -> Tensor:
+    """Softmax cross-entropy over the valid pixels, optionally re-weighted or balanced.
+
+        L = sum_i w(y_i) l_i / sum_i w(y_i)
+        l_i = -log( F(y_i) exp(z_iy) / sum_k F(k) exp(z_ik) )
+
+    with w = 1 without ``class_weight`` and F = 1 without ``class_prior``.
+
+    Args:
+        logits: (N, K, H, W).
+        labels: (N, H, W) integers, 0..K-1 or ``ignore_label``.
+        class_weight: (K,) weights w >= 0.
+        class_prior: (K,) frequencies F >= 0 on any scale; a class with F = 0 leaves the
+            denominator and must not occur in ``labels``.
+        ignore_label: label of the pixels that are left out.
+
+    Returns:
+        A scalar; zero, with a zero gradient, if no pixel is valid.
+    """
+    logits = logits.float()
+    if class_prior is not None:
+        logits = logits + class_prior.to(logits).log()[:, None, None]
+    weight = None if class_weight is None else class_weight.to(logits)
+    total = F.cross_entropy(
+        logits, labels, weight=weight, ignore_index=ignore_label, reduction="sum"
+    )
+    valid = labels != ignore_label
+    count = valid.sum().float() if weight is None else weight[labels[valid]].sum()
+    return total / mean_over_processes(count)
+
+
+def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Tensor:
+    """Soft Dice loss of V-Net, averaged over images and classes.
+
+        L = 1 - 1/(N K) sum_n,k (2 sum_i p_ik g_ik + 1) / (sum_i p_ik^2 + sum_i g_ik^2 + 1)
+
+    where i runs over the valid pixels of image n, p is the softmax and g the one-hot label; the 1
+    keeps a class that is neither shown nor predicted at zero loss.
+
+    Args:
+        logits: (N, K, H, W).
+        labels: (N, H, W) integers, 0..K-1 or ``ignore_label``.
+        ignore_label: label of the pixels that are left out.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    valid = (labels != ignore_label)[:, None]
+    probability = logits.float().softmax(dim=1) * valid
+    index = torch.where(valid[:, 0], labels, 0)[:, None]
+    overlap = torch.zeros_like(probability).scatter_(1, index, probability.gather(1, index))
+    N, K = logits.shape[:2]
+    # g is 0 or 1, so its squares sum to the class's pixels.
+    area = torch.zeros(N, K, device=logits.device)
+    area.scatter_add_(1, index.flatten(1), valid.flatten(1).float())
+    dice = (2 * overlap.sum(dim=(2, 3)) + 1) / (probability.square().sum(dim=(2, 3)) + area + 1)
+    return 1 - dice.mean()
+
+
+def inverse_frequency_weights(class_counts: Tensor) -> Tensor:
+    """Re-weighting by inverse frequency: w_c proportional to 1 / n_c, with mean 1.
+
+    Args:
+        class_counts: (K,) counts n >= 0; a class with n = 0 gets weight 0, it never occurs.
+
+    Returns:
+        (K,) weights, float32; the mean is over the classes that occur.
+
+    Raises:
+        ValueError: no class occurs.
+    """
+    counts = class_counts.double()
+    if not (counts > 0).any():
+        raise ValueError("class_counts must have a positive count, got zeros alone")
+    weights = torch.where(counts > 0, 1 / counts.clamp(min=1e-12), 0)
+    return (weights / weights[counts > 0].mean()).float()

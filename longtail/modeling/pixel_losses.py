@@ -1,0 +1,107 @@
+"""Pixel losses as modules, chosen by ``MODEL.SEM_SEG_HEAD.PIXEL_LOSS``.
+
+A module only holds what its function in :mod:`.losses` needs besides logits and labels. The losses
+that need class statistics are registered in :mod:`longtail.engine.pixel_losses`, which may look
+them up; here all constructors take plain tensors.
+
+Shape alphabet:
+    N: images of the batch
+    K: classes
+    H, W: height and width of logits and labels
+"""
+
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+
+from .losses import dice_loss, pixel_cross_entropy
+
+PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
+PIXEL_LOSS_REGISTRY.__doc__ = """
+Registry of pixel losses: callables of a config that return a module with
+``forward(logits (N,K,H,W), labels (N,H,W)) -> scalar``.
+"""
+
+
+def build_pixel_loss(cfg: CfgNode) -> nn.Module:
+    """The pixel loss that ``MODEL.SEM_SEG_HEAD.PIXEL_LOSS`` names.
+
+    Raises:
+        ValueError: no loss has that name.
+    """
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS
+    if name not in PIXEL_LOSS_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in PIXEL_LOSS_REGISTRY))
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.PIXEL_LOSS must be one of {known}, got {name!r}")
+    return PIXEL_LOSS_REGISTRY.get(name)(cfg)
+
+
+class PixelCrossEntropy(nn.Module):
+    """:func:`.losses.pixel_cross_entropy` with its weights and prior."""
+
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        *,
+        class_weight: Tensor | None = None,
+        class_prior: Tensor | None = None,
+    ) -> None:
+        """
+        Args:
+            ignore_label: label of the pixels that are left out.
+            class_weight: (K,) weights, or None for 1.
+            class_prior: (K,) frequencies, or None for plain softmax.
+        """
+        super().__init__()
+        self.ignore_label = ignore_label
+        self.register_buffer("class_weight", class_weight, persistent=False)
+        self.register_buffer("class_prior", class_prior, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K, H, W) logits and (N, H, W) labels to a scalar."""
+        return pixel_cross_entropy(
+            logits,
+            labels,
+            class_weight=self.class_weight,
+            class_prior=self.class_prior,
+            ignore_label=self.ignore_label,
+        )
+
+
+class DiceLoss(nn.Module):
+    """:func:`.losses.dice_loss`, alone or with cross-entropy added (Table 6)."""
+
+    def __init__(self, ignore_label: int = 255, *, with_cross_entropy: bool = False) -> None:
+        """
+        Args:
+            ignore_label: label of the pixels that are left out.
+            with_cross_entropy: add plain pixel cross-entropy with weight 1.
+        """
+        super().__init__()
+        self.ignore_label = ignore_label
+        self.with_cross_entropy = with_cross_entropy
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K, H, W) logits and (N, H, W) labels to a scalar."""
+        loss = dice_loss(logits, labels, ignore_label=self.ignore_label)
+        if self.with_cross_entropy:
+            loss = loss + pixel_cross_entropy(logits, labels, ignore_label=self.ignore_label)
+        return loss
+
+
+@PIXEL_LOSS_REGISTRY.register()
+def cross_entropy(cfg: CfgNode) -> nn.Module:
+    """The baseline."""
+    return PixelCrossEntropy(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+
+
+@PIXEL_LOSS_REGISTRY.register()
+def dice(cfg: CfgNode) -> nn.Module:
+    """Dice loss alone (Table 6)."""
+    return DiceLoss(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+
+
+@PIXEL_LOSS_REGISTRY.register()
+def dice_cross_entropy(cfg: CfgNode) -> nn.Module:
+    """Dice loss and cross-entropy, with weight 1 each (Table 6)."""
+    return DiceLoss(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, with_cross_entropy=True)

@@ -1,0 +1,112 @@
+"""The fully convolutional head, as main and as auxiliary head.
+
+Shape alphabet: see :mod:`.base`.
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from longtail.modeling.pixel_losses import build_pixel_loss
+
+from .base import SemSegHead, conv_norm_relu
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class FCNHead(SemSegHead):
+    """3x3 convolutions on one level; with ``concat_input`` that level is joined to their result."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: dict[str, ShapeSpec],
+        in_feature: str,
+        channels: int,
+        norm: str,
+        num_convs: int = 2,
+        concat_input: bool = True,
+        **shared: object,
+    ) -> None:
+        """
+        Args:
+            input_shape: the backbone's maps.
+            in_feature: name of the level to read.
+            channels: C.
+            norm: detectron2's name of a normalisation.
+            num_convs: convolutions before the joining, >= 1.
+            concat_input: join the input to the result, then one more convolution.
+            shared: the arguments of :class:`SemSegHead`.
+        """
+        shape = input_shape[in_feature]
+        super().__init__(channels=channels, common_stride=shape.stride, **shared)
+        self.in_feature = in_feature
+        widths = [shape.channels] + [channels] * num_convs
+        self.convs = nn.Sequential(
+            *(
+                conv_norm_relu(i, o, 3, norm=norm)
+                for i, o in zip(widths[:-1], widths[1:], strict=True)
+            )
+        )
+        self.join = (
+            conv_norm_relu(shape.channels + channels, channels, 3, norm=norm)
+            if concat_input
+            else None
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        return {
+            "input_shape": input_shape,
+            "in_feature": cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[-1],
+            **shared_arguments(cfg, input_shape),
+        }
+
+    def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
+        """The named level to (N, C, H, W)."""
+        x = features[self.in_feature]
+        y = self.convs(x)
+        return y if self.join is None else self.join(torch.cat([x, y], dim=1))
+
+
+def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    """The arguments that every head's ``from_config`` takes from the config in the same way.
+
+    Raises:
+        ValueError: a level that the backbone does not return.
+    """
+    head, auxiliary = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.SEM_SEG_HEAD.AUXILIARY
+    wanted = [*head.IN_FEATURES, *([auxiliary.IN_FEATURE] if auxiliary.LOSS_WEIGHT else [])]
+    for level in wanted:
+        if level not in input_shape:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD reads the level {level!r}, but the backbone returns "
+                f"{sorted(input_shape)}: add it to the backbone's OUT_FEATURES"
+            )
+    common = {
+        "num_classes": head.NUM_CLASSES,
+        "norm": head.NORM,
+        "dropout": head.DROPOUT,
+        "ignore_value": head.IGNORE_VALUE,
+        "pixel_loss": build_pixel_loss(cfg),
+    }
+    auxiliary_head = None
+    if auxiliary.LOSS_WEIGHT:
+        auxiliary_head = FCNHead(
+            input_shape=input_shape,
+            in_feature=auxiliary.IN_FEATURE,
+            channels=auxiliary.CONVS_DIM,
+            num_convs=1,
+            concat_input=False,
+            loss_weight=auxiliary.LOSS_WEIGHT,
+            loss_name="loss_auxiliary",
+            **common,
+        )
+    return {
+        **common,
+        "channels": head.CONVS_DIM,
+        "loss_weight": head.LOSS_WEIGHT,
+        "auxiliary": auxiliary_head,
+    }
