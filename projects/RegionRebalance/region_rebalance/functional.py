@@ -1,0 +1,181 @@
+"""Region pooling and the balanced softmax loss of Region Rebalance, as pure functions.
+
+Shape alphabet:
+    N: images of the batch
+    C: channels of the pixel features
+    H, W: height and width of the pixel features
+    h, w: height and width of the label map
+    K: classes
+    P: most classes that one image of the batch shows
+    R: regions, one per (image, class) pair that occurs
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SCOPES = ("image", "batch")
+DOWNSAMPLINGS = ("nearest", "area")
+
+
+def pool_regions(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    ignore_label: int = 255,
+    scope: str = "image",
+    downsampling: str = "nearest",
+) -> tuple[Tensor, Tensor]:
+    """Average the pixel features of each class in each image: the regions of Section 3.2.
+
+    With a(n,c,p) the weight of class c at feature cell p of image n,
+
+        f_r = sum_p a(n,c,p) x(n,p) / sum_p a(n,c,p)      for each (n, c) with a positive sum.
+
+    ``"nearest"`` takes a = 1 where the label map, resized by nearest neighbour to the size of the
+    features, shows c. ``"area"`` takes the share of the cell's label pixels that show c, so that a
+    region smaller than a cell is not lost.
+
+    Sums are accumulated in float32 (float64 for float64 features) whatever the features' type and
+    also under autocast: a region can have 10^4 cells, too many for half precision.
+
+    Args:
+        features: (N, C, H, W), floating point.
+        labels: (N, h, w), integers in 0..num_classes-1 or ``ignore_label``.
+        num_classes: K.
+        ignore_label: pixels with this label belong to no region.
+        scope: ``"image"``, one region per class and image (the paper's, as in Eq. 7), or
+            ``"batch"``, one per class over all images given.
+        downsampling: ``"nearest"`` (common practice) or ``"area"``.
+
+    Returns:
+        region_features (R, C), float32 or float64, differentiable with respect to ``features``; and
+        region_classes (R,), int64. Ordered by image, then class. R is 0 if no pixel is valid.
+
+    Raises:
+        ValueError: wrong shapes, an unknown option, or a label out of range.
+    """
+    _check_pool_arguments(features, labels, scope, downsampling)
+    N, C, H, W = features.shape
+    # An ignored pixel goes to an extra class K, which is dropped at the end.
+    labels = torch.where(labels == ignore_label, num_classes, labels.long())
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        resize = _nearest_cells if downsampling == "nearest" else _area_cells
+        weights, images, slots, classes = resize(labels, (H, W), num_classes)
+        weights = weights.to(torch.promote_types(features.dtype, torch.float32))
+
+    with torch.autocast(features.device.type, enabled=False):
+        # One padded matrix product reads the features once; in this order of the factors its
+        # backward writes their gradient once, in their own memory layout.
+        sums = torch.bmm(features.flatten(2).to(weights.dtype), weights.transpose(1, 2))
+        sums, areas = sums[images, :, slots], weights.sum(dim=2)[images, slots]
+        if scope == "batch":
+            classes, region = classes.unique(return_inverse=True)
+            sums = sums.new_zeros(len(classes), C).index_add(0, region, sums)
+            areas = areas.new_zeros(len(classes)).index_add(0, region, areas)
+        return sums / areas[:, None], classes
+
+
+def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor) -> Tensor:
+    """The region loss, Eq. 8: softmax cross-entropy with the region frequency as prior.
+
+        L_reg = 1/R sum_r -log( F(r_y) exp(r_y) / sum_k F(k) exp(r_k) )
+
+    that is cross-entropy on ``logits + log F``. The scale of F cancels; equal counts give plain
+    cross-entropy. A class with F = 0 is left out of the denominator.
+
+    Args:
+        logits: (R, K) region logits; computed in float32 at least.
+        classes: (R,) integers in 0..K-1.
+        class_counts: (K,) region frequencies F of Eq. 7 (images that show the class), >= 0.
+
+    Returns:
+        The mean over the regions, a scalar; zero, with a zero gradient, if R is 0.
+
+    Raises:
+        ValueError: wrong shapes, or a region whose class has F = 0.
+    """
+    R, K = logits.shape
+    if class_counts.shape != (K,):
+        raise ValueError(
+            f"class_counts must have shape ({K},), one count for each logit, "
+            f"got {tuple(class_counts.shape)}"
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if R == 0:
+        return logits.sum()
+    unknown = class_counts[classes] <= 0
+    if unknown.any():
+        missing = sorted(set(classes[unknown].tolist()))
+        raise ValueError(
+            f"a region of class {missing} occurs, but class_counts has no image with it: the "
+            "class statistics do not belong to this data set; compute them from the training set"
+        )
+    log_prior = class_counts.to(logits.device, logits.dtype).log()
+    return F.cross_entropy(logits + log_prior, classes)
+
+
+def _check_pool_arguments(features: Tensor, labels: Tensor, scope: str, downsampling: str) -> None:
+    if features.ndim != 4:
+        raise ValueError(f"features must have shape (N, C, H, W), got {tuple(features.shape)}")
+    if labels.ndim != 3 or labels.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"labels must have shape (N, h, w) with N = {features.shape[0]} as the features, "
+            f"got {tuple(labels.shape)}"
+        )
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}, got {scope!r}")
+    if downsampling not in DOWNSAMPLINGS:
+        raise ValueError(f"downsampling must be one of {DOWNSAMPLINGS}, got {downsampling!r}")
+
+
+def _nearest_cells(labels: Tensor, size: tuple[int, int], num_classes: int) -> tuple[Tensor, ...]:
+    """Weights 0 or 1 of the classes present; see :func:`_present_classes` for the rest."""
+    # F.interpolate takes no integers; class indices are exact in float32.
+    cells = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+    slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes)
+    weights = torch.zeros(len(labels), P + 1, slot_of_cell.shape[1], device=labels.device)
+    weights.scatter_(1, slot_of_cell[:, None], 1.0)
+    return weights[:, :P], images, slots, classes
+
+
+def _area_cells(labels: Tensor, size: tuple[int, int], num_classes: int) -> tuple[Tensor, ...]:
+    """Weights in [0, 1]: the share of a cell's pixels; see :func:`_present_classes`."""
+    slot_of_pixel, images, slots, classes, P = _present_classes(labels, num_classes)
+    weights = torch.empty(len(labels), P, size[0] * size[1], device=labels.device)
+    for weight, pixel_slots in zip(weights, slot_of_pixel.view_as(labels), strict=True):
+        # One image at a time: the one-hot maps at label size are the largest tensor here.
+        one_hot = F.one_hot(pixel_slots, P + 1).permute(2, 0, 1)[:P]
+        weight.copy_(F.adaptive_avg_pool2d(one_hot.float(), size).flatten(1))
+    return weights, images, slots, classes
+
+
+def _present_classes(
+    labels: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Number the classes that each image shows: its slots.
+
+    Args:
+        labels: (N, h, w) in 0..K, where K stands for ignored.
+
+    Returns:
+        slot of each pixel (N, h*w) in 0..P, where P stands for ignored; then image, slot and class
+        of each of the R regions, (R,) each; and P.
+    """
+    labels = labels.flatten(1)
+    if labels.numel() and not 0 <= labels.min() <= labels.max() <= num_classes:
+        bad = labels[(labels < 0) | (labels > num_classes)][0].item()
+        raise ValueError(
+            f"labels contain {bad}, expected 0..{num_classes - 1} or the ignore label: "
+            "check the data set's label maps and num_classes"
+        )
+    present = torch.zeros(len(labels), num_classes + 1, dtype=torch.bool, device=labels.device)
+    present.scatter_(1, labels, True)
+    present = present[:, :num_classes]
+    images, classes = present.nonzero(as_tuple=True)
+    slot_of_class = present.cumsum(dim=1) - 1
+    slots = slot_of_class[images, classes]
+    P = int(slots.max()) + 1 if len(slots) else 0
+    slot_of_class = torch.cat([slot_of_class, slot_of_class.new_full((len(labels), 1), P)], dim=1)
+    return slot_of_class.gather(1, labels), images, slots, classes, P

@@ -1,0 +1,241 @@
+"""The region rebalance branch, added to any semantic segmentation head during training.
+
+Shape alphabet:
+    N: images of the batch
+    C: channels of the pixel features
+    H, W: height and width of the pixel features
+    h, w: height and width of the (padded) images and their label maps
+    K: classes
+    R: regions of the batch
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from longtail.data.class_stats import get_class_stats
+from longtail.modeling.losses import mean_over_processes
+
+from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, pool_regions
+
+BASE_PREFIX = "base_head."
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class RegionRebalanceHead(nn.Module):
+    """Wrap a semantic head; in training add ``loss_region``, otherwise be that head.
+
+    The features that enter the base head's pixel classifier are pooled into regions, which an
+    auxiliary classifier tells apart under the balanced softmax:
+
+        L_all = L_pixel + lambda L_reg      (Eq. 9)
+
+    In evaluation mode nothing but the base head runs. In checkpoints the base head's tensors carry
+    the names that they have without the wrapper, so that checkpoints with and without the branch
+    load into each other.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        base_head: nn.Module,
+        *,
+        num_classes: int,
+        class_counts: Tensor,
+        pixel_classifier: str = "predictor",
+        loss_weight: float = 0.3,
+        balanced: bool = True,
+        scope: str = "image",
+        label_downsampling: str = "nearest",
+        hidden_channels: int = 0,
+    ) -> None:
+        """
+        Args:
+            base_head: a head with detectron2's interface, ``head(features, targets)`` giving
+                (logits, losses), and an attribute ``ignore_value``.
+            num_classes: K.
+            class_counts: (K,) region frequencies F of Eq. 7, the number of training images that
+                show each class.
+            pixel_classifier: name of the base head's submodule whose input is pooled; it is, or
+                begins with, a convolution to the classes (and may hold its dropout).
+            loss_weight: lambda of Eq. 9, >= 0.
+            balanced: False for plain cross-entropy over regions (component I of Figure 7).
+            scope: ``"image"`` or ``"batch"``, see :func:`pool_regions`.
+            label_downsampling: ``"nearest"`` or ``"area"``, see :func:`pool_regions`.
+            hidden_channels: width of a hidden layer before the region classifier; 0 for none.
+
+        Raises:
+            ValueError: an option out of range, counts of another length, or no such submodule.
+        """
+        super().__init__()
+        counts = torch.as_tensor(class_counts)
+        if counts.shape != (num_classes,):
+            raise ValueError(
+                f"class_counts must have shape ({num_classes},) for {num_classes} classes, got "
+                f"{tuple(counts.shape)}: NUM_CLASSES and the training set do not belong together"
+            )
+        if loss_weight < 0:
+            raise ValueError(f"loss_weight (lambda) must be >= 0, got {loss_weight}")
+        if scope not in SCOPES:
+            raise ValueError(f"SCOPE must be one of {SCOPES}, got {scope!r}")
+        if label_downsampling not in DOWNSAMPLINGS:
+            raise ValueError(
+                f"LABEL_DOWNSAMPLING must be one of {DOWNSAMPLINGS}, got {label_downsampling!r}"
+            )
+        self.base_head = base_head
+        self.num_classes = num_classes
+        self.ignore_value = base_head.ignore_value
+        self.pixel_classifier = pixel_classifier
+        self.loss_weight = loss_weight
+        self.balanced = balanced
+        self.scope = scope
+        self.label_downsampling = label_downsampling
+        # The statistics belong to the data, not to the weights: they stay out of checkpoints.
+        self.register_buffer("class_counts", counts, persistent=False)
+        channels = _input_channels(_submodule(base_head, pixel_classifier), pixel_classifier)
+        self.region_classifier = _region_classifier(channels, hidden_channels, num_classes)
+        self._register_state_dict_hook(_hide_wrapper)
+        self._register_load_state_dict_pre_hook(self._restore_wrapper)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        options = cfg.MODEL.REGION_REBALANCE
+        if cls.__name__ == options.BASE_HEAD_NAME:
+            raise ValueError(
+                "MODEL.REGION_REBALANCE.BASE_HEAD_NAME must name the head to wrap, "
+                f"got {cls.__name__} itself"
+            )
+        # Only component II reads F: component I alone needs no statistics.
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        counts = torch.ones(num_classes, dtype=torch.int64)
+        if options.BALANCED:
+            counts = torch.as_tensor(get_class_stats(cfg.DATASETS.TRAIN).image_count)
+        return {
+            "base_head": SEM_SEG_HEADS_REGISTRY.get(options.BASE_HEAD_NAME)(cfg, input_shape),
+            "num_classes": num_classes,
+            "class_counts": counts,
+            "pixel_classifier": options.PIXEL_CLASSIFIER,
+            "loss_weight": options.LOSS_WEIGHT,
+            "balanced": options.BALANCED,
+            "scope": options.SCOPE,
+            "label_downsampling": options.LABEL_DOWNSAMPLING,
+            "hidden_channels": options.HIDDEN_CHANNELS,
+        }
+
+    def forward(
+        self, features: dict[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """
+        Args:
+            features: the backbone's feature maps by name.
+            targets: (N, h, w) labels, needed in training.
+
+        Returns:
+            What the base head returns, in training with ``loss_region`` added, a scalar that
+            includes lambda. With several processes its average over them is the loss of the whole
+            batch.
+        """
+        if not self.training:
+            return self.base_head(features, targets)
+        classifier = _submodule(self.base_head, self.pixel_classifier)
+        with _captured_input(classifier, self.pixel_classifier) as captured:
+            output, losses = self.base_head(features, targets)
+        return output, {**losses, "loss_region": self.region_loss(captured[0], targets)}
+
+    def region_loss(self, pixel_features: Tensor, targets: Tensor) -> Tensor:
+        """lambda times Eq. 8, or plain cross-entropy over regions if not ``balanced``.
+
+        Args:
+            pixel_features: (N, C, H, W), what enters the pixel classifier.
+            targets: (N, h, w) labels.
+
+        Returns:
+            A scalar, zero if no pixel is valid.
+        """
+        regions, classes = pool_regions(
+            pixel_features,
+            targets,
+            self.num_classes,
+            ignore_label=self.ignore_value,
+            scope=self.scope,
+            downsampling=self.label_downsampling,
+        )
+        # Without balance all classes count alike, for which Eq. 8 is plain cross-entropy.
+        counts = self.class_counts if self.balanced else torch.ones_like(self.class_counts)
+        loss = balanced_softmax_loss(self.region_classifier(regions), classes, counts)
+        # Eq. 8 is a mean over all regions of the batch, but processes hold different numbers of
+        # regions, and DistributedDataParallel averages their gradients with equal weight.
+        R = loss.new_tensor(len(classes))
+        return self.loss_weight * loss * R / mean_over_processes(R)
+
+    @staticmethod
+    def _restore_wrapper(state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+        for key in [k for k in state_dict if k.startswith(prefix)]:
+            name = key[len(prefix) :]
+            if not name.startswith(("region_classifier.", BASE_PREFIX)):
+                state_dict[prefix + BASE_PREFIX + name] = state_dict.pop(key)
+
+
+def _hide_wrapper(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
+) -> dict[str, Tensor]:
+    start = prefix + BASE_PREFIX
+    for key in [k for k in state_dict if k.startswith(start)]:
+        state_dict[prefix + key[len(start) :]] = state_dict.pop(key)
+    return state_dict
+
+
+def _submodule(base_head: nn.Module, name: str) -> nn.Module:
+    try:
+        return base_head.get_submodule(name)
+    except AttributeError:
+        known = ", ".join(child for child, _ in base_head.named_children())
+        raise ValueError(
+            f"{type(base_head).__name__} has no pixel classifier {name!r}: set "
+            f"MODEL.REGION_REBALANCE.PIXEL_CLASSIFIER to the submodule that maps pixel features "
+            f"to classes (its children are: {known})"
+        ) from None
+
+
+def _input_channels(classifier: nn.Module, name: str) -> int:
+    for module in classifier.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise ValueError(
+        f"MODEL.REGION_REBALANCE.PIXEL_CLASSIFIER names {name!r}, a {type(classifier).__name__} "
+        "without a convolution: name the module that holds the 1x1 convolution to the classes"
+    )
+
+
+def _region_classifier(channels: int, hidden: int, num_classes: int) -> nn.Module:
+    classifier = nn.Linear(hidden or channels, num_classes)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)
+    if not hidden:
+        return classifier
+    # On pooled regions a 1x1 convolution is a linear layer.
+    layer = nn.Linear(channels, hidden)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, nn.ReLU(), classifier)
+
+
+@contextlib.contextmanager
+def _captured_input(module: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Collect what enters ``module`` while the context is open; exactly one call is expected."""
+    captured: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    try:
+        yield captured
+    finally:
+        handle.remove()
+    if len(captured) != 1:
+        raise RuntimeError(
+            f"the pixel classifier {name!r} ran {len(captured)} times in one forward pass, "
+            "expected once: set MODEL.REGION_REBALANCE.PIXEL_CLASSIFIER to a module that runs once"
+        )
