@@ -1,0 +1,106 @@
+"""Checkpoints that are written whole and read without running code from them."""
+
+import os
+import pickle
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from longtail.utils.io import atomic_write
+
+# What detectron2's model zoo files (.pkl) consist of; a pickle may name any other function, and
+# naming it is enough to run it.
+PICKLE_GLOBALS = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer with atomic files, safe loading and errors that say what to do."""
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Write ``name.pth`` into the save folder and tag it as the last checkpoint.
+
+        A process that is killed meanwhile leaves the earlier checkpoint and its tag in place.
+
+        Args:
+            name: file name without ending.
+            extra: further values to save, plain numbers, strings, containers and tensors.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(extra)
+        with atomic_write(os.path.join(self.save_dir, f"{name}.pth"), "wb") as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint that ``--resume`` continues from."""
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint as detectron2 does.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, or holds more than tensors and plain values.
+        """
+        if path and "://" not in path and not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint, or to '' to "
+                "start without"
+            )
+        return super().load(path, *args, **kwargs)
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        return _load_tensors(f)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if not filename.endswith(".pkl"):
+            loaded = _load_tensors(filename)
+            return loaded if "model" in loaded else {"model": loaded}
+        with open(filename, "rb") as file:
+            data = _NumpyUnpickler(file, encoding="latin1").load()
+        if "model" in data and "__author__" in data:
+            return data
+        # Caffe2's files, as in detectron2: plain blobs under names to be matched.
+        blobs = data.get("blobs", data)
+        weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
+        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in PICKLE_GLOBALS:
+            raise ValueError(
+                f"the weights name {module}.{name}, which weights have no need of: not loaded, "
+                "the file could run code"
+            )
+        return super().find_class(module, name)
+
+
+def _load_tensors(file: str) -> dict[str, Any]:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the weights {file} hold more than tensors and plain values, or are no checkpoint: "
+            f"not loaded ({reason})"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"the weights {file} are damaged or no checkpoint: fetch or write them again "
+            f"({str(error).strip().splitlines()[0] if str(error).strip() else 'empty file'})"
+        ) from None

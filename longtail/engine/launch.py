@@ -1,0 +1,57 @@
+"""Starting processes: detectron2's launcher, or the ones that torchrun has started."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+from longtail.compat import create_local_process_group
+
+
+def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in every process of the job.
+
+    Under torchrun the processes exist; on a machine without GPU they talk through gloo. Otherwise
+    detectron2's launcher starts ``--num-gpus`` processes on each of ``--num-machines`` machines.
+
+    Args:
+        main: the work of one process.
+        args: with the options of detectron2's ``default_argument_parser``.
+
+    Raises:
+        ValueError: more GPUs are asked for than the machine has.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _join_torchrun()
+        try:
+            main(args)
+        finally:
+            dist.destroy_process_group()
+        return
+    available = torch.cuda.device_count()
+    if args.num_gpus > max(available, 1):
+        raise ValueError(
+            f"--num-gpus {args.num_gpus}: this machine has {available} GPUs; several processes on "
+            "CPUs are started with torchrun --nproc_per_node N train_net.py ..."
+        )
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def _join_torchrun() -> None:
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if gpu else "gloo")
+    create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()

@@ -1,0 +1,201 @@
+"""The trainer: detectron2's, on any device, with mixed precision of either type."""
+
+import logging
+import os
+import resource
+import sys
+import time
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine.train_loop import HookBase, TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from torch import nn
+
+from longtail.data.mapper import SemSegDatasetMapper
+from longtail.evaluation import build_evaluator
+
+from .checkpoint import Checkpointer
+from .solver import build_lr_scheduler, build_optimizer
+from .tta import SemanticSegmentorWithTTA
+
+AMP_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class AMPTrainer(SimpleTrainer):
+    """One step under autocast, on any device; losses are scaled for float16 alone."""
+
+    def __init__(self, model: nn.Module, data_loader, optimizer, device: str, dtype: str) -> None:
+        """
+        Args:
+            model, data_loader, optimizer: as for detectron2's SimpleTrainer.
+            device: type of device, ``"cuda"`` or ``"cpu"``.
+            dtype: ``"float16"`` or ``"bfloat16"``.
+
+        Raises:
+            ValueError: another type.
+        """
+        if dtype not in AMP_TYPES:
+            raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_TYPES)}, got {dtype!r}")
+        super().__init__(model, data_loader, optimizer)
+        self.device = device
+        self.dtype = AMP_TYPES[dtype]
+        # bfloat16 has float32's range: nothing underflows that scaling could save.
+        self.grad_scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
+
+    def run_step(self) -> None:
+        """Read a batch, forward under autocast, backward, step."""
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast(self.device, dtype=self.dtype):
+            losses = self.model(data)
+            total = sum(losses.values())
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(total).backward()
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict:
+        """With the state of the loss scaling."""
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """What :meth:`state_dict` gave; without a scaler's state (a float32 run) it starts anew."""
+        super().load_state_dict(state_dict)
+        if "grad_scaler" in state_dict:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+class HostMemory(HookBase):
+    """Log the peak memory of the process, for runs without a GPU."""
+
+    def after_step(self) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # macOS counts bytes, Linux kilobytes.
+        peak_mb = peak / (2**20 if sys.platform == "darwin" else 2**10)
+        self.trainer.storage.put_scalar("max_host_mem_mb", peak_mb, smoothing_hint=False)
+
+
+class HostMemoryPrinter(EventWriter):
+    """On a machine without GPU, the memory that detectron2's printer leaves out there."""
+
+    def write(self) -> None:
+        memory = get_event_storage().latest().get("max_host_mem_mb")
+        if memory is not None and not torch.cuda.is_available():
+            logging.getLogger(__name__).info("max_host_mem: %.0fM", memory[0])
+
+
+class Trainer(DefaultTrainer):
+    """Training and testing as the config says.
+
+    What differs from detectron2's: it also runs distributed on CPUs and in mixed precision on
+    CPUs or in bfloat16, batch normalisation is synchronised over processes, checkpoints hold the
+    optimizer's state in every version, and data, optimizer, schedule and evaluators are ours.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: the complete config.
+        """
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        model = create_ddp_model(
+            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
+        )
+        if cfg.SOLVER.AMP.ENABLED:
+            device = torch.device(cfg.MODEL.DEVICE).type
+            self._trainer = AMPTrainer(model, data_loader, optimizer, device, cfg.SOLVER.AMP.DTYPE)
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def state_dict(self) -> dict:
+        """With the optimizer's state, which detectron2 0.6 leaves out of checkpoints."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """What :meth:`state_dict` gave."""
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    def build_hooks(self) -> list[HookBase]:
+        """detectron2's hooks, and the host's memory."""
+        return [HostMemory(), *super().build_hooks()]
+
+    def build_writers(self) -> list[EventWriter]:
+        """detectron2's writers, with the host's memory on the console."""
+        writers = super().build_writers()
+        console = [isinstance(writer, CommonMetricPrinter) for writer in writers].index(True)
+        return [*writers[: console + 1], HostMemoryPrinter(), *writers[console + 1 :]]
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on its device; batch statistics are shared in a run on several GPUs."""
+        model = super().build_model(cfg)
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        mapper = _mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        mapper = _mapper(cfg, dataset_name, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:
+        """Multi-scale testing; the metrics' task gets the ending ``_TTA``."""
+        model = SemanticSegmentorWithTTA(cfg, model)
+        evaluators = [
+            build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name))
+            for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(cfg, model, evaluators)
+        return OrderedDict((f"{task}_TTA", metrics) for task, metrics in (results or {}).items())
+
+
+def _mapper(cfg: CfgNode, dataset_name: str, is_train: bool):
+    if MetadataCatalog.get(dataset_name).get("evaluator_type") == "sem_seg":
+        return SemSegDatasetMapper(cfg, is_train)
+    return DatasetMapper(cfg, is_train)

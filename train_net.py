@@ -1,0 +1,155 @@
+#!/usr/bin/env python
+"""Train and evaluate every model of the project.
+
+python train_net.py --config-file configs/quickstart/deeplabv3plus_lite0_rr.yaml
+python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+torchrun --nproc_per_node 2 train_net.py --config-file ...
+"""
+
+import argparse
+import os
+import sys
+import traceback
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import verify_results
+from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from region_rebalance import add_region_rebalance_config
+from torch.multiprocessing import ProcessExitedException
+
+import longtail.data
+import longtail.modeling  # noqa: F401  (registers models)
+from longtail.config import add_longtail_config
+from longtail.engine import Trainer, launch_training
+from longtail.engine.checkpoint import Checkpointer
+from longtail.utils.io import atomic_write
+
+# What bad input raises: configs, data, weights, or a training that diverges.
+INPUT_ERRORS = (ValueError, FileNotFoundError, KeyError, FloatingPointError)
+
+
+def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
+    """The complete config: defaults of all projects, a file, then ``KEY VALUE`` pairs.
+
+    On a machine without GPU the device becomes the CPU.
+
+    Args:
+        config_file: a YAML file, or "" for the defaults. It is read as data, never executed.
+        overrides: alternating keys and values.
+
+    Raises:
+        ValueError: a key that no project declares, or a value of another type.
+        FileNotFoundError: no such file.
+    """
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_longtail_config(cfg)
+    add_region_rebalance_config(cfg)
+    try:
+        if config_file:
+            if not os.path.isfile(config_file):
+                raise FileNotFoundError(f"the config file {config_file} does not exist")
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        cfg.merge_from_list(overrides or [])
+    except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise ValueError(f"config {config_file or 'options'}: {reason}") from None
+    if not torch.cuda.is_available() and cfg.MODEL.DEVICE == "cuda":
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def deployed_config(cfg: CfgNode) -> CfgNode:
+    """The config of the model that is left for inference.
+
+    The region branch and the losses' class statistics serve training alone: without them an
+    evaluation needs no training set.
+
+    Args:
+        cfg: a complete config; it is not changed.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.MODEL.SEM_SEG_HEAD.NAME == "RegionRebalanceHead":
+        cfg.MODEL.SEM_SEG_HEAD.NAME = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = "cross_entropy"
+    cfg.freeze()
+    return cfg
+
+
+def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:
+    """Single-scale, and with ``TEST.AUG.ENABLED`` also multi-scale, results on ``DATASETS.TEST``.
+
+    Returns:
+        Metrics by task, on the main process; they are checked against TEST.EXPECTED_RESULTS.
+    """
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run(args: argparse.Namespace) -> None:
+    """The work of one process; bad input ends in one line, with exit code 1."""
+    try:
+        _run(args)
+    except INPUT_ERRORS as error:
+        # An error of a data loader's worker carries that worker's traceback before the message.
+        message = str(error.args[0] if error.args else error).strip().splitlines()[-1]
+        where = _keep_traceback(args)
+        raise SystemExit(f"error: {message}{where}") from None
+
+
+def _run(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
+    if args.eval_only:
+        model = Trainer.build_model(deployed_config(cfg))
+        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        evaluate(cfg, model)
+        return
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    if cfg.TEST.AUG.ENABLED:
+        trainer.register_hooks([EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
+    trainer.train()
+
+
+def _keep_traceback(args: argparse.Namespace) -> str:
+    """Write the traceback where whoever debugs finds it, if there is an output folder yet."""
+    try:
+        folder = load_config(args.config_file, args.opts).OUTPUT_DIR
+    except INPUT_ERRORS:
+        return ""
+    if not os.path.isdir(folder):
+        return ""
+    path = os.path.join(folder, f"traceback_rank{comm.get_rank()}.txt")
+    with atomic_write(path) as file:
+        traceback.print_exc(file=file)
+    return f" (details: {path})"
+
+
+def main() -> None:
+    """Parse the command line and start the processes."""
+    args = default_argument_parser().parse_args()
+    try:
+        launch_training(run, args)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    except ProcessExitedException as error:
+        # The process that failed has said why.
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
