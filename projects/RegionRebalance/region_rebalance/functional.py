@@ -57,12 +57,10 @@ def pool_regions(
         ValueError: wrong shapes, an unknown option, or a label out of range.
     """
     _check_pool_arguments(features, labels, scope, downsampling)
-    N, C, H, W = features.shape
-    # An ignored pixel goes to an extra class K, which is dropped at the end.
-    labels = torch.where(labels == ignore_label, num_classes, labels.long())
+    C, H, W = features.shape[1:]
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         resize = _nearest_cells if downsampling == "nearest" else _area_cells
-        weights, images, slots, classes = resize(labels, (H, W), num_classes)
+        weights, images, slots, classes = resize(labels, (H, W), num_classes, ignore_label)
         weights = weights.to(torch.promote_types(features.dtype, torch.float32))
 
     with torch.autocast(features.device.type, enabled=False):
@@ -130,19 +128,23 @@ def _check_pool_arguments(features: Tensor, labels: Tensor, scope: str, downsamp
         raise ValueError(f"downsampling must be one of {DOWNSAMPLINGS}, got {downsampling!r}")
 
 
-def _nearest_cells(labels: Tensor, size: tuple[int, int], num_classes: int) -> tuple[Tensor, ...]:
+def _nearest_cells(
+    labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
+) -> tuple[Tensor, ...]:
     """Weights 0 or 1 of the classes present; see :func:`_present_classes` for the rest."""
     # F.interpolate takes no integers; class indices are exact in float32.
     cells = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
-    slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes)
+    slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes, ignore)
     weights = torch.zeros(len(labels), P + 1, slot_of_cell.shape[1], device=labels.device)
     weights.scatter_(1, slot_of_cell[:, None], 1.0)
     return weights[:, :P], images, slots, classes
 
 
-def _area_cells(labels: Tensor, size: tuple[int, int], num_classes: int) -> tuple[Tensor, ...]:
+def _area_cells(
+    labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
+) -> tuple[Tensor, ...]:
     """Weights in [0, 1]: the share of a cell's pixels; see :func:`_present_classes`."""
-    slot_of_pixel, images, slots, classes, P = _present_classes(labels, num_classes)
+    slot_of_pixel, images, slots, classes, P = _present_classes(labels, num_classes, ignore)
     weights = torch.empty(len(labels), P, size[0] * size[1], device=labels.device)
     for weight, pixel_slots in zip(weights, slot_of_pixel.view_as(labels), strict=True):
         # One image at a time: the one-hot maps at label size are the largest tensor here.
@@ -152,24 +154,28 @@ def _area_cells(labels: Tensor, size: tuple[int, int], num_classes: int) -> tupl
 
 
 def _present_classes(
-    labels: Tensor, num_classes: int
+    labels: Tensor, num_classes: int, ignore: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Number the classes that each image shows: its slots.
 
     Args:
-        labels: (N, h, w) in 0..K, where K stands for ignored.
+        labels: (N, h, w), 0..K-1 or ``ignore``.
 
     Returns:
         slot of each pixel (N, h*w) in 0..P, where P stands for ignored; then image, slot and class
         of each of the R regions, (R,) each; and P.
     """
-    labels = labels.flatten(1)
-    if labels.numel() and not 0 <= labels.min() <= labels.max() <= num_classes:
-        bad = labels[(labels < 0) | (labels > num_classes)][0].item()
+    labels = labels.flatten(1).long()
+    ignored = labels == ignore
+    out_of_range = ((labels < 0) | (labels >= num_classes)) & ~ignored
+    if out_of_range.any():
+        bad = labels[out_of_range][0].item()
         raise ValueError(
             f"labels contain {bad}, expected 0..{num_classes - 1} or the ignore label: "
             "check the data set's label maps and num_classes"
         )
+    # An ignored pixel goes to an extra class K, which is dropped at the end.
+    labels = labels.masked_fill(ignored, num_classes)
     present = torch.zeros(len(labels), num_classes + 1, dtype=torch.bool, device=labels.device)
     present.scatter_(1, labels, True)
     present = present[:, :num_classes]
