@@ -1,0 +1,69 @@
+"""Two processes give the gradients of one process with the whole batch."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.layers import ShapeSpec
+from region_rebalance import RegionRebalanceHead
+from torch.nn.parallel import DistributedDataParallel
+
+from longtail.modeling import FCNHead
+from longtail.modeling.pixel_losses import PixelCrossEntropy
+
+K = 5
+
+
+def make_head() -> RegionRebalanceHead:
+    torch.manual_seed(0)
+    base = FCNHead(
+        input_shape={"res5": ShapeSpec(channels=3, stride=4)},
+        in_feature="res5",
+        channels=4,
+        # Batch statistics are not what is tested here.
+        norm="",
+        num_classes=K,
+        dropout=0.0,
+        pixel_loss=PixelCrossEntropy(),
+    )
+    head = RegionRebalanceHead(base, num_classes=K, class_counts=torch.tensor([9, 5, 3, 2, 1]))
+    return head.double().train()
+
+
+def make_batch():
+    """Four images with very different numbers of regions and valid pixels; the last has none."""
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=generator)
+    targets = torch.zeros(4, 32, 32, dtype=torch.long)
+    targets[1] = torch.randint(0, K, (32, 32), generator=generator)
+    targets[2, :, 16:] = 3
+    targets[2, 10:] = 255
+    targets[3] = 255
+    return features, targets
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    features, targets = make_batch()
+    # Rank 1 has far fewer regions; in the second round none at all.
+    for name, split in (("uneven", [[0, 1], [2, 3]]), ("empty", [[0, 1, 2], [3]])):
+        head = make_head()
+        model = DistributedDataParallel(head)
+        losses = model({"res5": features[split[rank]]}, targets[split[rank]])[1]
+        sum(losses.values()).backward()
+        if rank == 0:
+            gradients = {key: p.grad for key, p in head.named_parameters()}
+            torch.save(gradients, f"{folder}/{name}.pth")
+    dist.destroy_process_group()
+
+
+def test_gradients_equal_those_of_one_process(tmp_path):
+    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    head = make_head()
+    features, targets = make_batch()
+    sum(head({"res5": features}, targets)[1].values()).backward()
+    for name in ("uneven", "empty"):
+        gradients = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+        for key, parameter in head.named_parameters():
+            assert parameter.grad.abs().max() > 0, key
+            torch.testing.assert_close(gradients[key], parameter.grad, atol=1e-12, rtol=0)
