@@ -1,0 +1,44 @@
+"""The evaluator of a data set, chosen in one place by the type in its metadata."""
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+
+from longtail.evaluation.sem_seg_evaluator import SemSegEvaluator
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+) -> DatasetEvaluator:
+    """The evaluator for ``dataset_name``.
+
+    Args:
+        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS`` is read.
+        dataset_name: a registered data set; ``evaluator_type`` in its metadata is ``"sem_seg"``,
+            ``"coco"`` or ``"lvis"``.
+        output_dir: where the evaluator writes its results; nothing is written without it.
+
+    Returns:
+        The evaluator, to be given to detectron2's ``inference_on_dataset``.
+
+    Raises:
+        ValueError: the data set is not registered or is of another type.
+    """
+    if dataset_name not in DatasetCatalog.list():
+        raise ValueError(f"no evaluator: data set {dataset_name!r} is not registered")
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    builders = {
+        "sem_seg": lambda: SemSegEvaluator(
+            dataset_name,
+            output_dir=output_dir,
+            write_predictions=cfg.TEST.SEM_SEG.WRITE_PREDICTIONS,
+        ),
+        "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_dir),
+        "lvis": lambda: LVISEvaluator(dataset_name, output_dir=output_dir),
+    }
+    if evaluator_type not in builders:
+        raise ValueError(
+            f"no evaluator for data set {dataset_name!r} of type {evaluator_type!r}: set "
+            f"evaluator_type in its metadata to one of {', '.join(builders)}"
+        )
+    return builders[evaluator_type]()

@@ -1,0 +1,52 @@
+"""The evaluator follows from the type in the data set's metadata."""
+
+import uuid
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, LVISEvaluator
+
+from longtail.evaluation import SemSegEvaluator, build_evaluator
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    cfg.TEST.SEM_SEG = CfgNode({"WRITE_PREDICTIONS": False})
+    return cfg
+
+
+def register(evaluator_type, **metadata):
+    name = f"test_build_{uuid.uuid4().hex}"
+    DatasetCatalog.register(name, lambda: [{"file_name": "a.jpg", "sem_seg_file_name": "a.png"}])
+    MetadataCatalog.get(name).set(evaluator_type=evaluator_type, **metadata)
+    return name
+
+
+def test_sem_seg(cfg):
+    name = register("sem_seg", stuff_classes=["a", "b"])
+    assert isinstance(build_evaluator(cfg, name), SemSegEvaluator)
+
+
+def test_write_predictions_is_passed_on(cfg):
+    cfg.TEST.SEM_SEG.WRITE_PREDICTIONS = True
+    name = register("sem_seg", stuff_classes=["a", "b"])
+    with pytest.raises(ValueError, match="write_predictions needs an output_dir"):
+        build_evaluator(cfg, name)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("coco", COCOEvaluator), ("lvis", LVISEvaluator)])
+def test_detectron2s_own(cfg, tmp_path, kind, expected):
+    path = tmp_path / "annotations.json"
+    path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
+    name = register(kind, json_file=str(path), thing_classes=[])
+    assert isinstance(build_evaluator(cfg, name, str(tmp_path)), expected)
+
+
+def test_unknown(cfg):
+    name = register("panoptic")
+    with pytest.raises(ValueError, match=f"{name}.*'panoptic'.*one of sem_seg, coco, lvis"):
+        build_evaluator(cfg, name)
+    with pytest.raises(ValueError, match="'no_such_set' is not registered"):
+        build_evaluator(cfg, "no_such_set")

@@ -1,0 +1,282 @@
+"""The semantic evaluator against detectron2's, in one process and in two, and its files."""
+
+import csv
+import json
+import math
+import uuid
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+import torch.multiprocessing as mp
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator as Detectron2Evaluator
+from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation.testing import flatten_results_dict, verify_results
+from PIL import Image
+
+from longtail.evaluation import SemSegEvaluator
+from longtail.evaluation.functional import confusion_matrix, predicted_classes
+
+K, H, W = 7, 12, 15
+NAMES = [f"class{c}" for c in range(K)]
+
+
+def make_dataset(folder, num_images=4, seed=0, name=None, **metadata):
+    """Register label maps on disk, every class in each, and return (name, inputs, outputs)."""
+    rng = np.random.default_rng(seed)
+    name = name or f"test_sem_seg_{uuid.uuid4().hex}"
+    records, outputs = [], []
+    for i in range(num_images):
+        labels = rng.integers(0, K, (H, W)).astype(np.uint8)
+        labels[0] = 255
+        path = str(folder / f"{i}.png")
+        Image.fromarray(labels).save(path)
+        records.append({"file_name": f"image{i}.jpg", "sem_seg_file_name": path})
+        logits = rng.normal(size=(K, H, W)).astype(np.float32)
+        rows, columns = np.indices((H, W))
+        logits[labels.clip(max=K - 1), rows, columns] += 1.5  # right more often than not
+        outputs.append({"sem_seg": torch.from_numpy(logits)})
+    DatasetCatalog.register(name, lambda: records)
+    settings = {"stuff_classes": NAMES, "ignore_label": 255, "evaluator_type": "sem_seg"}
+    MetadataCatalog.get(name).set(**{**settings, **metadata})
+    return name, [{"file_name": record["file_name"]} for record in records], outputs
+
+
+def write_labels(index, name, labels):
+    Image.fromarray(labels).save(DatasetCatalog.get(name)[index]["sem_seg_file_name"])
+
+
+def run(evaluator, inputs, outputs):
+    evaluator.reset()
+    for one_input, one_output in zip(inputs, outputs, strict=True):
+        evaluator.process([one_input], [one_output])
+    return evaluator.evaluate()
+
+
+class TestAgainstDetectron2:
+    def test_same_numbers(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path)
+        ours = run(SemSegEvaluator(name), inputs, outputs)["sem_seg"]
+        detectron2_evaluator = Detectron2Evaluator(name, distributed=False)
+        theirs = run(detectron2_evaluator, inputs, outputs)["sem_seg"]
+        assert 20 < ours["mIoU"] < 90
+        pairs = {"mIoU": "mIoU", "fwIoU": "fwIoU", "mAcc": "mACC", "aAcc": "pACC"}
+        pairs |= {f"IoU-{c}": f"IoU-{c}" for c in NAMES} | {f"Acc-{c}": f"ACC-{c}" for c in NAMES}
+        for key, their_key in pairs.items():
+            assert ours[key] == pytest.approx(theirs[their_key], abs=1e-11), key
+
+        confusion = torch.zeros(K, K, dtype=torch.int64)
+        for record, output in zip(DatasetCatalog.get(name), outputs, strict=True):
+            target = torch.from_numpy(np.array(Image.open(record["sem_seg_file_name"])))
+            confusion += confusion_matrix(predicted_classes(output["sem_seg"]), target, K)
+        # detectron2 has the predictions in the rows, and the ignored pixels as a class K.
+        expected = detectron2_evaluator._conf_matrix[:K, :K].T
+        np.testing.assert_array_equal(confusion.numpy(), expected)
+
+    def test_class_that_never_occurs(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path, 2)
+        for i, output in enumerate(outputs):
+            write_labels(i, name, np.full((H, W), 3 * i, np.uint8))  # only classes 0 and 3
+            output["sem_seg"][[1, 2, 4, 5, 6]] = -100.0
+        ours = run(SemSegEvaluator(name), inputs, outputs)["sem_seg"]
+        theirs = run(Detectron2Evaluator(name, distributed=False), inputs, outputs)["sem_seg"]
+        assert ours["mIoU"] == pytest.approx(theirs["mIoU"], abs=1e-11)
+        assert ours["mIoU"] == pytest.approx((ours["IoU-class0"] + ours["IoU-class3"]) / 2)
+        assert math.isnan(ours["IoU-class5"]) and math.isnan(theirs["IoU-class5"])
+
+    def test_same_predictions_file(self, tmp_path):
+        ids = {10 * c + 1: c for c in range(K)}
+        name, inputs, outputs = make_dataset(tmp_path, stuff_dataset_id_to_contiguous_id=ids)
+        ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+        run(SemSegEvaluator(name, output_dir=ours, write_predictions=True), inputs, outputs)
+        run(Detectron2Evaluator(name, False, theirs), inputs, outputs)
+        files = [tmp_path / x / "sem_seg_predictions.json" for x in ("ours", "theirs")]
+        ours, theirs = (json.loads(file.read_text()) for file in files)
+        assert ours == theirs
+        labels = outputs[0]["sem_seg"].argmax(dim=0).numpy()
+        first = next(r for r in ours if r["category_id"] == 31)  # 10 c + 1 of class 3
+        np.testing.assert_array_equal(mask_util.decode(first["segmentation"]), labels == 3)
+
+    def test_works_inside_detectron2(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path)
+        by_name = {i["file_name"]: o for i, o in zip(inputs, outputs, strict=True)}
+
+        def model(batch):
+            return [by_name[x["file_name"]] for x in batch]
+
+        results = inference_on_dataset(model, [inputs[:3], inputs[3:]], SemSegEvaluator(name))
+        assert results == run(SemSegEvaluator(name), inputs, outputs)
+        cfg = get_cfg()
+        cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "mIoU-tail", results["sem_seg"]["mIoU-tail"], 0.1]]
+        assert verify_results(cfg, results)
+        assert all(isinstance(value, float) for value in flatten_results_dict(results).values())
+
+
+class TestGroups:
+    def test_metadata_then_argument_then_pixel_count(self, tmp_path):
+        groups = {"head": [6, 0], "body": [1, 2], "tail": [3, 4, 5]}
+        name, inputs, outputs = make_dataset(tmp_path, class_groups=groups)
+        results = run(SemSegEvaluator(name, pixel_count=range(K)), inputs, outputs)["sem_seg"]
+        tail = [results[f"IoU-class{c}"] for c in (3, 4, 5)]
+        assert results["mIoU-tail"] == pytest.approx(sum(tail) / 3, abs=1e-12)
+        mine = {"odd": [1, 3, 5], "even": [0, 2, 4, 6]}
+        results = run(SemSegEvaluator(name, class_groups=mine), inputs, outputs)["sem_seg"]
+        odd = [results[f"Acc-class{c}"] for c in (1, 3, 5)]
+        assert results["mAcc-odd"] == pytest.approx(sum(odd) / 3, abs=1e-12)
+        assert "mIoU-tail" not in results
+
+    def test_pixel_count_decides_without_groups(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path)
+        results = run(SemSegEvaluator(name, pixel_count=range(K)), inputs, outputs)["sem_seg"]
+        tail = [results[f"IoU-class{c}"] for c in (0, 1)]  # the fewest training pixels
+        assert results["mIoU-tail"] == pytest.approx(sum(tail) / 2, abs=1e-12)
+
+    def test_evaluated_ground_truth_decides_last(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path, 1)
+        labels = np.repeat(np.arange(K, dtype=np.uint8), [60, 50, 40, 15, 9, 4, 2]).reshape(H, W)
+        write_labels(0, name, labels)
+        results = run(SemSegEvaluator(name), inputs, outputs)["sem_seg"]
+        tail = [results[f"IoU-class{c}"] for c in (5, 6)]
+        assert results["mIoU-tail"] == pytest.approx(sum(tail) / 2, abs=1e-12)
+
+
+class TestFiles:
+    def test_json_and_csv_hold_the_results(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path, 1)
+        labels = np.zeros((H, W), np.uint8)
+        labels[:, :5] = 2  # 5 of 15 columns
+        write_labels(0, name, labels)
+        folder = tmp_path / "new" / "folder"
+        results = run(SemSegEvaluator(name, output_dir=str(folder)), inputs, outputs)["sem_seg"]
+        written = sorted(path.name for path in folder.iterdir())
+        assert written == ["sem_seg_evaluation.csv", "sem_seg_evaluation.json"]
+
+        report = json.loads((folder / "sem_seg_evaluation.json").read_text())
+        assert (report["dataset"], report["num_images"]) == (name, 1)
+        assert report["mIoU"] == results["mIoU"] and report["aAcc"] == results["aAcc"]
+        assert report["groups"]["head"]["mIoU"] == results["mIoU-head"]
+        assert report["classes"][5]["IoU"] is None
+
+        with open(folder / "sem_seg_evaluation.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["name"] for row in rows] == NAMES
+        assert rows[2]["group"] == "head" and rows[6]["group"] == "tail"
+        assert float(rows[2]["pixel_share"]) == pytest.approx(100 * 5 / 15, abs=1e-12)
+        assert float(rows[2]["IoU"]) == results["IoU-class2"]
+        assert float(rows[2]["Acc"]) == results["Acc-class2"]
+        assert rows[5]["IoU"] == rows[5]["Acc"] == ""
+
+    def test_table_is_logged(self, tmp_path, caplog):
+        name, inputs, outputs = make_dataset(tmp_path)
+        with caplog.at_level("INFO", logger="longtail"):
+            results = run(SemSegEvaluator(name), inputs, outputs)["sem_seg"]
+        assert f"{results['IoU-class4']:.2f}" in caplog.text
+        assert f"{results['mIoU-tail']:.2f}" in caplog.text
+
+    def test_palette_images_are_indices(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path)
+        expected = run(SemSegEvaluator(name), inputs, outputs)
+        for record in DatasetCatalog.get(name):
+            image = Image.open(record["sem_seg_file_name"])
+            image.load()
+            image.putpalette([value % 256 for value in range(5, 773)])
+            image.save(record["sem_seg_file_name"])
+        assert Image.open(DatasetCatalog.get(name)[0]["sem_seg_file_name"]).mode == "P"
+        assert run(SemSegEvaluator(name), inputs, outputs) == expected
+
+
+class TestBadInput:
+    @pytest.fixture
+    def case(self, tmp_path):
+        return make_dataset(tmp_path, 1)
+
+    def check(self, case, message, error=ValueError, logits=None):
+        name, inputs, outputs = case
+        outputs = outputs if logits is None else [{"sem_seg": logits}]
+        with pytest.raises(error, match=message):
+            SemSegEvaluator(name).process(inputs, outputs)
+
+    def test_unknown_image(self, case):
+        self.check((case[0], [{"file_name": "other.jpg"}], case[2]), "other.jpg is not an image of")
+
+    def test_size(self, case):
+        message = r"image0.jpg: expected logits.*\(7, 12, 15\).*0.png.*got \(7, 12, 14\)"
+        self.check(case, message, logits=torch.zeros(K, H, W - 1))
+
+    def test_number_of_classes(self, case):
+        self.check(case, r"got \(8, 12, 15\); the model must", logits=torch.zeros(K + 1, H, W))
+
+    def test_label_out_of_range(self, case):
+        write_labels(0, case[0], np.full((H, W), 9, np.uint8))
+        self.check(case, r"0.png: .*target has the value 9, expected 0..6")
+
+    def test_colour_image(self, case):
+        write_labels(0, case[0], np.zeros((H, W, 3), np.uint8))
+        self.check(case, r"0.png: cannot be read as a label map \(mode RGB, expected one 8-bit")
+
+    def test_missing_and_broken_file(self, case, tmp_path):
+        content = (tmp_path / "0.png").read_bytes()
+        (tmp_path / "0.png").write_bytes(content[: len(content) // 2])
+        self.check(case, r"0.png: cannot be read as a label map")
+        (tmp_path / "0.png").unlink()
+        self.check(case, r"0.png: the label map is missing", FileNotFoundError)
+
+    def test_nothing_evaluated(self, case, tmp_path):
+        evaluator = SemSegEvaluator(case[0], output_dir=str(tmp_path / "out"))
+        with pytest.raises(RuntimeError, match="0 images with no labelled pixel"):
+            evaluator.evaluate()
+        assert not (tmp_path / "out").exists()
+
+    def test_construction(self, case, tmp_path):
+        name = case[0]
+        with pytest.raises(ValueError, match="'no_such_set' is not registered"):
+            SemSegEvaluator("no_such_set")
+        with pytest.raises(ValueError, match="write_predictions needs an output_dir"):
+            SemSegEvaluator(name, write_predictions=True)
+        with pytest.raises(ValueError, match="each class index 0..6 exactly once"):
+            SemSegEvaluator(name, class_groups={"head": [0, 1], "tail": [1, 2]})
+        with pytest.raises(ValueError, match="pixel_count has 3 entries.*7 classes"):
+            SemSegEvaluator(name, pixel_count=[1, 2, 3])
+        nameless = make_dataset(tmp_path, 1, stuff_classes=[])[0]
+        with pytest.raises(ValueError, match="has no stuff_classes"):
+            SemSegEvaluator(nameless)
+
+
+# Which process sees which images; in the second case one has seen nothing.
+SHARES = {"even": ([0, 2], [1, 3]), "one_idle": ([0, 1, 2, 3], [])}
+
+
+def evaluate_in_process(rank, folder):
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    labels = folder / str(rank)  # each process writes its own, equal label maps
+    labels.mkdir()
+    name, inputs, outputs = make_dataset(labels, name="in_two_processes")
+    for case, shares in SHARES.items():
+        evaluator = SemSegEvaluator(name, output_dir=str(folder / case), write_predictions=True)
+        mine = shares[rank]
+        results = run(evaluator, [inputs[i] for i in mine], [outputs[i] for i in mine])
+        assert (results is None) == (rank != 0)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    name, inputs, outputs = make_dataset(tmp_path)
+    evaluator = SemSegEvaluator(name, output_dir=str(tmp_path / "alone"), write_predictions=True)
+    run(evaluator, inputs, outputs)
+    mp.spawn(evaluate_in_process, (tmp_path,), nprocs=2)
+
+    def read(folder):
+        report = json.loads((tmp_path / folder / "sem_seg_evaluation.json").read_text())
+        predictions = json.loads((tmp_path / folder / "sem_seg_predictions.json").read_text())
+        del report["dataset"]
+        return report, sorted(predictions, key=lambda p: (p["file_name"], p["category_id"]))
+
+    for case in SHARES:
+        assert read(case) == read("alone"), case
