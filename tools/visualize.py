@@ -1,0 +1,252 @@
+"""Picture predictions: image, ground truth and one or more predictions side by side.
+
+Models on images of a data set, on images of one's own, and predictions that were saved before:
+
+    python tools/visualize.py --output pictures --num-images 8 \\
+        --model baseline configs/CamVid/deeplabv3plus_lite0.yaml baseline.pth \\
+        --model RR configs/CamVid/deeplabv3plus_lite0_rr.yaml rr.pth
+    python tools/visualize.py --output pictures --model RR CONFIG WEIGHTS --images street.jpg
+    python tools/visualize.py --output pictures --dataset ade20k_sem_seg_val --predictions FCN DIR
+
+Every image becomes OUTPUT/<name of the image>.png. Ignored pixels are black.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils as utils
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # train_net.py is in no package
+
+import train_net
+from longtail.data.class_counting import class_metadata, load_source
+from longtail.data.datasets.files import files_by_stem
+from longtail.data.datasets.register import class_colors
+from longtail.data.mapper import SemSegDatasetMapper
+from longtail.data.prepare.labels import read_png
+from longtail.engine import Trainer
+from longtail.engine.checkpoint import Checkpointer
+from longtail.evaluation.functional import predicted_classes
+from longtail.evaluation.visualization import comparison
+from longtail.utils.io import atomic_write
+
+# From the path of an image to its label map (H, W), values 0..K-1 and the ignore label.
+Predictor = Callable[[str], np.ndarray]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument(
+        "--model",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "CONFIG", "WEIGHTS"),
+        help="a column with the predictions of a model; may be repeated",
+    )
+    parser.add_argument(
+        "--predictions",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "DIR"),
+        help="a column, right of the models', from a folder of 8-bit PNG label maps named as "
+        "their images, classes 0..K-1; may be repeated",
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="data set of images, classes and colours; by default the first one of DATASETS.TEST "
+        "of the first model",
+    )
+    parser.add_argument(
+        "--images", nargs="+", metavar="FILE", help="images of one's own, without ground truth"
+    )
+    parser.add_argument(
+        "--num-images",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images of the data set, evenly spread over it (default: 8)",
+    )
+    return parser
+
+
+def visualize(options: argparse.Namespace) -> None:
+    """Write a picture of every chosen image.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        ValueError, OSError, KeyError: bad input; the message says what to do.
+    """
+    names = [name for name, *_ in options.model + options.predictions]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            "give one or more --model or --predictions, each with a name of its own, got the "
+            f"names {names}"
+        )
+    if os.path.exists(options.output) and not os.path.isdir(options.output):
+        raise ValueError(f"--output {options.output} is a file: name a folder")
+    configs = [train_net.load_config(config) for _, config, _ in options.model]
+    dataset = options.dataset or _first_test_set(configs)
+    metadata = class_metadata(dataset)
+    classes = metadata.get("stuff_classes", None)
+    if not classes:
+        raise ValueError(f"data set {dataset!r} has no stuff_classes: name one for segmentation")
+    for (name, *_), cfg in zip(options.model, configs, strict=True):
+        _check_classes(name, cfg, dataset, len(classes))
+    records = _own_images(options.images) or _of_dataset(dataset, options.num_images)
+    predictors: dict[str, Predictor] = {}
+    for (name, _, weights), cfg in zip(options.model, configs, strict=True):
+        predictors[name] = _model_predictor(name, cfg, weights)
+    for name, folder in options.predictions:
+        predictors[name] = _folder_predictor(name, folder)
+    for record in records:
+        picture = _picture(record, predictors, classes, metadata)
+        path = os.path.join(options.output, f"{Path(record['file_name']).stem}.png")
+        with atomic_write(path, "wb") as file:
+            Image.fromarray(picture).save(file, format="PNG")
+        print(path)
+
+
+def _picture(
+    record: dict[str, Any], predictors: dict[str, Predictor], classes: list[str], metadata: Any
+) -> np.ndarray:
+    image_file, label_file = record["file_name"], record.get("sem_seg_file_name")
+    image = _read(image_file, lambda file: utils.read_image(file, "RGB"))
+    target = None if label_file is None else _read(label_file, read_png)
+    predictions = {name: predict(image_file) for name, predict in predictors.items()}
+    colors = metadata.get("stuff_colors", None) or class_colors(len(classes))
+    ignore_label = metadata.get("ignore_label", 255)
+    try:
+        return comparison(image, target, predictions, classes, colors, ignore_label)
+    except ValueError as error:
+        raise ValueError(f"{image_file}: {error}") from None
+
+
+def _first_test_set(configs: list[CfgNode]) -> str:
+    if not configs or not configs[0].DATASETS.TEST:
+        raise ValueError(
+            "no data set whose classes and colours to use: give --dataset, or a --model whose "
+            "config has DATASETS.TEST"
+        )
+    return configs[0].DATASETS.TEST[0]
+
+
+def _own_images(files: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Records of the user's own images."""
+    by_stem: dict[str, str] = {}
+    for file in files or []:
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"the image {file} does not exist")
+        other = by_stem.setdefault(Path(file).stem, file)
+        if other != file:
+            raise ValueError(f"{other} and {file} would both become {Path(file).stem}.png")
+    return [{"file_name": file} for file in by_stem.values()]
+
+
+def _of_dataset(dataset: str, number: int) -> list[dict[str, Any]]:
+    """``number`` records (all if there are fewer), evenly from the first to the last."""
+    if number < 1:
+        raise ValueError(f"--num-images must be 1 or more, got {number}")
+    source = load_source(dataset)
+    if source.label_files is None:
+        raise ValueError(f"data set {dataset!r} has no label maps: name one for segmentation")
+    total = len(source.image_files)
+    chosen = (round(i) for i in np.linspace(0, total - 1, min(number, total)))
+    return [
+        {"file_name": source.image_files[i], "sem_seg_file_name": source.label_files[i]}
+        for i in chosen
+    ]
+
+
+def _check_classes(name: str, cfg: CfgNode, dataset: str, num_classes: int) -> None:
+    predicted = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if predicted != num_classes:
+        raise ValueError(
+            f"model {name!r} has {predicted} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
+            f"{dataset} has {num_classes}: name the data set it was trained for (--dataset), and "
+            "picture models for other data sets on their own"
+        )
+
+
+class _CompleteCheckpointer(Checkpointer):
+    """Weights that leave a part of the model random would make pictures of nothing."""
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        missing = incompatible.missing_keys
+        if missing:
+            raise ValueError(
+                f"the weights lack {len(missing)} tensors of the model or have them in another "
+                f"shape (such as {missing[0]}): give the config that they were trained with"
+            )
+
+
+def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
+    cfg = train_net.deployed_config(cfg)
+    model = Trainer.build_model(cfg).eval()
+    try:
+        _CompleteCheckpointer(model).load(weights)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"model {name!r}: {error}") from None
+    mapper = SemSegDatasetMapper(cfg, is_train=False)
+
+    @torch.no_grad()
+    def predict(image_file: str) -> np.ndarray:
+        output = model([mapper({"file_name": image_file})])[0]
+        return predicted_classes(output["sem_seg"]).cpu().numpy()
+
+    return predict
+
+
+def _folder_predictor(name: str, folder: str) -> Predictor:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"--predictions {name}: the folder {folder} does not exist")
+    files = files_by_stem(folder, (".png",))
+
+    def predict(image_file: str) -> np.ndarray:
+        stem = Path(image_file).stem
+        if stem not in files:
+            raise FileNotFoundError(
+                f"--predictions {name}: {folder} has no {stem}.png for {image_file}"
+            )
+        return _read(files[stem], read_png)
+
+    return predict
+
+
+def _read(file: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    try:
+        return read(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} is missing: prepare the data set again") from None
+    except (OSError, SyntaxError) as error:  # what Pillow raises
+        raise ValueError(f"{file} cannot be read as an image ({error}): fetch it again") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = build_parser().parse_args(arguments)
+    try:
+        visualize(options)
+    except train_net.INPUT_ERRORS as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise SystemExit(f"error: {' '.join(str(message).split())}") from None
+
+
+if __name__ == "__main__":
+    main()
