@@ -80,11 +80,12 @@ def peak_bytes(features: Tensor, labels: Tensor) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         ours(features, labels)
-    events = [event for event in recorded.events() if event.name == "[memory]"]
+    events = recorded.profiler.kineto_results.events()
     held = peak = 0
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        held += event.cpu_memory_usage
-        peak = max(peak, held)
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
     return peak
 
 
