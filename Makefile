@@ -1,0 +1,45 @@
+# make demo | test | lint | bench: each sets everything up first, in .venv (about two minutes, once).
+# make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10, 3.11 or 3.12.
+
+PYTHON ?= python3
+BENCHMARKS ?= region_pooling sem_seg_evaluator class_statistics branch_cost
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := .venv/.ready
+UNFINISHED := .venv/.unfinished
+
+.PHONY: setup demo test lint bench
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/python tools/quickstart.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; \
+	done
+
+# The build tools are pinned and installed first, so that packages without a wheel are built with
+# them (--no-build-isolation) and not with whatever is newest. The folder projects is listed for its
+# time stamp: a new project there is a new package. A set-up that was cut short starts afresh.
+$(READY): constraints.txt setup.py pyproject.toml $(wildcard tools/*detectron2*.py) $(wildcard projects)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
+	"error: $(PYTHON) is Python %d.%d; Python 3.10 to 3.12 is needed: make PYTHON=python3.11" % v)'
+	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -m venv --clear .venv; \
+	fi
+	@rm -f $(READY); touch $(UNFINISHED); echo "Setting up .venv: two minutes, about 3 GB of downloads"
+	$(PIP) install --quiet --constraint constraints.txt pip setuptools wheel
+	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --quiet --no-deps --constraint constraints.txt lvis
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python tools/install_detectron2.py
+	@rm -f $(UNFINISHED); touch $(READY)
