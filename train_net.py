@@ -7,6 +7,7 @@ torchrun --nproc_per_node 2 train_net.py --config-file ...
 """
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -31,7 +32,7 @@ from longtail.engine.checkpoint import Checkpointer
 from longtail.utils.io import atomic_write
 
 # What bad input raises: configs, data, weights, or a training that diverges.
-INPUT_ERRORS = (ValueError, FileNotFoundError, KeyError, FloatingPointError)
+INPUT_ERRORS = (ValueError, OSError, KeyError, FloatingPointError)
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
@@ -58,8 +59,11 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
             cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(overrides or [])
     except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())
-        raise ValueError(f"config {config_file or 'options'}: {reason}") from None
+        raise ValueError(f"config {config_file or 'options'}: {_one_line(error)}") from None
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"config {config_file}: expected KEY: VALUE pairs, got an empty file or something else"
+        ) from None
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE == "cuda":
         cfg.MODEL.DEVICE = "cpu"
     return cfg
@@ -99,13 +103,26 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:
 
 def run(args: argparse.Namespace) -> None:
     """The work of one process; bad input ends in one line, with exit code 1."""
+    # detectron2 would log the traceback of what is said in one line here.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     try:
         _run(args)
     except INPUT_ERRORS as error:
-        # An error of a data loader's worker carries that worker's traceback before the message.
-        message = str(error.args[0] if error.args else error).strip().splitlines()[-1]
         where = _keep_traceback(args)
-        raise SystemExit(f"error: {message}{where}") from None
+        raise SystemExit(f"error: {_one_line(error)}{where}") from None
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], INPUT_ERRORS))
+
+
+def _one_line(error: BaseException) -> str:
+    # The text of a KeyError is the quoted form of its message.
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if "Original Traceback" in message:
+        # An error of a data loader's worker: its traceback ends with type and message.
+        message = message.splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split()) or type(error).__name__
 
 
 def _run(args: argparse.Namespace) -> None:

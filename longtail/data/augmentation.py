@@ -7,6 +7,9 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import NoOpTransform, Transform
 
+# detectron2's; "absolute" alone gives all crops one size.
+CROP_TYPES = ("absolute", "absolute_range", "relative", "relative_range")
+
 
 class RandomScaleResize(T.Augmentation):
     """Resize, keeping the aspect ratio, to fit a box that is scaled by a random factor.
@@ -133,6 +136,10 @@ def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
     ]
     ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     if options.CROP.ENABLED:
+        if options.CROP.TYPE not in CROP_TYPES:
+            raise ValueError(
+                f"INPUT.CROP.TYPE must be one of {', '.join(CROP_TYPES)}, got {options.CROP.TYPE!r}"
+            )
         steps.append(
             T.RandomCrop_CategoryAreaConstraint(
                 options.CROP.TYPE, options.CROP.SIZE, options.CROP.SINGLE_CATEGORY_MAX_AREA, ignore

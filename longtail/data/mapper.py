@@ -1,5 +1,7 @@
 """From data set records to model inputs, for semantic segmentation."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -48,7 +50,8 @@ class SemSegDatasetMapper:
 
         Raises:
             FileNotFoundError: a file of the record is missing.
-            ValueError: a file is no image, or image and labels differ in size.
+            ValueError: a file is no image, a label map has several channels or another size than
+                its image, or the record has none.
         """
         record = dict(record)
         label_file = record.pop("sem_seg_file_name", None)
@@ -56,7 +59,17 @@ class SemSegDatasetMapper:
         record["height"], record["width"] = image.shape[:2]
         labels = None
         if self.is_train:
+            if label_file is None:
+                raise ValueError(
+                    f"the record of {record['file_name']} has no sem_seg_file_name: train on a "
+                    "data set with label maps"
+                )
             labels = _read(label_file, _read_labels)
+            if labels.ndim != 2:
+                raise ValueError(
+                    f"{label_file} has {labels.shape[2]} channels: a label map has one, the class "
+                    "index of each pixel"
+                )
             if labels.shape != image.shape[:2]:
                 raise ValueError(
                     f"{label_file} has size {labels.shape[1]}x{labels.shape[0]}, but its image "
@@ -75,7 +88,7 @@ def _read_labels(file: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def _read(file: str, read) -> np.ndarray:
+def _read(file: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
     try:
         return read(file)
     except FileNotFoundError:

@@ -18,6 +18,8 @@ PICKLE_GLOBALS = {
     ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
 }
@@ -63,15 +65,16 @@ class Checkpointer(DetectionCheckpointer):
             )
         return super().load(path, *args, **kwargs)
 
-    def _torch_load(self, f: str) -> dict[str, Any]:
-        return _load_tensors(f)
-
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith(".pkl"):
-            loaded = _load_tensors(filename)
-            return loaded if "model" in loaded else {"model": loaded}
-        with open(filename, "rb") as file:
-            data = _NumpyUnpickler(file, encoding="latin1").load()
+        is_pickle = filename.endswith(".pkl")
+        data = _load_arrays(filename) if is_pickle else _load_tensors(filename)
+        if not isinstance(data, dict):
+            raise ValueError(
+                f"the weights {filename} are no checkpoint: expected tensors by name, got "
+                f"{type(data).__name__}"
+            )
+        if not is_pickle:
+            return data if "model" in data else {"model": data}
         if "model" in data and "__author__" in data:
             return data
         # Caffe2's files, as in detectron2: plain blobs under names to be matched.
@@ -80,27 +83,46 @@ class Checkpointer(DetectionCheckpointer):
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
+class _ForeignGlobal(Exception):
+    """A pickle names something that is no part of weights."""
+
+
 class _NumpyUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PICKLE_GLOBALS:
-            raise ValueError(
-                f"the weights name {module}.{name}, which weights have no need of: not loaded, "
-                "the file could run code"
-            )
+            raise _ForeignGlobal(f"{module}.{name}")
         return super().find_class(module, name)
 
 
-def _load_tensors(file: str) -> dict[str, Any]:
+def _load_arrays(file: str) -> Any:
+    try:
+        with open(file, "rb") as stream:
+            return _NumpyUnpickler(stream, encoding="latin1").load()
+    except _ForeignGlobal as error:
+        raise ValueError(
+            f"the weights {file} name {error}, which weights have no need of: not loaded, the file "
+            "could run code"
+        ) from None
+    except Exception as error:
+        raise _damaged(file, error) from None
+
+
+def _load_tensors(file: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+    except pickle.UnpicklingError:
+        # torch's message is a page on how to load the file nevertheless.
         raise ValueError(
             f"the weights {file} hold more than tensors and plain values, or are no checkpoint: "
-            f"not loaded ({reason})"
+            "not loaded, the file could run code"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"the weights {file} are damaged or no checkpoint: fetch or write them again "
-            f"({str(error).strip().splitlines()[0] if str(error).strip() else 'empty file'})"
-        ) from None
+    except Exception as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: str, error: Exception) -> ValueError:
+    """Reading a damaged file may end in nearly any exception: here it becomes one."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"the weights {file} are damaged or no checkpoint: fetch or write them again ({reason})"
+    )

@@ -170,6 +170,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
+        _check_training_set(cfg)
         mapper = _mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
         return build_detection_train_loader(cfg, mapper=mapper)
 
@@ -193,6 +194,19 @@ class Trainer(DefaultTrainer):
         ]
         results = cls.test(cfg, model, evaluators)
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in (results or {}).items())
+
+
+def _check_training_set(cfg: CfgNode) -> None:
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
+    for name in cfg.DATASETS.TRAIN:
+        classes = MetadataCatalog.get(name).get("stuff_classes") or ()
+        is_sem_seg = MetadataCatalog.get(name).get("evaluator_type") == "sem_seg"
+        if is_sem_seg and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+            raise ValueError(
+                f"{name} has {len(classes)} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+                f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
+            )
 
 
 def _mapper(cfg: CfgNode, dataset_name: str, is_train: bool):

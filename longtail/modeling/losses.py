@@ -57,7 +57,7 @@ def pixel_cross_entropy(
     Returns:
         A scalar; zero, with a zero gradient, if no pixel is valid.
     """
-    logits = logits.float()
+    logits, labels = logits.float(), labels.long()
     if class_prior is not None:
         logits = logits + class_prior.to(logits).log()[:, None, None]
     weight = None if class_weight is None else class_weight.to(logits)
@@ -85,6 +85,7 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Ten
     Returns:
         A scalar in [0, 1].
     """
+    labels = labels.long()
     valid = (labels != ignore_label)[:, None]
     probability = logits.float().softmax(dim=1) * valid
     index = torch.where(valid[:, 0], labels, 0)[:, None]

@@ -4,6 +4,8 @@ import timm
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import Format
+from timm.models import FeatureInfo
 from torch import Tensor
 
 from .pretrained import load_pretrained
@@ -38,7 +40,7 @@ class TimmBackbone(Backbone):
             pretrained: initial weights, see :func:`.pretrained.load_pretrained`.
 
         Raises:
-            ValueError: timm has no such model, or the model no such level.
+            ValueError: timm has no such model, or the model no such level or output stride.
         """
         super().__init__()
         if not timm.is_model(name):
@@ -48,7 +50,7 @@ class TimmBackbone(Backbone):
             )
         # The default is not passed on: models with a fixed stride reject the argument.
         options = {} if output_stride == 32 else {"output_stride": output_stride}
-        levels = timm.create_model(name, features_only=True, **options).feature_info
+        levels = _feature_info(name, options)
         first = LAST_LEVEL - len(levels) + 1
         known = [f"res{first + i}" for i in range(len(levels))]
         if not out_features or not set(out_features) <= set(known):
@@ -60,6 +62,8 @@ class TimmBackbone(Backbone):
             name, features_only=True, out_indices=tuple(indices), **options
         )
         load_pretrained(self.model, name, pretrained)
+        # Swin and its kin return (N, H, W, C).
+        self.channels_last = getattr(self.model, "output_fmt", None) == Format.NHWC
         self._out_features = [known[i] for i in indices]
         self._out_feature_channels = {known[i]: levels.channels(i) for i in indices}
         self._out_feature_strides = {known[i]: levels.reduction(i) for i in indices}
@@ -80,4 +84,24 @@ class TimmBackbone(Backbone):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalised images to a map (N, C_level, H / stride, W / stride) a level."""
-        return dict(zip(self._out_features, self.model(image), strict=True))
+        maps = self.model(image)
+        if self.channels_last:
+            maps = [level.permute(0, 3, 1, 2).contiguous() for level in maps]
+        return dict(zip(self._out_features, maps, strict=True))
+
+
+def _feature_info(name: str, options: dict[str, int]) -> FeatureInfo:
+    """Channels and strides of all levels of a model."""
+    if options and options["output_stride"] not in (8, 16):
+        raise ValueError(
+            f"MODEL.TIMM.OUTPUT_STRIDE must be 8, 16 or 32, got {options['output_stride']}"
+        )
+    try:
+        return timm.create_model(name, features_only=True, **options).feature_info
+    except TypeError:
+        if not options:
+            raise
+        raise ValueError(
+            f"MODEL.TIMM.OUTPUT_STRIDE: {name} has output stride 32 alone, "
+            f"got {options['output_stride']}"
+        ) from None

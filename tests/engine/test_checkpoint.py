@@ -1,0 +1,227 @@
+"""Checkpoints are whole or absent, and reading one never runs code."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from longtail.engine.checkpoint import Checkpointer
+
+WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def make_model():
+    return nn.Linear(2, 3)
+
+
+def zero_model():
+    model = make_model()
+    nn.init.zeros_(model.weight)
+    return model
+
+
+def load(path, model=None):
+    return Checkpointer(model or make_model(), str(path.parent)).load(str(path))
+
+
+def assert_one_line(info, path):
+    message = str(info.value)
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = make_model()
+    Checkpointer(model, str(tmp_path)).save("model_0000001", iteration=1)
+    return model, tmp_path / "model_0000001.pth"
+
+
+class Counter:
+    """Something to be saved beside the model."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value, "tensor": torch.ones(2)}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def test_round_trip(tmp_path):
+    model, counter = make_model(), Counter(7)
+    Checkpointer(model, str(tmp_path), counter=counter).save("last", iteration=3, note="x")
+    other, read = zero_model(), Counter(0)
+    checkpointer = Checkpointer(other, str(tmp_path), counter=read)
+    extra = checkpointer.resume_or_load("", resume=True)
+    assert torch.equal(other.weight, model.weight)
+    assert (read.value, extra["iteration"], extra["note"]) == (7, 3, "x")
+
+
+def test_weights_alone_without_resume(tmp_path):
+    model = make_model()
+    Checkpointer(model, str(tmp_path), counter=Counter(7)).save("last")
+    other, read = zero_model(), Counter(0)
+    checkpointer = Checkpointer(other, str(tmp_path), counter=read)
+    checkpointer.resume_or_load(str(tmp_path / "last.pth"), resume=False)
+    assert torch.equal(other.weight, model.weight)
+    assert read.value == 0
+
+
+def test_no_weights_are_fine(tmp_path):
+    assert Checkpointer(make_model(), str(tmp_path)).resume_or_load("", resume=True) == {}
+
+
+@pytest.mark.parametrize("name", ["model_0000001", "model_0000002"])
+def test_an_interrupted_save_leaves_the_earlier_checkpoint(saved, monkeypatch, name):
+    model, path = saved
+    before = path.read_bytes()
+
+    def half_write(data, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half_write)
+    checkpointer = Checkpointer(zero_model(), str(path.parent))
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save(name)
+    assert path.read_bytes() == before
+    assert checkpointer.get_checkpoint_file() == str(path)
+    assert sorted(os.listdir(path.parent)) == ["last_checkpoint", "model_0000001.pth"]
+
+
+def test_an_interrupted_tag_leaves_the_earlier_tag(saved, monkeypatch):
+    _, path = saved
+    checkpointer = Checkpointer(make_model(), str(path.parent))
+    with monkeypatch.context() as patch:
+
+        def fail(*_):
+            raise OSError("disk full")
+
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            checkpointer.tag_last_checkpoint("model_0000002.pth")
+    assert checkpointer.get_checkpoint_file() == str(path)
+
+
+def test_only_the_main_process_writes(tmp_path):
+    Checkpointer(make_model(), str(tmp_path), save_to_disk=False).save("last")
+    Checkpointer(make_model(), "").save("last")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_file(tmp_path):
+    path = tmp_path / "nowhere.pth"
+    with pytest.raises(FileNotFoundError, match="do not exist: set MODEL.WEIGHTS") as info:
+        load(path)
+    assert_one_line(info, path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_file(tmp_path, zipped, share):
+    path = tmp_path / "cut.pth"
+    state = {"model": make_model().state_dict()}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match="damaged or no checkpoint|or are no checkpoint") as info:
+        load(path)
+    assert_one_line(info, path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_random_bytes(tmp_path, suffix):
+    path = tmp_path / f"noise.{suffix}"
+    for seed in range(30):
+        path.write_bytes(np.random.default_rng(seed).bytes(200))
+        with pytest.raises(ValueError, match="no checkpoint|no need of") as info:
+            load(path)
+        assert_one_line(info, path)
+
+
+def touch(path):
+    path.write_text("run")
+
+
+class Malicious:
+    """What runs when it is unpickled by a trusting reader."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return touch, (self.path,)
+
+
+@pytest.mark.parametrize("value", [Malicious, lambda _: os.system], ids=["call", "function"])
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_a_file_with_code(tmp_path, suffix, value):
+    path, mark = tmp_path / f"bad.{suffix}", tmp_path / "mark"
+    content = {"model": {"weight": WEIGHT}, "extra": value(mark), "__author__": "x"}
+    if suffix == "pth":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="not loaded, the file could run code") as info:
+        load(path)
+    assert_one_line(info, path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_detectron2_model_zoo_file(tmp_path, protocol):
+    path = tmp_path / "zoo.pkl"
+    content = {
+        "model": {"weight": WEIGHT, "bias": np.zeros(3, dtype=np.float32)},
+        "__author__": "someone",
+        "scale": np.float32(2),
+    }
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    model = make_model()
+    extra = load(path, model)
+    assert np.array_equal(model.weight.detach().numpy(), WEIGHT)
+    assert extra["__author__"] == "someone"
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_caffe2_file(tmp_path, nested):
+    path = tmp_path / "caffe2.pkl"
+    blobs = {"weight": WEIGHT, "weight_momentum": WEIGHT, "bias": np.ones(3, dtype=np.float32)}
+    path.write_bytes(pickle.dumps({"blobs": blobs} if nested else blobs))
+    model = make_model()
+    load(path, model)
+    assert np.array_equal(model.weight.detach().numpy(), WEIGHT)
+
+
+def test_a_truncated_model_zoo_file(tmp_path):
+    path = tmp_path / "zoo.pkl"
+    path.write_bytes(pickle.dumps({"model": {"weight": WEIGHT}, "__author__": "x"})[:-20])
+    with pytest.raises(ValueError, match="damaged or no checkpoint") as info:
+        load(path)
+    assert_one_line(info, path)
+
+
+def test_bare_tensors_by_name(tmp_path):
+    path = tmp_path / "bare.pth"
+    source, model = make_model(), zero_model()
+    torch.save(source.state_dict(), path)
+    load(path, model)
+    assert torch.equal(model.weight, source.weight)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_something_that_is_no_dictionary(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    if suffix == "pth":
+        torch.save(torch.zeros(3), path)
+    else:
+        path.write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match="no checkpoint: expected tensors by name, got") as info:
+        load(path)
+    assert_one_line(info, path)

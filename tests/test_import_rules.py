@@ -1,0 +1,110 @@
+"""HOUSE.md's "Who may import whom", read from the sources."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECTS = sorted(path.parent for path in ROOT.glob("projects/*/*/__init__.py"))
+PROJECT_NAMES = {path.name for path in PROJECTS}
+OWN = {"longtail", *PROJECT_NAMES}
+
+# Part of longtail -> the parts of longtail that it must not import.
+FORBIDDEN = {
+    "modeling": {"data", "evaluation", "engine"},
+    "data": {"modeling", "evaluation", "engine"},
+    "evaluation": {"modeling", "engine"},
+    "utils": {"data", "modeling", "evaluation", "engine"},
+}
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def imports(path: Path, package: str) -> set[str]:
+    """Absolute names of the modules that a file imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def package_of(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).parent.parts)
+
+
+def all_sources() -> list[tuple[Path, str]]:
+    listed = [(path, package_of(path, ROOT)) for path in sources(ROOT / "longtail")]
+    for project in PROJECTS:
+        listed += [(path, package_of(path, project.parent)) for path in sources(project)]
+    return listed
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def ids(value):
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else ""
+
+
+def sources_named(*names: str):
+    """Those sources; the generated data set's ``config.py`` declares no config keys."""
+    chosen = [
+        (path, package)
+        for path, package in all_sources()
+        if path.name in names and package != "longtail.data.synthetic"
+    ]
+    return pytest.mark.parametrize(("path", "package"), chosen, ids=ids)
+
+
+each_source = pytest.mark.parametrize(("path", "package"), all_sources(), ids=ids)
+
+
+def test_there_is_something_to_check():
+    assert {path.name for path, _ in all_sources()} >= {"functional.py", "losses.py", "config.py"}
+
+
+@each_source
+def test_nothing_imports_a_project_or_the_programs_but_itself(path, package):
+    allowed = {package.split(".")[0]} - {"longtail"}
+    forbidden = (PROJECT_NAMES - allowed) | {"train_net", "tools", "tests", "benchmarks"}
+    assert not tops(imports(path, package)) & forbidden
+
+
+@each_source
+def test_parts_of_longtail(path, package):
+    part = package.split(".")[1] if package.startswith("longtail.") else None
+    forbidden = {f"longtail.{other}" for other in FORBIDDEN.get(part, ())}
+    seen = {".".join(name.split(".")[:2]) for name in imports(path, package)}
+    assert not seen & forbidden
+
+
+@sources_named("functional.py", "losses.py")
+def test_pure_files_import_torch_and_numpy_alone(path, package):
+    allowed = {"torch", "numpy", *sys.stdlib_module_names}
+    assert tops(imports(path, package)) <= allowed
+
+
+@sources_named("config.py")
+def test_config_files_import_cfgnode_alone(path, package):
+    assert imports(path, package) <= {"detectron2.config", "detectron2.config.CfgNode"}
+
+
+@each_source
+def test_constructors_look_no_statistics_up(path, package):
+    """Only a ``from_config`` or a builder from a config does; constructors take plain tensors."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            assert "get_class_stats" not in names

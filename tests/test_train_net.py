@@ -1,0 +1,256 @@
+"""The entry point: one line for bad input, and runs from beginning to end."""
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import train_net
+from longtail.data.datasets import datasets_root
+from longtail.data.datasets.synthetic import register_synthetic
+from longtail.data.synthetic import SyntheticConfig, write_dataset
+from tests.tiny import tiny_config, tiny_config_file
+
+ROOT = Path(train_net.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """A folder of data sets with 6 + 2 generated scenes of 4 classes."""
+    root = tmp_path_factory.mktemp("datasets")
+    config = SyntheticConfig(
+        num_classes=4,
+        image_size=(48, 48),
+        region_imbalance=2.0,
+        pixel_imbalance=3.0,
+        min_val_images=1,
+    )
+    write_dataset(root / "synthetic", 6, 2, config)
+    return root
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Keys and values for a short training on the generated scenes."""
+    return [
+        *("DATASETS.TRAIN", "('synthetic_sem_seg_train',)"),
+        *("DATASETS.TEST", "('synthetic_sem_seg_val',)"),
+        *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "OUTPUT_DIR", str(tmp_path / "output")),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def one_process():
+    """Runs set up logging, and tests register data sets, for the whole process: take it back."""
+    kept = [logging.getLogger(name) for name in ("detectron2", "fvcore", "longtail")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in kept]
+    yield
+    register_synthetic(datasets_root())
+    for logger, (handlers, propagate, level) in zip(kept, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def command_line(config_file, *overrides, eval_only=False, resume=False):
+    return argparse.Namespace(
+        config_file=str(config_file), opts=list(overrides), eval_only=eval_only, resume=resume
+    )
+
+
+def failure(args) -> str:
+    """The message of a run that fails, which is one line."""
+    with pytest.raises(SystemExit) as info:
+        train_net.run(args)
+    message = info.value.code
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    return message
+
+
+BAD_FILES = {
+    "unknown key": ("SOLVER: {MAXITER: 3}", "Non-existent config key: SOLVER.MAXITER"),
+    "wrong type": ("SOLVER: {MAX_ITER: many}", "Type mismatch .*SOLVER.MAX_ITER"),
+    "broken": ("SOLVER: [1,", "line 2"),
+    "a list": ("- SOLVER", "expected KEY: VALUE pairs"),
+    "no base": ("_BASE_: nowhere.yaml", "No such file .*nowhere.yaml"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_config_file(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(("" if text.startswith("-") else "VERSION: 2\n") + text, encoding="utf-8")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train_net.load_config(str(path))
+    assert failure(command_line(path))
+
+
+def test_an_empty_config_file(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.touch()
+    assert "empty file" in failure(command_line(path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.MAXITER", "3"], "Non-existent key: SOLVER.MAXITER"),
+        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+        (["SOLVER.MAX_ITER"], "odd length"),
+    ],
+)
+def test_bad_overrides(tmp_path, overrides, message):
+    path = tiny_config_file(tmp_path)
+    assert message in failure(command_line(path, *overrides))
+
+
+def test_a_missing_config_file(tmp_path):
+    path = tmp_path / "nowhere.yaml"
+    assert failure(command_line(path)) == f"error: the config file {path} does not exist"
+
+
+@pytest.mark.parametrize("base", [False, True], ids=["itself", "its base"])
+def test_a_config_with_code_is_refused(tmp_path, base):
+    mark, path = tmp_path / "mark", tmp_path / "bad.yaml"
+    path.write_text(
+        f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {mark}']\n", encoding="utf-8"
+    )
+    if base:
+        path = tmp_path / "derived.yaml"
+        path.write_text("_BASE_: bad.yaml\n", encoding="utf-8")
+    assert "python/object/apply" in failure(command_line(path))
+    assert not mark.exists()
+
+
+def test_a_machine_without_gpu_uses_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train_net.load_config("").MODEL.DEVICE == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert train_net.load_config("").MODEL.DEVICE == "cuda"
+    assert train_net.load_config("", ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
+
+
+def test_deployed_config_has_no_branch(tmp_path):
+    cfg = tiny_config(
+        tmp_path,
+        [
+            *("MODEL.SEM_SEG_HEAD.NAME", "RegionRebalanceHead"),
+            *("MODEL.REGION_REBALANCE.BASE_HEAD_NAME", "FCNHead"),
+            *("MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "balanced_softmax_pixel_prior"),
+        ],
+    )
+    before = cfg.dump()
+    deployed = train_net.deployed_config(cfg).MODEL.SEM_SEG_HEAD
+    assert (deployed.NAME, deployed.PIXEL_LOSS) == ("FCNHead", "cross_entropy")
+    assert cfg.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["DATASETS.TRAIN", "('nowhere',)"], "nowhere' is not registered"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth do not exist: set MODEL.WEIGHTS"),
+        (["MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "focal"], "PIXEL_LOSS must be one of"),
+        (["MODEL.SEM_SEG_HEAD.NAME", "NoHead"], "NoHead"),
+        (["MODEL.TIMM.NAME", "resnet51"], "has no model 'resnet51'"),
+        (["SOLVER.OPTIMIZER", "Adam"], "must be 'SGD' or 'AdamW'"),
+        (["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "int8"], "AMP.DTYPE must be one of"),
+    ],
+)
+def test_bad_values_end_in_one_line(tmp_path, datasets, options, overrides, message):
+    register_synthetic(str(datasets))
+    message_seen = failure(command_line(tiny_config_file(tmp_path), *options, *overrides))
+    assert message in message_seen
+    # Whoever debugs finds the traceback in a file.
+    assert "Traceback" in (tmp_path / "output" / "traceback_rank0.txt").read_text()
+
+
+def test_evaluation_needs_a_registered_data_set(tmp_path, options):
+    args = command_line(
+        tiny_config_file(tmp_path), *options, "DATASETS.TEST", "('nowhere',)", eval_only=True
+    )
+    assert "nowhere" in failure(args)
+
+
+@pytest.fixture
+def damaged(datasets, tmp_path):
+    """A copy of the data sets in which no training image can be read."""
+    shutil.copytree(datasets / "synthetic", tmp_path / "synthetic")
+    for image in (tmp_path / "synthetic" / "images" / "training").iterdir():
+        image.write_bytes(image.read_bytes()[:100])
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_ends_training_in_one_line(tmp_path, options, damaged, workers):
+    register_synthetic(str(damaged))
+    overrides = [*options, "DATALOADER.NUM_WORKERS", str(workers)]
+    message = failure(command_line(tiny_config_file(tmp_path), *overrides))
+    assert "cannot be read as an image" in message
+    assert message.startswith(f"error: {damaged}")
+
+
+def test_a_loss_that_is_not_finite(tmp_path, datasets, options):
+    register_synthetic(str(datasets))
+    overrides = [*options, "SOLVER.BASE_LR", "1e30"]
+    message = failure(command_line(tiny_config_file(tmp_path), *overrides))
+    assert "Loss became infinite or NaN at iteration" in message
+
+
+def run_program(*command, datasets):
+    environment = {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(datasets),
+        "LONGTAIL_CACHE": str(datasets / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "projects" / "RegionRebalance")]),
+    }
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_two_processes_train_and_evaluate(tmp_path, datasets, options):
+    """torchrun on CPUs with the branch, its statistics and the evaluator; then --eval-only."""
+    config_file = tiny_config_file(tmp_path)
+    branch = [
+        *("MODEL.SEM_SEG_HEAD.NAME", "RegionRebalanceHead"),
+        *("MODEL.REGION_REBALANCE.BASE_HEAD_NAME", "FCNHead"),
+    ]
+    arguments = ["train_net.py", "--config-file", str(config_file)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = run_program(*torchrun, *arguments, *options, *branch, datasets=datasets)
+    output = tmp_path / "output"
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert (output / "model_final.pth").is_file()
+    assert '"loss_region"' in (output / "metrics.json").read_text()
+    report = yaml.safe_load(
+        (output / "inference" / "synthetic_sem_seg_val" / "sem_seg_evaluation.json").read_text()
+    )
+    assert report
+
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    result = run_program(*arguments, "--eval-only", *options, *branch, *weights, datasets=datasets)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "mIoU" in result.stdout
+
+
+def test_the_program_fails_in_one_line(tmp_path, damaged, options):
+    arguments = ["train_net.py", "--config-file", str(tiny_config_file(tmp_path))]
+    result = run_program(*arguments, *options, datasets=damaged)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith(f"error: {damaged}")
+    assert "Traceback" not in result.stdout + result.stderr
