@@ -28,7 +28,7 @@ import longtail.data
 import longtail.modeling  # noqa: F401  (registers models)
 from longtail.config import add_longtail_config
 from longtail.engine import Trainer, launch_training
-from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.utils.io import atomic_write
 
 # What bad input raises: configs, data, weights, or a training that diverges.
@@ -72,8 +72,8 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
 def deployed_config(cfg: CfgNode) -> CfgNode:
     """The config of the model that is left for inference.
 
-    The region branch and the losses' class statistics serve training alone: without them an
-    evaluation needs no training set.
+    The region branch, the losses' class statistics and ImageNet weights serve training alone:
+    without them an evaluation needs neither the training set nor a download.
 
     Args:
         cfg: a complete config; it is not changed.
@@ -83,6 +83,7 @@ def deployed_config(cfg: CfgNode) -> CfgNode:
     if cfg.MODEL.SEM_SEG_HEAD.NAME == "RegionRebalanceHead":
         cfg.MODEL.SEM_SEG_HEAD.NAME = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = "cross_entropy"
+    cfg.MODEL.TIMM.PRETRAINED = ""
     cfg.freeze()
     return cfg
 
@@ -92,7 +93,12 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:
 
     Returns:
         Metrics by task, on the main process; they are checked against TEST.EXPECTED_RESULTS.
+
+    Raises:
+        ValueError: there is no data set to evaluate on.
     """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name a registered data set to evaluate on")
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
@@ -132,7 +138,8 @@ def _run(args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
     if args.eval_only:
         model = Trainer.build_model(deployed_config(cfg))
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         evaluate(cfg, model)
         return
     trainer = Trainer(cfg)

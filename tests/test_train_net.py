@@ -173,11 +173,28 @@ def test_bad_values_end_in_one_line(tmp_path, datasets, options, overrides, mess
     assert "Traceback" in (tmp_path / "output" / "traceback_rank0.txt").read_text()
 
 
+def evaluation_failure(tmp_path, options, *overrides, keep=lambda key: True) -> str:
+    """The message of --eval-only with a random model's weights."""
+    config_file = tiny_config_file(tmp_path)
+    cfg = train_net.deployed_config(train_net.load_config(str(config_file), list(options)))
+    state = train_net.Trainer.build_model(cfg).state_dict()
+    weights = str(tmp_path / "weights.pth")
+    torch.save({"model": {key: value for key, value in state.items() if keep(key)}}, weights)
+    overrides = [*options, "MODEL.WEIGHTS", weights, *overrides]
+    return failure(command_line(config_file, *overrides, eval_only=True))
+
+
 def test_evaluation_needs_a_registered_data_set(tmp_path, options):
-    args = command_line(
-        tiny_config_file(tmp_path), *options, "DATASETS.TEST", "('nowhere',)", eval_only=True
+    assert "nowhere" in evaluation_failure(tmp_path, options, "DATASETS.TEST", "('nowhere',)")
+    assert "DATASETS.TEST is empty" in evaluation_failure(tmp_path, options, "DATASETS.TEST", "()")
+
+
+def test_evaluation_needs_all_weights(tmp_path, options):
+    message = evaluation_failure(
+        tmp_path, options, keep=lambda key: key != "sem_seg_head.predictor.bias"
     )
-    assert "nowhere" in failure(args)
+    assert "the weights lack 1 tensors of the model" in message and "predictor.bias" in message
+    assert "no weights to evaluate" in evaluation_failure(tmp_path, options, "MODEL.WEIGHTS", "")
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ a stage in its 3x3 convolution.
 
 import argparse
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from longtail.engine.checkpoint import load_tensors
 from longtail.modeling.backbone.timm_backbone import TimmBackbone
 from longtail.utils.io import atomic_write
 
@@ -45,17 +45,7 @@ def read_state(path: str) -> dict[str, Tensor]:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the weights {path} do not exist: name a downloaded checkpoint")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        # torch's message is a page on how to load the file nevertheless.
-        raise ValueError(
-            f"{path} holds more than tensors and plain values, or is no checkpoint: not loaded, "
-            "the file could run code"
-        ) from None
-    except Exception as error:  # on damaged files torch raises nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is damaged or no checkpoint: fetch it again ({reason})") from None
+    loaded = load_tensors(path)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     tensors = {}
     if isinstance(state, Mapping):

@@ -33,7 +33,7 @@ from longtail.data.datasets.register import class_colors
 from longtail.data.mapper import SemSegDatasetMapper
 from longtail.data.prepare.labels import read_png
 from longtail.engine import Trainer
-from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.evaluation.functional import predicted_classes
 from longtail.evaluation.visualization import comparison
 from longtail.utils.io import atomic_write
@@ -184,23 +184,11 @@ def _check_classes(name: str, cfg: CfgNode, dataset: str, num_classes: int) -> N
         )
 
 
-class _CompleteCheckpointer(Checkpointer):
-    """Weights that leave a part of the model random would make pictures of nothing."""
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        missing = incompatible.missing_keys
-        if missing:
-            raise ValueError(
-                f"the weights lack {len(missing)} tensors of the model or have them in another "
-                f"shape (such as {missing[0]}): give the config that they were trained with"
-            )
-
-
 def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
     cfg = train_net.deployed_config(cfg)
     model = Trainer.build_model(cfg).eval()
     try:
-        _CompleteCheckpointer(model).load(weights)
+        CompleteCheckpointer(model).load(weights)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"model {name!r}: {error}") from None
     mapper = SemSegDatasetMapper(cfg, is_train=False)

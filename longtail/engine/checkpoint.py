@@ -67,7 +67,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         is_pickle = filename.endswith(".pkl")
-        data = _load_arrays(filename) if is_pickle else _load_tensors(filename)
+        data = _load_arrays(filename) if is_pickle else load_tensors(filename)
         if not isinstance(data, dict):
             raise ValueError(
                 f"the weights {filename} are no checkpoint: expected tensors by name, got "
@@ -81,6 +81,30 @@ class Checkpointer(DetectionCheckpointer):
         blobs = data.get("blobs", data)
         weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+class CompleteCheckpointer(Checkpointer):
+    """For inference: weights that leave a part of the model random are an error, not a warning."""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint that has every tensor of the model; it may have more.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: no file is named, or it lacks tensors; or as :meth:`Checkpointer.load`.
+        """
+        if not path:
+            raise ValueError("no weights to evaluate: set MODEL.WEIGHTS to a trained checkpoint")
+        return super().load(path, *args, **kwargs)
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        # What has another shape was taken out before loading, so it is missing as well.
+        missing = incompatible.missing_keys
+        if missing:
+            raise ValueError(
+                f"the weights lack {len(missing)} tensors of the model or have them in another "
+                f"shape (such as {missing[0]}): give the config that they were trained with"
+            )
 
 
 class _ForeignGlobal(Exception):
@@ -107,7 +131,15 @@ def _load_arrays(file: str) -> Any:
         raise _damaged(file, error) from None
 
 
-def _load_tensors(file: str) -> Any:
+def load_tensors(file: str) -> Any:
+    """What ``torch.save`` wrote, tensors and plain values alone; no code in the file is run.
+
+    Args:
+        file: path of the file.
+
+    Raises:
+        ValueError: the file is damaged, or holds more than that.
+    """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
