@@ -3,8 +3,9 @@
     python benchmarks/camvid.py --data path/to/camvid
 
 ``--data`` holds the SegNet layout ({train,val} images and {train,val}annot label maps). Stopped, it
-keeps what it finished: the same command continues. Nothing is tuned on val: rates, schedule and
-lambda are the paper's, and every run is evaluated once, at its end.
+keeps what it finished: the same command continues. Nothing is tuned on val: the recipe was chosen
+for the baseline on a part of the training set, lambda is the paper's, and every run is evaluated
+once, at its end.
 """
 
 import argparse
