@@ -1,8 +1,13 @@
 """Fixtures that several test files use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, and for subprocesses too: on tensors this small threads only wait for
+# each other, on a busy machine for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+import longtail.data.datasets
 from tests.data.label_maps import CLASSES, random_labels, save_labels
 
 
@@ -40,3 +41,14 @@ def street(register, tmp_path):
     records = [save_labels(tmp_path / "gt" / f"{i}.png", labels) for i, labels in enumerate(maps)]
     name = register("toy_street", records, stuff_classes=CLASSES, ignore_label=255)
     return name, maps, [Path(record["sem_seg_file_name"]) for record in records]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The folder of all data sets, known to the tool and to the registration."""
+    root = tmp_path / "datasets"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    longtail.data.datasets.register_all(str(root))
+    yield root
+    monkeypatch.undo()
+    longtail.data.datasets.register_all(longtail.data.datasets.datasets_root())
