@@ -18,6 +18,7 @@ import matplotlib
 from tabulate import tabulate
 
 from longtail.data.synthetic import SyntheticConfig, write_dataset
+from longtail.utils.io import atomic_write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,7 +39,10 @@ def main() -> None:
     start = time.perf_counter()
     datasets = output / "datasets"
     print("Generating 520 scenes with a long tail ...", flush=True)
-    write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), os.cpu_count())
+    try:
+        write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), os.cpu_count())
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets)}
     for name, config in CONFIGS.items():
         if not (output / name / RESULT).is_file():
@@ -54,8 +58,11 @@ def main() -> None:
     reports = {name: json.loads((output / name / RESULT).read_text()) for name in CONFIGS}
     plot_curves(output)
     plot_classes(reports, output)
-    print(f"\n{comparison_table(reports)}\n")
-    print(f"Pictures, curves and logs: {output} ({time.perf_counter() - start:.0f} s)")
+    table = comparison_table(reports)
+    with atomic_write(output / "comparison.txt") as file:
+        file.write(f"{table}\n")
+    print(f"\n{table}\n")
+    print(f"Table, pictures, curves and logs: {output} ({time.perf_counter() - start:.0f} s)")
     print("How to train on ADE20K, COCO-Stuff or your own data: README.md")
 
 
@@ -94,8 +101,7 @@ def plot_curves(output: Path) -> None:
         axis.set(title=title, xlabel="iteration")
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(output / "curves.png", dpi=120)
-    plt.close(figure)
+    save_figure(figure, output / "curves.png")
 
 
 def plot_classes(reports: dict[str, dict], output: Path) -> None:
@@ -109,7 +115,13 @@ def plot_classes(reports: dict[str, dict], output: Path) -> None:
     axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
     axis.set(title="classes, most frequent in training first", ylabel="IoU, percent")
     axis.legend()
-    figure.savefig(output / "classes.png", dpi=120)
+    save_figure(figure, output / "classes.png")
+
+
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all, and free the figure."""
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
     plt.close(figure)
 
 

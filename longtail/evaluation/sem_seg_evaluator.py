@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 class SemSegEvaluator(DatasetEvaluator):
     """mIoU, mAcc and aAcc of a data set, per class and for head, body and tail classes.
 
-    The confusion matrix is counted on the device of the logits, so that a GPU sends nothing back
-    per image. Other than detectron2's evaluator it encodes no RLE per class unless asked to.
+    The confusion matrix is counted on the device of the logits, so that a GPU sends back no logits
+    and no label map. Other than detectron2's evaluator it encodes no RLE per class unless asked to.
 
     The groups are, in this order: ``class_groups`` if given; ``class_groups`` of the data set's
     metadata (ADE20K: Table 16 of DisAlign); thirds of the classes by pixels

@@ -1,1 +1,1 @@
-"""Small helpers without a domain: atomic files and processes."""
+"""What has no domain of its own: files that are written whole."""

@@ -1,21 +1,11 @@
 """Data sets and a cache that exist for one test."""
 
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tests.tiny import register_stripes, tiny_config
 
 NAMES = ("tiny_stripes_train", "tiny_stripes_val")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads would only wait for each other on tensors this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
