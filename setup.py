@@ -30,14 +30,14 @@ PACKAGES = {"longtail": "longtail", **find_projects()}
 setup(
     name="detectron2-longtail",
     version="0.1.0",
-    description="Long-tailed recognition for detectron2: Region Rebalance and DisAlign",
+    description="Long-tailed recognition for detectron2: Region Rebalance",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=[p for name, folder in PACKAGES.items() for p in with_subpackages(name, folder)],
     package_dir=PACKAGES,
     package_data={"longtail.data": ["frequencies/*.txt"]},
     install_requires=[
-        "torch>=2.0",  # models and training
+        "torch>=2.3",  # models and training
         "torchvision>=0.15",  # detectron2's ROIAlign, NMS and deformable convolution
         "numpy>=2",  # label maps, confusion matrices
         "Pillow",  # images and annotations on disk

@@ -22,6 +22,7 @@ from common import ROOT, save_result
 from tabulate import tabulate
 
 from longtail.data.prepare import prepare_dataset
+from longtail.utils.cores import available_cores
 
 METHODS = ("baseline", "rr")
 DATASET = "camvid_sem_seg_val"
@@ -108,7 +109,7 @@ def main() -> None:
     if prepared.problems:
         raise SystemExit(f"error: {prepared.problems[0]}")
     # One GPU takes one run at a time; on CPUs a run a core wastes nothing on synchronisation.
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     parallel, threads = (1, cores) if torch.cuda.is_available() else (cores, 1)
     jobs = [(method, seed) for seed in arguments.seeds for method in METHODS]
     with ThreadPoolExecutor(parallel) as pool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longtail.utils.cores import available_cores
 from longtail.utils.io import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,9 +21,7 @@ def machine() -> dict[str, Any]:
     """The machine and the versions that a figure depends on."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": available_cores(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

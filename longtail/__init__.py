@@ -1,1 +1,1 @@
-"""What Region Rebalance and DisAlign share: data, class statistics, models, evaluation, engine."""
+"""What the methods in projects/ share: data, class statistics, models, evaluation, engine."""

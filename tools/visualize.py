@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils as utils
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # train_net.py is in no package
@@ -31,7 +30,7 @@ from longtail.data.class_counting import class_metadata, load_source
 from longtail.data.datasets.files import files_by_stem
 from longtail.data.datasets.register import class_colors
 from longtail.data.mapper import SemSegDatasetMapper
-from longtail.data.prepare.labels import read_png
+from longtail.data.reading import read_image, read_label_map
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.evaluation.functional import predicted_classes
@@ -127,8 +126,8 @@ def _picture(
     record: dict[str, Any], predictors: dict[str, Predictor], classes: list[str], metadata: Any
 ) -> np.ndarray:
     image_file, label_file = record["file_name"], record.get("sem_seg_file_name")
-    image = _read(image_file, lambda file: utils.read_image(file, "RGB"))
-    target = None if label_file is None else _read(label_file, read_png)
+    image = read_image(image_file, "RGB")
+    target = None if label_file is None else read_label_map(label_file)
     predictions = {name: predict(image_file) for name, predict in predictors.items()}
     colors = metadata.get("stuff_colors", None) or class_colors(len(classes))
     ignore_label = metadata.get("ignore_label", 255)
@@ -212,18 +211,9 @@ def _folder_predictor(name: str, folder: str) -> Predictor:
             raise FileNotFoundError(
                 f"--predictions {name}: {folder} has no {stem}.png for {image_file}"
             )
-        return _read(files[stem], read_png)
+        return read_label_map(files[stem])
 
     return predict
-
-
-def _read(file: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    try:
-        return read(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} is missing: prepare the data set again") from None
-    except (OSError, SyntaxError) as error:  # what Pillow raises
-        raise ValueError(f"{file} cannot be read as an image ({error}): fetch it again") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

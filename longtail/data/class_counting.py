@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from PIL import Image
 from tqdm import tqdm
+
+from longtail.data.reading import opened_label_map
+from longtail.utils.cores import available_cores
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
 COUNTING_VERSION = 1
@@ -123,7 +125,7 @@ def fingerprint(source: CountingSource) -> str:
     columns: list[Sequence[Any]] = []
     if source.label_files is not None:
         columns.append(_below_common_folder(source.label_files))
-        columns.append(_in_threads(_size_and_time, source.label_files, _cores()))
+        columns.append(_in_threads(_size_and_time, source.label_files, available_cores()))
     if source.categories is not None:
         columns.append(_below_common_folder(source.image_files))
         columns.append([sorted(classes) for classes in source.categories])
@@ -140,8 +142,7 @@ def count_label_maps(
     """Count pixels and images of every class over the label maps of ``source``.
 
     Args:
-        source: a source with label files: PNG (or whatever Pillow reads) of one channel with 8 or
-            16 bits; in a file with a palette the palette's indices are the labels.
+        source: a source with 8-bit label files; of a palette the indices are the labels.
         num_workers: threads; by default one for each core. Threads are enough: Pillow decodes and
             counts without holding Python's lock.
 
@@ -196,7 +197,7 @@ def check_num_workers(num_workers: int | None) -> int:
         ValueError: ``num_workers`` is below 1.
     """
     if num_workers is None:
-        return _cores()
+        return available_cores()
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return num_workers
@@ -204,7 +205,8 @@ def check_num_workers(num_workers: int | None) -> int:
 
 def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarray:
     """(K,) int64: pixels of every class in one label map."""
-    histogram = _label_histogram(file)
+    with opened_label_map(file) as image:
+        histogram = np.array(image.histogram(), dtype=np.int64)
     if 0 <= ignore_label < len(histogram):
         histogram[ignore_label] = 0
     if histogram[num_classes:].any():
@@ -217,27 +219,6 @@ def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarr
     if len(histogram) < num_classes:
         histogram = np.pad(histogram, (0, num_classes - len(histogram)))
     return histogram[:num_classes]
-
-
-def _label_histogram(file: str) -> np.ndarray:
-    """Pixels of every label in one file, indexed by the label: (256,) or longer, int64."""
-    try:
-        with Image.open(file) as image:
-            if image.mode in ("L", "P"):
-                return np.array(image.histogram(), dtype=np.int64)
-            if image.mode.startswith("I"):
-                return np.bincount(np.asarray(image).ravel(), minlength=256)
-            mode = image.mode
-    except FileNotFoundError as error:
-        raise _missing(file) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises
-        raise ValueError(
-            f"{file}: cannot be read as a label map ({error}); restore this file"
-        ) from error
-    raise ValueError(
-        f"{file}: an image of mode {mode}, but a label map has one channel of 8 or 16 bits "
-        "(mode L, P or I;16); convert it"
-    )
 
 
 def _in_threads(function: Callable, items: Sequence, num_workers: int) -> Any:
@@ -255,12 +236,8 @@ def _size_and_time(file: str) -> tuple[int, int]:
     try:
         status = os.stat(file)
     except FileNotFoundError as error:
-        raise _missing(file) from error
+        raise FileNotFoundError(f"{file} is missing: restore this label map") from error
     return status.st_size, status.st_mtime_ns
-
-
-def _missing(file: str) -> FileNotFoundError:
-    return FileNotFoundError(f"{file}: this label map is missing; restore it")
 
 
 def _below_common_folder(files: Sequence[str]) -> list[str]:
@@ -292,7 +269,3 @@ def _categories(dataset_name: str, records: list[dict], num_classes: int) -> lis
             )
         categories.append(classes)
     return categories
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

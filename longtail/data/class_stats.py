@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,9 +35,6 @@ COUNTS = ("pixel_count", "image_count", "instance_count")
 # Training sets whose real counts come with the package, and their number of images.
 PACKAGED = {"ade20k_sem_seg_train": 20210, "coco_stuff_164k_sem_seg_train": 118287}
 FREQUENCIES = Path(__file__).with_name("frequencies")
-
-# How long processes wait for the main one; that it died is noticed at once, whatever this limit.
-LONGEST_PASS = timedelta(hours=12)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +268,6 @@ def _from_main_process(function: Callable[[], T]) -> T:
     """``function()`` as computed by the main process, also where it ends in an error."""
     if comm.get_world_size() == 1:
         return function()
-    # A group of its own works beside any backend, and waits longer than the backend would.
-    group = dist.new_group(backend="gloo", timeout=LONGEST_PASS)
     message: list[Any] = [None, None, None]
     failure = None
     if comm.is_main_process():
@@ -285,9 +279,7 @@ def _from_main_process(function: Callable[[], T]) -> T:
             kinds = (FileNotFoundError, OSError, ValueError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
             message[1:] = [kind, str(error)]
-    dist.broadcast_object_list(message, src=0, group=group)
-    # A group that is still open when Python ends sometimes aborts the process.
-    dist.destroy_process_group(group)
+    dist.broadcast_object_list(message, src=0)
     if failure is not None:
         raise failure
     if message[1] is not None:

@@ -27,10 +27,10 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
-        try:
-            main(args)
-        finally:
-            dist.destroy_process_group()
+        main(args)
+        # Only after success: taking leave waits for the others, and torchrun ends them when one
+        # of them has failed.
+        dist.destroy_process_group()
         return
     available = torch.cuda.device_count()
     if args.num_gpus > max(available, 1):
@@ -51,6 +51,11 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
 def _join_torchrun() -> None:
     gpu = torch.cuda.is_available()
     if gpu:
+        if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+            raise ValueError(
+                f"--nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}: this machine has "
+                f"{torch.cuda.device_count()} GPUs; start one process a GPU"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo")
     create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))

@@ -21,6 +21,7 @@ from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from longtail.data.mapper import SemSegDatasetMapper
@@ -73,9 +74,9 @@ class AMPTrainer(SimpleTrainer):
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """What :meth:`state_dict` gave; without a scaler's state (a float32 run) it starts anew."""
+        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew."""
         super().load_state_dict(state_dict)
-        if "grad_scaler" in state_dict:
+        if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
@@ -157,7 +158,8 @@ class Trainer(DefaultTrainer):
         model = super().build_model(cfg)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            # torch's own conversion would drop the activation of timm's BatchNormAct2d.
+            model = convert_sync_batchnorm(model)
         return model
 
     @classmethod

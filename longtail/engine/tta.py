@@ -8,9 +8,10 @@ Shape alphabet:
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from torch import Tensor, nn
+
+from longtail.data.reading import read_image
 
 
 class SemanticSegmentorWithTTA(nn.Module):
@@ -54,7 +55,7 @@ class SemanticSegmentorWithTTA(nn.Module):
 
     @torch.no_grad()
     def _average(self, record: dict) -> Tensor:
-        image = utils.read_image(record["file_name"], self.image_format)
+        image = read_image(record["file_name"], self.image_format)
         height, width = image.shape[:2]
         total = 0
         for resize in self.resizes:

@@ -16,9 +16,8 @@ import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
-from PIL import Image
 
+from longtail.data.reading import read_label_map
 from longtail.evaluation.functional import (
     confusion_matrix,
     groups_by_pixel_share,
@@ -125,7 +124,7 @@ class SemSegEvaluator(DatasetEvaluator):
                     "build the evaluator with the name of the data set that is loaded"
                 )
             ground_truth_file = self._ground_truth_files[file_name]
-            target = torch.from_numpy(_read_label_map(ground_truth_file)).to(logits.device)
+            target = torch.from_numpy(read_label_map(ground_truth_file)).to(logits.device)
             expected = (len(self._class_names), *target.shape)
             if tuple(logits.shape) != expected:
                 raise ValueError(
@@ -251,20 +250,3 @@ def _ground_truth_files(dataset_name: str) -> dict[str, str]:
             )
         files[record["file_name"]] = record["sem_seg_file_name"]
     return files
-
-
-def _read_label_map(path: str) -> np.ndarray:
-    """(H, W) label map of one channel; of a palette image the indices."""
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            if image.mode not in ("L", "P"):
-                raise ValueError(
-                    f"mode {image.mode}, expected one 8-bit channel of class indices (L or P)"
-                )
-            return np.array(image)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path}: the label map is missing; prepare the data set again"
-        ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises
-        raise ValueError(f"{path}: cannot be read as a label map ({error}); restore it") from error

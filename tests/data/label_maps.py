@@ -9,10 +9,7 @@ CLASSES = ["road", "car", "pole", "sign", "never"]
 def save_labels(path, labels, mode="L"):
     """Write a label map uncompressed, so that files of one shape have one size."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if mode == "I;16":
-        image = Image.fromarray(labels.astype(np.uint16))
-    else:
-        image = Image.fromarray(labels.astype(np.uint8))
+    image = Image.fromarray(labels.astype(np.uint8))
     if mode == "P":
         # Colours whose brightness has nothing to do with the index.
         image.putpalette([(37 * value + 11) % 256 for value in range(768)])

@@ -15,7 +15,7 @@ from tests.data.label_maps import (
 
 
 @pytest.mark.parametrize("num_workers", [None, 1, 3])
-@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "P"])
 def test_counts_equal_a_plain_loop(register, tmp_path, mode, num_workers):
     maps = random_labels(1, 70)  # more than two tasks
     records = [save_labels(tmp_path / f"{i}.png", labels, mode) for i, labels in enumerate(maps)]
@@ -27,18 +27,6 @@ def test_counts_equal_a_plain_loop(register, tmp_path, mode, num_workers):
     assert stats.pixel_count.tolist() == pixels
     assert stats.image_count.tolist() == images
     assert stats.instance_count is None
-
-
-def test_more_than_256_classes_with_a_16_bit_ignore_label(register, tmp_path):
-    maps = random_labels(2, 4, classes=(0, 255, 256, 299, 65535))
-    records = [save_labels(tmp_path / f"{i}.png", m, "I;16") for i, m in enumerate(maps)]
-    names = [f"class {i}" for i in range(300)]
-    stats = compute_class_stats(
-        register("toy_many", records, stuff_classes=names, ignore_label=65535)
-    )
-    pixels, images = reference_counts(maps, 300, ignore_label=65535)
-    assert stats.pixel_count.tolist() == pixels
-    assert stats.image_count.tolist() == images
 
 
 def test_a_class_that_is_the_ignore_label_is_not_counted(register, tmp_path):
@@ -102,14 +90,14 @@ def test_bad_label_files(street, cache):
         get_class_stats(name)
     for damaged in (good[:60], good[:10], b""):
         files[2].write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{files[2]}: cannot be read as a label map"):
+        with pytest.raises(ValueError, match=f"{files[2]} cannot be read as an image"):
             get_class_stats(name)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(files[2])
-    with pytest.raises(ValueError, match=f"{files[2]}: an image of mode RGB"):
+    with pytest.raises(ValueError, match=f"{files[2]} has mode RGB"):
         get_class_stats(name)
     files[2].unlink()
-    with pytest.raises(FileNotFoundError, match=f"{files[2]}: this label map is missing"):
+    with pytest.raises(FileNotFoundError, match=f"{files[2]} is missing"):
         get_class_stats(name)
-    with pytest.raises(FileNotFoundError, match=f"{files[2]}: this label map is missing"):
+    with pytest.raises(FileNotFoundError, match=f"{files[2]} is missing"):
         compute_class_stats(name)
     assert not cache.exists()

@@ -5,12 +5,10 @@ import math
 import os
 import re
 import shutil
-from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.class_stats import (
@@ -20,6 +18,7 @@ from longtail.data.class_stats import (
     locate_class_stats,
 )
 from tests.data.label_maps import CLASSES, instance_record, reference_counts, save_labels
+from tests.processes import run_in_two_processes
 from tools.class_statistics import main as class_statistics
 
 
@@ -166,13 +165,6 @@ def test_several_data_sets_are_added(register, street, tmp_path):
 def run_process(rank, folder):
     """One of two processes, each with a cache of its own, as on two machines."""
     os.environ["LONGTAIL_CACHE"] = str(folder / f"cache{rank}")
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'rendezvous'}",
-        world_size=2,
-        rank=rank,
-        timeout=timedelta(seconds=60),
-    )
     record = {"file_name": "0.jpg", "sem_seg_file_name": str(folder / "0.png")}
 
     def records():
@@ -192,18 +184,17 @@ def run_process(rank, folder):
         except (ValueError, FileNotFoundError) as error:
             with open(folder / f"error{rank}", "a") as file:
                 file.write(f"{type(error).__name__} {error}\n")
-    dist.destroy_process_group()
 
 
 def test_two_processes_count_once_and_share_result_and_error(tmp_path):
     save_labels(tmp_path / "0.png", np.array([[0, 0, 3]]))
-    mp.spawn(run_process, args=(tmp_path,), nprocs=2)
+    run_in_two_processes(run_process, tmp_path)
     stats = [json.loads((tmp_path / f"stats{rank}.json").read_text()) for rank in range(2)]
     assert stats[0] == stats[1]
     assert ClassStats.from_dict(stats[1]).pixel_count.tolist() == [2, 0, 0, 1, 0]
     errors = [(tmp_path / f"error{rank}").read_text() for rank in range(2)]
     assert errors[0] == errors[1]
-    assert errors[0].startswith("FileNotFoundError gone.png: this label map is missing")
+    assert errors[0].startswith("FileNotFoundError gone.png is missing")
     assert "ValueError data set 'toy_missing' is not registered" in errors[0]
     assert (tmp_path / "reads0").exists() and not (tmp_path / "reads1").exists()
     assert (tmp_path / "cache0").exists() and not (tmp_path / "cache1").exists()

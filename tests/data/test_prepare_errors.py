@@ -136,6 +136,20 @@ def test_a_broken_image_is_named(root):
     assert problem.startswith(f"{image}: corrupt or cut short (")
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_an_image_that_was_cut_short_is_named(root, ending):
+    make_camvid(root / "camvid", num_images=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    image = root / "camvid" / "val" / f"1{ending}"
+    (root / "camvid" / "val" / "1.png").unlink()
+    Image.fromarray(pixels).save(image)
+    image.write_bytes(image.read_bytes()[:-20])
+    report = prepare_dataset("camvid", str(root), workers=1)
+    assert report.written == 3
+    assert len(report.problems) == 1 and str(image) in report.problems[0]
+    assert "corrupt or cut short" in report.problems[0]
+
+
 def test_files_without_partner_are_named(root):
     make_camvid(root / "camvid")
     (root / "camvid" / "val" / "0.png").unlink()

@@ -10,7 +10,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from longtail.engine import Trainer
-from longtail.engine.trainer import AMPTrainer
+from longtail.engine.trainer import AMPTrainer, convert_sync_batchnorm
+from longtail.modeling import TimmBackbone
 from tests.tiny import register_stripes
 
 # Without randomness a batch is the same whenever it is drawn.
@@ -167,6 +168,22 @@ def test_state_of_the_loss_scaling(one_image):
     other.checkpointer.load(f"{plain.cfg.OUTPUT_DIR}/plain.pth")
     # And one of a float16 run serves a float32 run.
     plain.checkpointer.load(f"{cfg.OUTPUT_DIR}/scaled.pth")
+    # A bfloat16 run has a scaler, but one without a state.
+    bfloat16 = one_image("bf16", "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16")
+    Trainer(bfloat16).checkpointer.save("unscaled")
+    other.checkpointer.load(f"{bfloat16.OUTPUT_DIR}/unscaled.pth")
+
+
+def test_synchronised_batch_normalisation_keeps_activations():
+    """What a run on several GPUs does; timm's BatchNormAct2d is norm and activation in one."""
+    backbone = TimmBackbone(name="test_efficientnet").eval()
+    image = torch.randn(1, 3, 64, 64)
+    before = backbone(image)
+    converted = convert_sync_batchnorm(backbone)
+    assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in converted.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in converted.modules())
+    for name, expected in before.items():
+        assert torch.equal(converted(image)[name], expected)
 
 
 def test_an_unknown_precision():

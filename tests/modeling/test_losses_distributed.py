@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.modeling.losses import dice_loss, mean_over_processes, pixel_cross_entropy
+from tests.processes import run_in_two_processes
 
 K = 3
 LOSSES = {
@@ -37,8 +36,6 @@ def make_batch(valid_rows):
 
 
 def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     results = {}
     for name, loss in LOSSES.items():
         for case, rows in SPLITS.items():
@@ -52,13 +49,12 @@ def worker(rank, folder):
     own_count = torch.tensor(float(3 * rank))
     results["count", ""] = {"mean": mean_over_processes(own_count), "own": own_count}
     torch.save(results, f"{folder}/rank{rank}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    run_in_two_processes(worker, folder)
     return [torch.load(folder / f"rank{rank}.pth", weights_only=True) for rank in range(2)]
 
 

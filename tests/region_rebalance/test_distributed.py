@@ -1,14 +1,15 @@
 """Two processes give the gradients of one process with the whole batch."""
 
+from pathlib import Path
+
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.layers import ShapeSpec
 from region_rebalance import RegionRebalanceHead
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.modeling import FCNHead
 from longtail.modeling.pixel_losses import PixelCrossEntropy
+from tests.processes import run_in_two_processes
 
 K = 5
 
@@ -41,9 +42,7 @@ def make_batch():
     return features, targets
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+def worker(rank: int, folder: Path) -> None:
     features, targets = make_batch()
     # Rank 1 has far fewer regions; in the second round none at all.
     for name, split in (("uneven", [[0, 1], [2, 3]]), ("empty", [[0, 1, 2], [3]])):
@@ -54,11 +53,10 @@ def worker(rank: int, folder: str) -> None:
         if rank == 0:
             gradients = {key: p.grad for key, p in head.named_parameters()}
             torch.save(gradients, f"{folder}/{name}.pth")
-    dist.destroy_process_group()
 
 
 def test_gradients_equal_those_of_one_process(tmp_path):
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    run_in_two_processes(worker, tmp_path)
     head = make_head()
     features, targets = make_batch()
     sum(head({"res5": features}, targets)[1].values()).backward()

@@ -186,7 +186,7 @@ def test_saved_predictions_must_fit(folder, tmp_path):
     Image.fromarray(np.zeros((HEIGHT, 7), np.uint8)).save(saved / "a.png")
     assert f"size 7x{HEIGHT}, but its image {WIDTH}x" in fail(tmp_path / "out", *arguments)
     Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(saved / "a.png")
-    assert "mode RGB, expected one 8-bit channel" in fail(tmp_path / "out", *arguments)
+    assert "a.png has mode RGB, but a label map has one 8-bit" in fail(tmp_path / "out", *arguments)
 
 
 def test_arguments_that_make_no_picture(folder, tmp_path):

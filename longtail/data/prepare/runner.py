@@ -11,6 +11,7 @@ from tqdm import tqdm
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
 from longtail.data.prepare.labels import Pair, convert_pair
 from longtail.data.prepare.recipe import Recipe, SourceProblem, Split
+from longtail.utils.cores import available_cores
 from longtail.utils.io import atomic_write
 
 
@@ -40,7 +41,7 @@ def prepare(
     workers: int | None = None,
 ) -> Report:
     """Prepare one data set; see :func:`longtail.data.prepare.prepare_dataset`."""
-    workers = _available_processors() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     source = os.path.join(root, recipe.source) if source is None else source
@@ -61,12 +62,6 @@ def prepare(
         else:
             report.skipped += 1
     return report
-
-
-def _available_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _chosen_splits(recipe: Recipe, known: list[Split], names: list[str] | None) -> list[Split]:

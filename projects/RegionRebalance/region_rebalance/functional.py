@@ -103,6 +103,7 @@ def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if R == 0:
         return logits.sum()
+    class_counts = class_counts.to(logits.device)
     unknown = class_counts[classes] <= 0
     if unknown.any():
         missing = sorted(set(classes[unknown].tolist()))
@@ -110,7 +111,7 @@ def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor)
             f"a region of class {missing} occurs, but class_counts has no image with it: the "
             "class statistics do not belong to this data set; compute them from the training set"
         )
-    log_prior = class_counts.to(logits.device, logits.dtype).log()
+    log_prior = class_counts.to(logits.dtype).log()
     return F.cross_entropy(logits + log_prior, classes)
 
 
