@@ -18,11 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from common import ROOT, save_result
+from detectron2.config import CfgNode
 from tabulate import tabulate
+
+sys.path.insert(0, str(ROOT))
 
 from longtail.data.prepare import prepare_dataset
 from longtail.utils.cores import available_cores
+from train_net import load_config
 
 METHODS = ("baseline", "rr")
 DATASET = "camvid_sem_seg_val"
@@ -45,10 +50,27 @@ def config_of(method: str) -> Path:
     return ROOT / "configs" / "CamVid" / f"{model}{ending}.yaml"
 
 
+def run_config(method: str, arguments: argparse.Namespace) -> CfgNode:
+    """The config of a run."""
+    iterations = arguments.iterations
+    overrides = ["SOLVER.MAX_ITER", str(iterations)] if iterations else []
+    return load_config(str(config_of(method)), overrides)
+
+
 def run(method: str, seed: int, arguments: argparse.Namespace, threads: int) -> dict:
     """Train and evaluate once, unless that is done; returns the evaluator's report."""
     folder = Path(arguments.output).resolve() / f"{method}_seed{seed}"
     result = folder / "inference" / DATASET / "sem_seg_evaluation.json"
+    if (folder / "config.yaml").is_file():
+        # What was run before in this folder must be the same run.
+        earlier = yaml.safe_load((folder / "config.yaml").read_text())
+        wanted = run_config(method, arguments)
+        found = (earlier["MODEL"]["TIMM"]["NAME"], earlier["SOLVER"]["MAX_ITER"])
+        if found != (wanted.MODEL.TIMM.NAME, wanted.SOLVER.MAX_ITER):
+            raise SystemExit(
+                f"error: {folder} holds another run ({found[0]}, {found[1]} iterations): name "
+                "another --output, or remove it"
+            )
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
@@ -127,7 +149,7 @@ def main() -> None:
         "camvid_gpu" if torch.cuda.is_available() else "camvid",
         {
             "configs": {m: os.path.relpath(config_of(m), ROOT) for m in METHODS},
-            "iterations": arguments.iterations or "as configured",
+            "iterations": run_config("baseline", arguments).SOLVER.MAX_ITER,
             "seeds": arguments.seeds,
             "groups": {
                 group: [row["name"] for row in reports["rr"][0]["classes"] if row["group"] == group]
