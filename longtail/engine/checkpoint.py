@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
 from longtail.utils.io import atomic_write
 
@@ -58,7 +59,9 @@ class Checkpointer(DetectionCheckpointer):
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, or holds more than tensors and plain values.
         """
-        if path and "://" not in path and not os.path.isfile(path):
+        # With several processes the file may be on the main one's machine alone.
+        alone = comm.get_world_size() == 1
+        if alone and path and "://" not in path and not os.path.isfile(path):
             raise FileNotFoundError(
                 f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint, or to '' to "
                 "start without"

@@ -40,10 +40,16 @@ class PolyFloorParamScheduler(ParamScheduler):
 def build_lr_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """``WarmupPolyFloorLR``, or any of detectron2's schedules, by ``SOLVER.LR_SCHEDULER_NAME``."""
+    """``WarmupPolyFloorLR``, or any of detectron2's schedules, by ``SOLVER.LR_SCHEDULER_NAME``.
+
+    Raises:
+        ValueError: ``BASE_LR`` is not positive, or below the floor.
+    """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupPolyFloorLR":
         return build_detectron2_scheduler(cfg, optimizer)
+    if solver.BASE_LR <= 0:
+        raise ValueError(f"SOLVER.BASE_LR must be > 0, got {solver.BASE_LR}")
     schedule = WarmupParamScheduler(
         PolyFloorParamScheduler(solver.POLY_LR_POWER, solver.POLY_LR_FLOOR / solver.BASE_LR),
         solver.WARMUP_FACTOR,

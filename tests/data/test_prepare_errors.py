@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from longtail.data.prepare import prepare_dataset
 from tests.data.sources import (

@@ -94,6 +94,12 @@ def test_a_floor_above_the_learning_rate(solve):
         build_lr_scheduler(cfg, optimizer)
 
 
+def test_a_learning_rate_that_is_not_positive(solve):
+    cfg, _, optimizer = solve("BASE_LR", 0.0)
+    with pytest.raises(ValueError, match="BASE_LR must be > 0, got 0.0"):
+        build_lr_scheduler(cfg, optimizer)
+
+
 def test_detectron2_schedules_still_work(solve):
     cfg, _, optimizer = solve(
         *("LR_SCHEDULER_NAME", "WarmupMultiStepLR", "BASE_LR", 0.1, "MAX_ITER", 4),
