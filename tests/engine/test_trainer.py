@@ -170,7 +170,8 @@ def test_state_of_the_loss_scaling(one_image):
     plain.checkpointer.load(f"{cfg.OUTPUT_DIR}/scaled.pth")
     # A bfloat16 run has a scaler, but one without a state.
     bfloat16 = one_image("bf16", "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16")
-    Trainer(bfloat16).checkpointer.save("unscaled")
+    unscaled = Trainer(bfloat16)
+    unscaled.checkpointer.save("unscaled")
     other.checkpointer.load(f"{bfloat16.OUTPUT_DIR}/unscaled.pth")
 
 
