@@ -1,6 +1,10 @@
 """Registration: names, colours, groups and folders of the data sets, and the pairing of files."""
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -234,3 +238,19 @@ def test_contradicting_arguments_are_refused(tmp_path, name, arguments, message)
     with pytest.raises(ValueError, match=f"^{name}: .*{message}"):
         register_sem_seg(name, tmp_path, tmp_path, **arguments)
     assert name not in DatasetCatalog
+
+
+def test_a_missing_ade20k_says_how_to_make_it(tmp_path):
+    """In a process of its own: detectron2 reads the folder of all data sets when it is imported."""
+    program = (
+        "import longtail.data.datasets as d; from detectron2.data import DatasetCatalog as c; "
+        "d.register_all('again'); c.get('ade20k_sem_seg_val')"
+    )
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    last = result.stderr.strip().splitlines()[-1]
+    assert f"ade20k_sem_seg_val: {tmp_path}/ADEChallengeData2016/images/validation is" in last
+    assert last.endswith("python tools/prepare_datasets.py ade20k")
+    assert last.count("is missing") == 1

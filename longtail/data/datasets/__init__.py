@@ -10,7 +10,7 @@ annotations instead.
 
 import detectron2.data  # noqa: F401  (registers ADE20K and LVIS)
 
-from longtail.data.datasets.ade20k import complete_ade20k_metadata
+from longtail.data.datasets.ade20k import complete_ade20k
 from longtail.data.datasets.camvid import register_camvid
 from longtail.data.datasets.coco_stuff import register_coco_stuff
 from longtail.data.datasets.files import datasets_root
@@ -28,7 +28,7 @@ def register_all(root: str) -> None:
     Args:
         root: the folder that holds the data sets.
     """
-    complete_ade20k_metadata()
+    complete_ade20k()
     register_coco_stuff(root)
     register_camvid(root)
     register_synthetic(root)

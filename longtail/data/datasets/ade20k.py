@@ -1,8 +1,10 @@
 """ADE20K SceneParsing: detectron2's registration, completed by colours and class groups."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 # Red, green and blue of the 150 classes, the palette that MIT CSAIL publishes with the data.
 # Class 6 (road) and class 48 (skyscraper) share one there.
@@ -51,13 +53,29 @@ def image_and_label_folders(root: str, split: str) -> tuple[str, str]:
     )
 
 
-def complete_ade20k_metadata() -> None:
-    """Add ``stuff_colors`` and ``class_groups`` to detectron2's ``ade20k_sem_seg_{train,val}``.
+def complete_ade20k() -> None:
+    """Complete detectron2's ``ade20k_sem_seg_{train,val}``.
 
-    What is already set, by the user or by another version of detectron2, stays.
+    They get ``stuff_colors`` and ``class_groups``; what is already set, by the user or by another
+    version of detectron2, stays. And a missing folder is an error that says how to make it.
     """
     for split in FOLDERS:
-        metadata = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
+        name = f"ade20k_sem_seg_{split}"
+        load = DatasetCatalog[name]
+        if not isinstance(load, partial) or load.func is not _load_with_hint:
+            DatasetCatalog.remove(name)
+            DatasetCatalog.register(name, partial(_load_with_hint, name, load))
+        metadata = MetadataCatalog.get(name)
         for key, value in (("stuff_colors", COLORS), ("class_groups", CLASS_GROUPS)):
             if metadata.get(key) is None:
                 setattr(metadata, key, value)
+
+
+def _load_with_hint(name: str, load: Callable[[], list[dict]]) -> list[dict]:
+    try:
+        return load()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name}: {error.filename} is missing; unpack ADEChallengeData2016 under "
+            "DETECTRON2_DATASETS, then run: python tools/prepare_datasets.py ade20k"
+        ) from None
