@@ -29,7 +29,9 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         _join_torchrun()
         main(args)
         # Only after success: taking leave waits for the others, and torchrun ends them when one
-        # of them has failed.
+        # of them has failed. Waiting here also lets gloo's threads release their last tensors,
+        # for which they need Python's lock; its destructor joins them while it holds that lock.
+        comm.synchronize()
         dist.destroy_process_group()
         return
     available = torch.cuda.device_count()
