@@ -4,7 +4,6 @@ python tools/generate_synthetic.py --workers 2
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tabulate import tabulate
 from longtail.data.datasets import datasets_root
 from longtail.data.datasets.synthetic import NAME
 from longtail.data.synthetic import SPLITS, SyntheticConfig, write_dataset
+from longtail.utils.cores import available_cores
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same files")
     parser.add_argument(
-        "--workers", type=int, metavar="N", default=os.cpu_count(), help="processes"
+        "--workers", type=int, metavar="N", default=available_cores(), help="processes"
     )
     return parser
 

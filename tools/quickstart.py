@@ -18,6 +18,7 @@ import matplotlib
 from tabulate import tabulate
 
 from longtail.data.synthetic import SyntheticConfig, write_dataset
+from longtail.utils.cores import available_cores
 from longtail.utils.io import atomic_write
 
 matplotlib.use("Agg")
@@ -40,12 +41,14 @@ def main() -> None:
     datasets = output / "datasets"
     print("Generating 520 scenes with a long tail ...", flush=True)
     try:
-        write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), os.cpu_count())
+        write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), available_cores())
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets)}
     for name, config in CONFIGS.items():
-        if not (output / name / RESULT).is_file():
+        if (output / name / RESULT).is_file():
+            print(f"{name}: trained before; to repeat it, remove {output / name}")
+        else:
             options = ["--config-file", config, "--resume", "OUTPUT_DIR", str(output / name)]
             call("train_net.py", options, environment)
     models = [

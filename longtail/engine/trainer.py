@@ -117,12 +117,11 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        model = create_ddp_model(
-            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
-        )
+        device = torch.device(cfg.MODEL.DEVICE).type
+        # detectron2 names this process's GPU, which DistributedDataParallel refuses on a CPU.
+        placement = {"device_ids": None} if device == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **placement)
         if cfg.SOLVER.AMP.ENABLED:
-            device = torch.device(cfg.MODEL.DEVICE).type
             self._trainer = AMPTrainer(model, data_loader, optimizer, device, cfg.SOLVER.AMP.DTYPE)
         else:
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
