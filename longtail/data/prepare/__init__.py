@@ -5,12 +5,15 @@
 
 from longtail.data.prepare.ade20k import ADE20K
 from longtail.data.prepare.camvid import CAMVID
+from longtail.data.prepare.camvid_instances import write_camvid_instances
 from longtail.data.prepare.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
+from longtail.data.prepare.lvis import check_lvis
 from longtail.data.prepare.runner import Report, prepare
 
-__all__ = ["RECIPES", "Report", "prepare_dataset"]
+__all__ = ["NAMES", "RECIPES", "Report", "prepare_dataset"]
 
 RECIPES = {recipe.name: recipe for recipe in (ADE20K, COCO_STUFF_164K, COCO_STUFF_10K, CAMVID)}
+NAMES = (*RECIPES, "camvid_instances", "lvis")
 
 
 def prepare_dataset(
@@ -23,11 +26,14 @@ def prepare_dataset(
 ) -> Report:
     """Convert the label maps of a data set, and complete its layout under ``root``.
 
+    ``"camvid_instances"`` derives objects from CamVid's converted label maps, and ``"lvis"`` only
+    checks what is there: the first takes none of the options, the second the splits alone.
+
     May be stopped and called again: every file is written atomically, and what exists and is
     newer than its source is skipped. A faulty file does not keep the others from being written.
 
     Args:
-        name: ``"ade20k"``, ``"coco_stuff_164k"``, ``"coco_stuff_10k"`` or ``"camvid"``.
+        name: one of ``NAMES``.
         root: the folder that holds the data sets.
         source: the folder with the content of the official archive, its place under ``root`` if
             not given. From another place the images are copied, too.
@@ -42,6 +48,14 @@ def prepare_dataset(
         FileNotFoundError: there is no source.
         OSError: a file cannot be written.
     """
-    if name not in RECIPES:
-        raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(RECIPES)}")
+    if name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
+    if name not in RECIPES and (source is not None or workers is not None):
+        raise ValueError(f"{name} has no source to convert: it takes no --source and no --workers")
+    if name == "lvis":
+        return check_lvis(root, splits)
+    if name == "camvid_instances":
+        if splits is not None:
+            raise ValueError("camvid_instances takes no --splits: it needs train and val")
+        return write_camvid_instances(root)
     return prepare(RECIPES[name], root, source=source, splits=splits, workers=workers)

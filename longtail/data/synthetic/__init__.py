@@ -5,12 +5,14 @@ and colours are drawn anew for every object, so that a model has to look at text
 """
 
 from longtail.data.synthetic.config import SyntheticConfig
+from longtail.data.synthetic.lvis import LVIS_CONFIG, write_lvis_dataset
 from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
 from longtail.data.synthetic.scene import IGNORE_LABEL, Instance, Scene, generate_scene
 from longtail.data.synthetic.write import read_meta, write_dataset
 
 __all__ = [
     "IGNORE_LABEL",
+    "LVIS_CONFIG",
     "SPLITS",
     "Instance",
     "Scene",
@@ -20,4 +22,5 @@ __all__ = [
     "read_meta",
     "scene_generator",
     "write_dataset",
+    "write_lvis_dataset",
 ]

@@ -40,7 +40,10 @@ class PlacedObject:
 
 
 def place_objects(
-    config: SyntheticConfig, areas: np.ndarray, rng: np.random.Generator
+    config: SyntheticConfig,
+    areas: np.ndarray,
+    rng: np.random.Generator,
+    min_object: int = MIN_PIXELS,
 ) -> list[PlacedObject]:
     """Place objects until each thing class shows about its planned area.
 
@@ -48,16 +51,16 @@ def place_objects(
         config: the data set.
         areas: (K,) planned shares of the image, 0 for absent classes.
         rng: source of random numbers.
+        min_object: the fewest pixels that an object may show.
 
     Returns:
-        Objects from front to back. Each class with a planned area shows at least
-        ``MIN_PIXELS`` pixels.
+        Objects from front to back. Each class with a planned area shows at least one.
 
     Raises:
         ValueError: there is no room for what is planned.
     """
     for _ in range(_LAYOUT_TRIES):
-        placed = _try_to_place(config, areas, rng)
+        placed = _try_to_place(config, areas, rng, min_object)
         if placed is not None:
             return placed
     raise ValueError(
@@ -67,19 +70,19 @@ def place_objects(
 
 
 def _try_to_place(
-    config: SyntheticConfig, areas: np.ndarray, rng: np.random.Generator
+    config: SyntheticConfig, areas: np.ndarray, rng: np.random.Generator, min_object: int
 ) -> list[PlacedObject] | None:
     height, width = config.image_size
     planned = areas * height * width
     planned[: config.num_stuff] = 0
-    planned[planned > 0] = np.maximum(planned[planned > 0], 1.5 * MIN_PIXELS)
+    planned[planned > 0] = np.maximum(planned[planned > 0], 1.5 * min_object)
     remaining = planned.copy()
     tries = np.zeros(len(areas), dtype=int)
     occupied = np.zeros((height, width), dtype=bool)
     placed = []
     while True:
         open_classes = np.flatnonzero(
-            (remaining > np.maximum(_TOLERANCE * planned, MIN_PIXELS)) & (tries < _OBJECT_TRIES)
+            (remaining > np.maximum(_TOLERANCE * planned, min_object)) & (tries < _OBJECT_TRIES)
         )
         if not len(open_classes):
             break
@@ -87,10 +90,10 @@ def _try_to_place(
         tries[class_id] += 1
         # The rarer the room becomes, the smaller the objects that are tried.
         largest = remaining[class_id] * (1 - 0.9 * tries[class_id] / _OBJECT_TRIES)
-        full = _random_object(config, class_id, largest, rng)
+        full = _random_object(config, class_id, (min_object, largest), rng)
         visible = full & ~occupied
         shown = int(visible.sum())
-        if shown < max(MIN_PIXELS, _MIN_VISIBLE * full.sum()):
+        if shown < max(min_object, _MIN_VISIBLE * full.sum()):
             continue
         occupied |= full
         remaining[class_id] -= shown
@@ -101,13 +104,13 @@ def _try_to_place(
 
 
 def _random_object(
-    config: SyntheticConfig, class_id: int, largest: float, rng: np.random.Generator
+    config: SyntheticConfig, class_id: int, limits: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W) bool mask of one object of at most about ``largest`` pixels, centred in the image."""
+    """(H, W) bool mask of one object of about ``limits`` pixels, centred in the image."""
     height, width = config.image_size
     shape = SHAPES[config.thing_parts(class_id)[0]]
     area = height * width * shape.max_area * rng.uniform(0.3, 1) ** 1.5
-    mask = draw_shape(shape, max(min(area, largest), MIN_PIXELS), config.image_size, rng)
+    mask = draw_shape(shape, max(min(area, limits[1]), limits[0]), config.image_size, rng)
     top = int(rng.integers(height)) - mask.shape[0] // 2
     left = int(rng.integers(width)) - mask.shape[1] // 2
     canvas = np.zeros((height, width), dtype=bool)

@@ -9,7 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from longtail.data.synthetic.config import SyntheticConfig
+from longtail.data.synthetic.config import MIN_PIXELS, SyntheticConfig
 from longtail.data.synthetic.layout import (
     PlacedObject,
     fill_with_stuff,
@@ -57,7 +57,12 @@ class Scene:
     instances: list[Instance]
 
 
-def generate_scene(config: SyntheticConfig, areas: np.ndarray, rng: np.random.Generator) -> Scene:
+def generate_scene(
+    config: SyntheticConfig,
+    areas: np.ndarray,
+    rng: np.random.Generator,
+    min_object: int = MIN_PIXELS,
+) -> Scene:
     """Draw one scene.
 
     Args:
@@ -65,6 +70,7 @@ def generate_scene(config: SyntheticConfig, areas: np.ndarray, rng: np.random.Ge
         areas: (K,) share of the image that each class shall cover, 0 where absent, for instance a
             row of :func:`plan_split`; at least one stuff class must be present.
         rng: source of random numbers, for instance :func:`scene_generator`.
+        min_object: the fewest pixels that an object may show.
 
     Returns:
         A scene that contains exactly the planned classes.
@@ -78,7 +84,7 @@ def generate_scene(config: SyntheticConfig, areas: np.ndarray, rng: np.random.Ge
             f"areas must be {config.num_classes} shares, one of them of a stuff class "
             f"(0 to {config.num_stuff - 1}) above 0; got {areas}"
         )
-    objects = place_objects(config, areas, rng)
+    objects = place_objects(config, areas, rng, min_object)
     hidden = np.zeros(config.image_size, dtype=bool)
     for item in objects:
         hidden |= item.visible

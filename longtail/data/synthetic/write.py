@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def write_dataset(
         return meta
     # All errors in the arguments come before anything on the disk is touched.
     plans = {split: plan_split(config, num_images[split], split) for split in SPLITS}
-    _remove_generated_files(root)
+    remove_generated_files(root, _folders(root), "sem_seg")
     for folder in _folders(root):
         folder.mkdir(parents=True, exist_ok=True)
     counts = _write_splits(root, plans, config, num_workers)
@@ -117,9 +117,22 @@ def _folders(root: Path) -> list[Path]:
     return [folder for split in SPLITS for folder in split_folders(root, split)]
 
 
-def _remove_generated_files(root: Path) -> None:
-    """Remove an earlier data set; a folder with anything else in it is left as it is."""
-    files = [path for folder in _folders(root) if folder.is_dir() for path in folder.iterdir()]
+def remove_generated_files(root: Path, folders: Iterable[Path], kind: str) -> None:
+    """Remove an earlier data set, ``meta.json`` first.
+
+    Args:
+        root: the data set's folder.
+        folders: its folders of images and label maps.
+        kind: ``"sem_seg"`` or ``"lvis"``.
+
+    Raises:
+        ValueError: there is a file that was not generated, or a data set of the other kind;
+            everything is left as it is.
+    """
+    meta = read_meta(root)
+    if meta is not None and meta.get("kind", "sem_seg") != kind:
+        raise ValueError(f"{root} holds generated data of another kind: choose another folder")
+    files = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     for path in files:
         if not _OWN_FILE.fullmatch(path.name):
             raise ValueError(
@@ -138,13 +151,14 @@ def _write_splits(
     jobs = [(split, index, areas) for split in SPLITS for index, areas in enumerate(plans[split])]
     counts = {split: np.zeros((2, config.num_classes), dtype=np.int64) for split in SPLITS}
     write = functools.partial(_write_scene, root, config)
-    results = tqdm(_map(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
+    results = tqdm(map_jobs(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
     for (split, _, _), pixels in zip(jobs, results, strict=True):
         counts[split] += np.stack([pixels > 0, pixels])
     return counts
 
 
-def _map(function: Any, jobs: list, num_workers: int) -> Iterator[np.ndarray]:
+def map_jobs(function: Callable, jobs: list, num_workers: int) -> Iterator[Any]:
+    """Yield ``function(job)`` in order, from ``num_workers`` processes if that is above 1."""
     if num_workers <= 1:
         yield from map(function, jobs)
         return
@@ -166,12 +180,13 @@ def _write_scene(
     name = f"synthetic_{split}_{index:06d}"
     images, labels = split_folders(root, split)
     bgr = scene.image[..., ::-1]
-    _write_image(images / f"{name}.jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    _write_image(labels / f"{name}.png", scene.sem_seg, [])
+    write_image(images / f"{name}.jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    write_image(labels / f"{name}.png", scene.sem_seg, [])
     return np.bincount(scene.sem_seg.ravel(), minlength=256)[: config.num_classes]
 
 
-def _write_image(path: Path, pixels: np.ndarray, parameters: list[int]) -> None:
+def write_image(path: Path, pixels: np.ndarray, parameters: list[int]) -> None:
+    """Write an image atomically: (H, W) or (H, W, 3) uint8, blue first; format by the suffix."""
     _, encoded = cv2.imencode(path.suffix, pixels, parameters)
     with atomic_write(path, "wb") as file:
         file.write(encoded.tobytes())

@@ -1,0 +1,128 @@
+"""In which order training images are drawn.
+
+Shapes: N images, K classes.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch.utils.data import Sampler
+
+OWN_SAMPLER = "ClassBalancedTrainingSampler"
+# Those that detectron2 builds itself.
+BUILT_BY_DETECTRON2 = (
+    "TrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "RandomSubsetTrainingSampler",
+)
+
+
+class ClassBalancedTrainingSampler(Sampler):
+    """Endless image indices: a class is drawn uniformly, then one of its images uniformly.
+
+    An image of several classes is in the list of each. All processes draw the same stream from
+    the same seed, and process r takes its entries r, r + world size, ..., as with detectron2's
+    samplers.
+    """
+
+    def __init__(
+        self, images_by_class: Sequence[Sequence[int]], *, seed: int | None = None
+    ) -> None:
+        """
+        Args:
+            images_by_class: for each class that occurs the indices (0..N-1) of its images, as
+                :meth:`images_by_class_from_dataset_dicts` makes them.
+            seed: of the stream, the same in every process; by default a random one that they
+                share, for which they must all be here.
+
+        Raises:
+            ValueError: there is no class, or a class has no image.
+        """
+        if len(images_by_class) == 0 or any(len(images) == 0 for images in images_by_class):
+            raise ValueError(
+                f"{OWN_SAMPLER} needs at least one class, and an image of every class: leave "
+                "classes without images out"
+            )
+        self._images_by_class = images_by_class
+        self._seed = comm.shared_random_seed() if seed is None else int(seed)
+        self._rank = comm.get_rank()
+        self._world_size = comm.get_world_size()
+
+    @staticmethod
+    def images_by_class_from_dataset_dicts(dataset_dicts: Sequence[dict]) -> list[list[int]]:
+        """The images of every class that occurs, in ascending order of the classes.
+
+        Args:
+            dataset_dicts: N records in detectron2's format. Images without ``annotations`` are in
+                no list, so the sampler never draws them; nor do annotations with ``iscrowd`` = 1
+                count, which are not trained on.
+
+        Returns:
+            For each class the ascending indices of its images, each image once.
+
+        Raises:
+            ValueError: no record has an annotation that counts.
+        """
+        images = defaultdict(list)
+        for index, record in enumerate(dataset_dicts):
+            instances = record.get("annotations") or ()
+            for category in {a["category_id"] for a in instances if not a.get("iscrowd", 0)}:
+                images[category].append(index)
+        if not images:
+            raise ValueError(
+                f"{OWN_SAMPLER}: none of the {len(dataset_dicts)} images has annotations to draw a "
+                "class from; use DATALOADER.SAMPLER_TRAIN TrainingSampler"
+            )
+        return [images[category] for category in sorted(images)]
+
+    def __iter__(self) -> Iterator[int]:
+        """The entries of the endless stream that belong to this process."""
+        return itertools.islice(self._stream(), self._rank, None, self._world_size)
+
+    def _stream(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(self._seed)
+
+        def draw(items: Sequence) -> Sequence[int] | int:
+            return items[int(torch.randint(len(items), (), generator=generator))]
+
+        while True:
+            yield draw(draw(self._images_by_class))
+
+
+def build_train_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler | None:
+    """The sampler that ``DATALOADER.SAMPLER_TRAIN`` names, where detectron2 does not have it.
+
+    Args:
+        cfg: a complete config.
+        dataset_dicts: the records that the loader gets as ``dataset``, in the same order: the
+            sampler's indices are into this list.
+
+    Returns:
+        The argument ``sampler`` of ``build_detection_train_loader(cfg, dataset=dataset_dicts)``;
+        None stands for the sampler of detectron2 that the config names.
+
+    Raises:
+        ValueError: no sampler has this name, or there are no annotations that it could use.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    known = [*BUILT_BY_DETECTRON2, OWN_SAMPLER]
+    if name not in known:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {known}, got {name!r}")
+    if name == "RepeatFactorTrainingSampler":
+        # detectron2 would only say: KeyError: 'annotations'.
+        without = [r.get("file_name") for r in dataset_dicts if "annotations" not in r]
+        if without:
+            raise ValueError(
+                f"{name} repeats images by their instances, but {len(without)} records (such as "
+                f"{without[0]}) have no 'annotations'; use DATALOADER.SAMPLER_TRAIN TrainingSampler"
+            )
+    if name != OWN_SAMPLER:
+        return None
+    return ClassBalancedTrainingSampler(
+        ClassBalancedTrainingSampler.images_by_class_from_dataset_dicts(dataset_dicts)
+    )
