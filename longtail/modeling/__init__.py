@@ -1,6 +1,21 @@
-"""Backbones, semantic heads and losses: baselines, with no method inside."""
+"""Backbones, heads and losses: baselines, with no method inside."""
 
 from .backbone import TimmBackbone
+from .cosine import CosineLinear
+from .roi_heads import (
+    LongTailCascadeROIHeads,
+    LongTailFastRCNNOutputLayers,
+    LongTailROIHeads,
+)
 from .sem_seg import FCNHead, SemSegHead, SeparableDeepLabV3PlusHead
 
-__all__ = ["FCNHead", "SemSegHead", "SeparableDeepLabV3PlusHead", "TimmBackbone"]
+__all__ = [
+    "CosineLinear",
+    "FCNHead",
+    "LongTailCascadeROIHeads",
+    "LongTailFastRCNNOutputLayers",
+    "LongTailROIHeads",
+    "SemSegHead",
+    "SeparableDeepLabV3PlusHead",
+    "TimmBackbone",
+]

@@ -4,7 +4,7 @@ import timm
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from timm.layers import Format
+from timm.layers import Format, freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from torch import Tensor
 
@@ -30,6 +30,7 @@ class TimmBackbone(Backbone):
         output_stride: int = 32,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         pretrained: str = "",
+        freeze_bn: bool = False,
     ) -> None:
         """
         Args:
@@ -38,6 +39,9 @@ class TimmBackbone(Backbone):
                 dilations.
             out_features: names of the levels to return.
             pretrained: initial weights, see :func:`.pretrained.load_pretrained`.
+            freeze_bn: batch normalisation with fixed statistics, scale and shift, in training as
+                in testing. Tensors keep their names, so that checkpoints fit either way; what
+                frozen layers lack is ``num_batches_tracked``. Other normalisations stay.
 
         Raises:
             ValueError: timm has no such model, or the model no such level or output stride.
@@ -62,6 +66,9 @@ class TimmBackbone(Backbone):
             name, features_only=True, out_indices=tuple(indices), **options
         )
         load_pretrained(self.model, name, pretrained)
+        if freeze_bn:
+            # detectron2's FrozenBatchNorm2d would drop the activation of timm's BatchNormAct2d.
+            self.model = freeze_batch_norm_2d(self.model)
         # Swin and its kin return (N, H, W, C).
         self.channels_last = getattr(self.model, "output_fmt", None) == Format.NHWC
         self._out_features = [known[i] for i in indices]
@@ -75,6 +82,7 @@ class TimmBackbone(Backbone):
             "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
             "out_features": tuple(cfg.MODEL.TIMM.OUT_FEATURES),
             "pretrained": cfg.MODEL.TIMM.PRETRAINED,
+            "freeze_bn": cfg.MODEL.TIMM.FREEZE_BN,
         }
 
     @property

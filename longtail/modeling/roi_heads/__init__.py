@@ -1,0 +1,6 @@
+"""ROI heads whose box classifier can be chosen."""
+
+from .fast_rcnn import LongTailFastRCNNOutputLayers
+from .roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
+
+__all__ = ["LongTailCascadeROIHeads", "LongTailFastRCNNOutputLayers", "LongTailROIHeads"]

@@ -1,0 +1,51 @@
+"""Mask R-CNN's and Cascade R-CNN's ROI heads around output layers of our own."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+
+from .fast_rcnn import LongTailFastRCNNOutputLayers
+
+
+class _OwnPredictor:
+    """Exchange the output layers that detectron2's ROI heads build by name."""
+
+    predictor_class = LongTailFastRCNNOutputLayers
+
+    @classmethod
+    def predictor_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
+        """What the output layers get beside what they read from the config themselves.
+
+        It is called once for all stages of a cascade: statistics are looked up here.
+        """
+        return {}
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super()._init_box_head(cfg, input_shape)
+        arguments = cls.predictor_arguments(cfg)
+
+        def exchange(predictor, head):
+            # Every stage of a cascade has its own box transform.
+            transform = {"box2box_transform": predictor.box2box_transform}
+            return cls.predictor_class(cfg, head.output_shape, **transform, **arguments)
+
+        if "box_predictors" in parts:
+            pairs = zip(parts["box_predictors"], parts["box_heads"], strict=True)
+            parts["box_predictors"] = [exchange(*pair) for pair in pairs]
+        else:
+            parts["box_predictor"] = exchange(parts["box_predictor"], parts["box_head"])
+        return parts
+
+
+@ROI_HEADS_REGISTRY.register()
+class LongTailROIHeads(_OwnPredictor, StandardROIHeads):
+    """detectron2's StandardROIHeads (Mask R-CNN) with ``MODEL.ROI_BOX_HEAD.CLASSIFIER``."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class LongTailCascadeROIHeads(_OwnPredictor, CascadeROIHeads):
+    """detectron2's CascadeROIHeads with ``MODEL.ROI_BOX_HEAD.CLASSIFIER`` at every stage."""
