@@ -2,8 +2,9 @@
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
+from longtail.evaluation.lvis_evaluator import LVISEvaluator
 from longtail.evaluation.sem_seg_evaluator import SemSegEvaluator
 
 
@@ -13,7 +14,7 @@ def build_evaluator(
     """The evaluator for ``dataset_name``.
 
     Args:
-        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS`` is read.
+        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS`` or ``TEST.LVIS`` is read.
         dataset_name: a registered data set; ``evaluator_type`` in its metadata is ``"sem_seg"``,
             ``"coco"`` or ``"lvis"``.
         output_dir: where the evaluator writes its results; nothing is written without it.
@@ -34,7 +35,12 @@ def build_evaluator(
             write_predictions=cfg.TEST.SEM_SEG.WRITE_PREDICTIONS,
         ),
         "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_dir),
-        "lvis": lambda: LVISEvaluator(dataset_name, output_dir=output_dir),
+        "lvis": lambda: LVISEvaluator(
+            dataset_name,
+            output_dir=output_dir,
+            modes=cfg.TEST.LVIS.MODES,
+            keep_all_detections=cfg.TEST.LVIS.KEEP_ALL_DETECTIONS,
+        ),
     }
     if evaluator_type not in builders:
         raise ValueError(

@@ -5,15 +5,16 @@ import uuid
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, LVISEvaluator
+from detectron2.evaluation import COCOEvaluator
 
-from longtail.evaluation import SemSegEvaluator, build_evaluator
+from longtail.evaluation import LVISEvaluator, SemSegEvaluator, build_evaluator
 
 
 @pytest.fixture
 def cfg():
     cfg = get_cfg()
     cfg.TEST.SEM_SEG = CfgNode({"WRITE_PREDICTIONS": False})
+    cfg.TEST.LVIS = CfgNode({"MODES": ["standard"], "KEEP_ALL_DETECTIONS": False})
     return cfg
 
 
@@ -37,11 +38,22 @@ def test_write_predictions_is_passed_on(cfg):
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("coco", COCOEvaluator), ("lvis", LVISEvaluator)])
-def test_detectron2s_own(cfg, tmp_path, kind, expected):
-    path = tmp_path / "annotations.json"
-    path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
-    name = register(kind, json_file=str(path), thing_classes=[])
+def test_instances(cfg, tmp_path, kind, expected):
+    name = register(kind, json_file=empty_annotations(tmp_path), thing_classes=[])
     assert isinstance(build_evaluator(cfg, name, str(tmp_path)), expected)
+
+
+def test_lvis_modes_are_passed_on(cfg, tmp_path):
+    cfg.TEST.LVIS.MODES = ["fixed", "poole"]
+    name = register("lvis", json_file=empty_annotations(tmp_path), thing_classes=[])
+    with pytest.raises(ValueError, match="modes must be of .*'poole'"):
+        build_evaluator(cfg, name)
+
+
+def empty_annotations(folder):
+    path = folder / "annotations.json"
+    path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
+    return str(path)
 
 
 def test_unknown(cfg):
