@@ -21,6 +21,8 @@ from detectron2.evaluation import verify_results
 from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from disalign import add_disalign_config
+from disalign.roi_cache import build_roi_cache_loader
 from region_rebalance import add_region_rebalance_config
 from torch.multiprocessing import ProcessExitedException
 
@@ -29,10 +31,22 @@ import longtail.modeling  # noqa: F401  (registers models)
 from longtail.config import add_longtail_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.trainer import training_records
 from longtail.utils.io import atomic_write
 
 # What bad input raises: configs, data, weights, or a training that diverges.
 INPUT_ERRORS = (ValueError, OSError, KeyError, FloatingPointError)
+
+
+class ProjectTrainer(Trainer):
+    """The trainer with the data loaders of the projects."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Images, or with ``MODEL.DISALIGN.ROI_FEATURE_CACHE`` what is cached of them."""
+        if cfg.MODEL.DISALIGN.ROI_FEATURE_CACHE:
+            return build_roi_cache_loader(cfg, training_records(cfg))
+        return super().build_train_loader(cfg)
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
@@ -52,6 +66,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     add_deeplab_config(cfg)
     add_longtail_config(cfg)
     add_region_rebalance_config(cfg)
+    add_disalign_config(cfg)
     try:
         if config_file:
             if not os.path.isfile(config_file):
@@ -59,7 +74,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
             cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(overrides or [])
     except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"config {config_file or 'options'}: {_one_line(error)}") from None
+        raise ValueError(f"config {config_file or 'options'}: {one_line(error)}") from None
     except (AttributeError, TypeError):
         raise ValueError(
             f"config {config_file}: expected KEY: VALUE pairs, got an empty file or something else"
@@ -72,8 +87,8 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
 def deployed_config(cfg: CfgNode) -> CfgNode:
     """The config of the model that is left for inference.
 
-    The region branch, the losses' class statistics and ImageNet weights serve training alone:
-    without them an evaluation needs neither the training set nor a download.
+    The region branch, class statistics of the training set and ImageNet weights serve training
+    alone: without them an evaluation needs neither the training set nor a download.
 
     Args:
         cfg: a complete config; it is not changed.
@@ -83,6 +98,7 @@ def deployed_config(cfg: CfgNode) -> CfgNode:
     if cfg.MODEL.SEM_SEG_HEAD.NAME == "RegionRebalanceHead":
         cfg.MODEL.SEM_SEG_HEAD.NAME = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = "cross_entropy"
+    cfg.DATASETS.TRAIN = ()
     cfg.MODEL.TIMM.PRETRAINED = ""
     cfg.freeze()
     return cfg
@@ -115,14 +131,15 @@ def run(args: argparse.Namespace) -> None:
         _run(args)
     except INPUT_ERRORS as error:
         where = _keep_traceback(args)
-        raise SystemExit(f"error: {_one_line(error)}{where}") from None
+        raise SystemExit(f"error: {one_line(error)}{where}") from None
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], INPUT_ERRORS))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks, quotes and tracebacks of other processes."""
     # The text of a KeyError is the quoted form of its message.
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if "Original Traceback" in message:
@@ -142,7 +159,7 @@ def _run(args: argparse.Namespace) -> None:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         evaluate(cfg, model)
         return
-    trainer = Trainer(cfg)
+    trainer = ProjectTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])

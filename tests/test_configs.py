@@ -87,7 +87,7 @@ def test_a_baseline_and_its_rival_are_deployed_alike(with_branch):
 
 
 def test_base_recipe_of_the_papers():
-    """FACTS section 5, CNN."""
+    """SGD and poly schedule of the papers' CNNs."""
     cfg = load_config(str(ROOT / "configs/Base-SemSeg-R50c.yaml"))
     solver = cfg.SOLVER
     assert (solver.OPTIMIZER, solver.BASE_LR, solver.MOMENTUM) == ("SGD", 0.01, 0.9)

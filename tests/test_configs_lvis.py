@@ -20,8 +20,10 @@ SECOND_STAGES = [p for p in LVIS if p.stem.endswith("_disalign")]
 # What a second stage may say differently from its first.
 STAGE_KEYS = {"MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "OUTPUT_DIR"}
 STAGE_KEYS |= {f"SOLVER.{key}" for key in ("STEPS", "MAX_ITER", "CHECKPOINT_PERIOD")}
+# Short trainings that are in no paper.
+SHORT_STAGE_KEYS = STAGE_KEYS | {"SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"}
 EXPECTED = re.compile(
-    r"Expected AP: (?:box (\d+\.\d), mask (\d+\.\d)|not published|to be measured)\."
+    r"Expected AP: (?:box (\d+\.\d), mask (\d+\.\d)|not published|not measured yet)\."
 )
 
 
@@ -67,8 +69,11 @@ def test_states_its_figure(path):
     comment = first_comment(path)
     match = EXPECTED.search(comment)
     assert match, comment
-    assert ("Table" in comment) == (match[1] is not None)
-    assert (path in PUBLISHED) == ("to be measured" not in match[0])
+    if path in PUBLISHED:
+        assert ("Table" in comment) == (match[1] is not None)
+        assert "measured" not in match[0]
+    else:
+        assert "Table" not in comment
 
 
 def test_readme_has_the_same_figures():
@@ -104,7 +109,7 @@ def test_says_what_its_name_says(path):
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.MASK_ON": True,
         "MODEL.ROI_HEADS.NAME": "LongTailCascadeROIHeads" if cascade else "LongTailROIHeads",
-        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": cascade,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": cascade or "lite0" in stem,
         "MODEL.ROI_BOX_HEAD.CLASSIFIER": "cosine" if "_cosine" in stem else "linear",
         "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
         "OUTPUT_DIR": f"output/{ids(path)}",
@@ -132,13 +137,14 @@ def test_second_stage_follows_its_first(path):
     assert stage_1.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
     assert_values(cfg, {"MODEL.WEIGHTS": f"{stage_1.OUTPUT_DIR}/model_final.pth"})
     changed = differences(path, stage_1)
-    assert {"MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "OUTPUT_DIR"} <= changed <= STAGE_KEYS
+    allowed = STAGE_KEYS if path in PUBLISHED else SHORT_STAGE_KEYS
+    assert {"MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "OUTPUT_DIR"} <= changed <= allowed
     assert cfg.MODEL.DISALIGN.RHO == 0.8
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=ids)
 def test_recipe_of_the_paper(path):
-    """FACTS section 5, LVIS, and section 2, stage 2 and LVIS test."""
+    """Schedule, sizes and test settings of section C.2 and Table 8."""
     steps, max_iter = {
         "LVISv0.5": ((60_000, 80_000), 90_000),
         "LVISv1": ((120_000, 160_000), 180_000),

@@ -1,4 +1,4 @@
-"""HOUSE.md's "Who may import whom", read from the sources."""
+"""Which package may import which, read from the sources."""
 
 import ast
 import sys

@@ -114,10 +114,12 @@ class SecondStageCheckpointer(Checkpointer):
         # is missing would be lost among them, and BatchNorm never misses its num_batches_tracked.
         if parameters <= missing:
             missing -= tensors
+        # Old checkpoints of detectron2 have them; they come from the config.
+        unexpected = set(incompatible.unexpected_keys) - {"pixel_mean", "pixel_std"}
         problems = [
             *(f"{n} has shape {g}, the model {o}" for n, (g, o) in sorted(shapes.items())),
             *(f"{name} is missing" for name in sorted(missing)),
-            *(f"{name} is unexpected" for name in sorted(incompatible.unexpected_keys)),
+            *(f"{name} is unexpected" for name in sorted(unexpected)),
         ]
         if problems:
             more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

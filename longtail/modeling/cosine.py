@@ -43,8 +43,10 @@ class CosineLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., C) features to (..., K) logits; 0 for a feature that is zero."""
-        directions = F.normalize(features, dim=-1, eps=EPS)
-        return self.scale * F.linear(directions, F.normalize(self.weight, dim=1, eps=EPS))
+        # bfloat16 would round logits near 20 to steps of 0.125.
+        with torch.autocast(features.device.type, enabled=False):
+            directions = F.normalize(features.to(self.weight.dtype), dim=-1, eps=EPS)
+            return self.scale * F.linear(directions, F.normalize(self.weight, dim=1, eps=EPS))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

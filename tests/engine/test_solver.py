@@ -66,7 +66,7 @@ def test_poly_ends_at_the_floor(solve):
 
 
 def test_warm_up_then_poly(solve):
-    """FACTS' Swin: linear from 1e-6 to the poly curve, which then falls to 0."""
+    """Swin's recipe: linear from 1e-6 to the poly curve, which then falls to 0."""
     cfg, _, optimizer = solve(
         *("OPTIMIZER", "AdamW", "BASE_LR", 6e-5, "MAX_ITER", 40, "WARMUP_ITERS", 10),
         *("WARMUP_FACTOR", 1 / 60, "POLY_LR_POWER", 1.0, "POLY_LR_FLOOR", 0.0),

@@ -28,7 +28,7 @@ class SemSegHeadContract:
     """A subclass sets ``name``, ``parameters`` and, if its config differs, ``overrides``."""
 
     name: str
-    # FACTS: with 150 classes on ResNet-50, without the auxiliary head.
+    # With 150 classes on ResNet-50, without the auxiliary head.
     parameters: int
     # In MODEL.SEM_SEG_HEAD: the paper's, and narrow ones for all other tests.
     paper: dict = {}

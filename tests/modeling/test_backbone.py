@@ -70,7 +70,7 @@ def test_stem_of_resnet50c(backbones):
     assert (model.maxpool.kernel_size, model.maxpool.stride) == (3, 2)
 
 
-# FACTS section 4: strides 1, 2, 1, 1, dilations 1, 1, 2, 4; first blocks at 1, 1, 1, 2.
+# Strides 1, 2, 1, 1, dilations 1, 1, 2, 4; first blocks at 1, 1, 1, 2.
 @pytest.mark.parametrize(
     ("output_stride", "strides", "first", "rest"),
     [(8, (1, 2, 1, 1), (1, 1, 1, 2), (1, 1, 2, 4)), (32, (1, 2, 2, 2), (1,) * 4, (1,) * 4)],

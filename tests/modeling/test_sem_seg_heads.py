@@ -1,4 +1,4 @@
-"""The heads of FACTS, each by the contract and by what is its own."""
+"""The heads, each by the contract and by what is its own."""
 
 import pytest
 import torch

@@ -1,0 +1,21 @@
+"""Distribution Alignment (DisAlign): calibrate a frozen model in a second stage."""
+
+from .calibration import AdaptiveCalibration
+from .config import add_disalign_config
+from .fast_rcnn import DisAlignFastRCNNOutputLayers
+from .functional import alignment_loss, calibrate_logits, generalized_reweight
+from .rcnn import DisAlignRCNN
+from .roi_heads import DisAlignCascadeROIHeads, DisAlignROIHeads, RoIs
+
+__all__ = [
+    "AdaptiveCalibration",
+    "DisAlignCascadeROIHeads",
+    "DisAlignFastRCNNOutputLayers",
+    "DisAlignRCNN",
+    "DisAlignROIHeads",
+    "RoIs",
+    "add_disalign_config",
+    "alignment_loss",
+    "calibrate_logits",
+    "generalized_reweight",
+]

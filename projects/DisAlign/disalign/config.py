@@ -1,0 +1,28 @@
+"""The config keys of DisAlign."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_disalign_config(cfg: CN) -> None:
+    """Add ``MODEL.DISALIGN`` to ``cfg``.
+
+    The second stage is on when ``MODEL.META_ARCHITECTURE`` is ``DisAlignRCNN``;
+    ``MODEL.WEIGHTS`` then names the first stage's checkpoint.
+    """
+    cfg.MODEL.DISALIGN = CN()
+    node = cfg.MODEL.DISALIGN
+    # rho in Eq. 11, >= 0: 0 weighs all samples alike (no re-weighting), 1 all classes.
+    # The paper: 0.8 on LVIS, 0.3 on ADE20K, 1.2 (linear) and 1.5 (cosine) in classification.
+    node.RHO = 0.8
+    # What is learned, for the ablation of Tables 5 and 12: alpha, beta, sigma(x) (otherwise 1).
+    node.MAGNITUDE = True
+    node.MARGIN = True
+    node.CONFIDENCE = True
+    # A bias in the confidence's linear layer, as released; the paper prints none.
+    node.CONFIDENCE_BIAS = True
+    # True: the loss is sum(w l) / sum(w); False: sum(w l) / N, as printed in Eq. 9.
+    node.WEIGHTED_MEAN = True
+    # Count a class without training samples as one sample; otherwise it is an error.
+    node.CLAMP_ZERO_COUNTS = False
+    # Folder written by tools/cache_roi_features.py: train on its features instead of images.
+    node.ROI_FEATURE_CACHE = ""

@@ -1,0 +1,150 @@
+"""Fast R-CNN's output layers with calibrated class scores.
+
+Shape alphabet:
+    R: RoIs
+    C: channels of a RoI's feature
+    K: foreground classes; the last of the K + 1 scores is the background's
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from longtail.modeling.roi_heads import LongTailFastRCNNOutputLayers
+
+from .calibration import AdaptiveCalibration
+from .functional import alignment_loss
+
+
+class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
+    """Output layers whose foreground scores are calibrated (Eq. 5), for the second stage.
+
+    The background's score is left alone and its weight in the loss is 1.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        class_weights: Tensor,
+        class_groups: Mapping[str, Sequence[int]],
+        magnitude: bool = True,
+        margin: bool = True,
+        confidence: bool = True,
+        confidence_bias: bool = True,
+        weighted_mean: bool = True,
+        **kwargs,
+    ) -> None:
+        """
+        Args:
+            input_shape: shape of the box features.
+            class_weights: (K,) w_c of Eq. 11 for the foreground classes.
+            class_groups: class indices by frequency group, for the log.
+            magnitude, margin, confidence, confidence_bias: see :class:`AdaptiveCalibration`.
+            weighted_mean: see :func:`alignment_loss`.
+            kwargs: as for LongTailFastRCNNOutputLayers.
+
+        Raises:
+            ValueError: weights of another length than the number of classes.
+        """
+        super().__init__(input_shape, **kwargs)
+        weights = torch.as_tensor(class_weights, dtype=torch.float32)
+        if weights.shape != (self.num_classes,):
+            raise ValueError(
+                f"class_weights must have shape ({self.num_classes},), got {tuple(weights.shape)}: "
+                "MODEL.ROI_HEADS.NUM_CLASSES and the training set do not belong together"
+            )
+        # They belong to the data, not to the weights: they stay out of checkpoints.
+        weights = torch.cat([weights, weights.new_ones(1)])
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
+        self.weighted_mean = weighted_mean
+        self.calibration = AdaptiveCalibration(
+            self.num_classes,
+            self.cls_score.in_features,
+            magnitude=magnitude,
+            margin=margin,
+            confidence=confidence,
+            confidence_bias=confidence_bias,
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        options = cfg.MODEL.DISALIGN
+        return {
+            **super().from_config(cfg, input_shape),
+            "magnitude": options.MAGNITUDE,
+            "margin": options.MARGIN,
+            "confidence": options.CONFIDENCE,
+            "confidence_bias": options.CONFIDENCE_BIAS,
+            "weighted_mean": options.WEIGHTED_MEAN,
+        }
+
+    def class_scores(self, features: Tensor) -> Tensor:
+        """(R, C) features to (R, K + 1) calibrated scores."""
+        scores = self.cls_score(features)
+        foreground = self.calibration(scores[:, :-1], features)
+        return torch.cat([foreground, scores[:, -1:].to(foreground)], dim=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Box features (R, C) or (R, C, H, W) to calibrated scores and box deltas."""
+        features = x.flatten(1)
+        return self.class_scores(features), self.bbox_pred(features)
+
+    def losses(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """As detectron2's, with the alignment loss as ``loss_cls``."""
+        losses = super().losses(predictions, proposals)
+        classes = torch.cat([p.gt_classes for p in proposals])
+        return {**losses, "loss_cls": self._loss(predictions[0], classes)}
+
+    def calibration_loss(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The alignment loss of RoIs, and nothing else.
+
+        Args:
+            features: (R, C) box features.
+            classes: (R,) ground truth, K for background.
+
+        Returns:
+            A scalar, the ``loss_cls`` that :meth:`losses` gives for the same RoIs.
+        """
+        scores = self.class_scores(features)
+        _log_classification_stats(scores, classes)
+        self._log_calibration(features, classes)
+        return self._loss(scores, classes)
+
+    def _loss(self, scores: Tensor, classes: Tensor) -> Tensor:
+        loss = alignment_loss(scores, classes, self.class_weights, weighted_mean=self.weighted_mean)
+        return loss * self.loss_weight.get("loss_cls", 1.0)
+
+    @torch.no_grad()
+    def _log_calibration(self, features: Tensor, classes: Tensor) -> None:
+        """Per frequency group: mean alpha and beta, and quantiles of sigma over its RoIs."""
+        sigma = self.calibration.confidence(features).flatten().float()
+        groups = {**self.class_groups, "background": [self.num_classes]}
+        scalars = {}
+        for name, indices in groups.items():
+            members = torch.as_tensor(indices, device=classes.device)
+            if name != "background" and indices:
+                scalars[f"alpha/{name}"] = self.calibration.alpha[members].mean()
+                scalars[f"beta/{name}"] = self.calibration.beta[members].mean()
+            of_group = sigma[torch.isin(classes, members)]
+            if len(of_group):
+                levels = of_group.new_tensor([0.1, 0.5, 0.9])
+                quantiles = of_group.quantile(levels).unbind()
+                for level, value in zip((10, 50, 90), quantiles, strict=True):
+                    scalars[f"sigma_q{level}/{name}"] = value
+        if scalars:
+            # One transfer from the device for all of them.
+            values = torch.stack(list(scalars.values())).tolist()
+            storage = get_event_storage()
+            for key, value in zip(scalars, values, strict=True):
+                storage.put_scalar(f"disalign/{key}", value)

@@ -1,0 +1,136 @@
+"""Generalized re-weighting, calibration and the alignment loss of DisAlign, as pure functions.
+
+Shape alphabet:
+    K: classes (foreground classes in detection)
+    S: samples: RoIs, pixels or images
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def generalized_reweight(
+    class_counts: Tensor,
+    rho: float,
+    *,
+    class_names: Sequence[str] | None = None,
+    clamp_zero_counts: bool = False,
+) -> Tensor:
+    """The class weights of the reference distribution, Eq. 11, scaled to mean 1:
+
+        w_c = K (1 / r_c)^rho / sum_k (1 / r_k)^rho
+
+    rho = 0 weighs all samples alike, rho = 1 all classes. The scale of ``class_counts`` cancels.
+
+    Args:
+        class_counts: (K,) finite r_c >= 0, what the class occurs in: images (classification),
+            pixels (semantic segmentation) or instances (detection).
+        rho: exponent, finite and >= 0.
+        class_names: K names, for messages.
+        clamp_zero_counts: count a class that does not occur as 1 instead of refusing it.
+
+    Returns:
+        (K,) float64 weights > 0 with mean 1.
+
+    Raises:
+        ValueError: wrong shape, a count that is negative or not finite, a zero count that is not
+            to be clamped, or rho out of range.
+    """
+    counts = torch.as_tensor(class_counts, dtype=torch.float64)
+    if counts.ndim != 1 or len(counts) == 0:
+        raise ValueError(f"class_counts must have shape (K,), got {tuple(counts.shape)}")
+    if not 0 <= rho < float("inf"):
+        raise ValueError(f"rho must be finite and >= 0, got {rho}")
+    # Not "counts < 0": that would let NaN pass.
+    valid = (counts >= 0) & counts.isfinite()
+    if not valid.all():
+        raise ValueError(f"class_counts must be finite and >= 0, got {counts[~valid][0].item():g}")
+    absent = (counts == 0).nonzero().flatten().tolist()
+    if absent and not clamp_zero_counts:
+        first = f"class {absent[0]}"
+        if class_names is not None:
+            first += f" ({class_names[absent[0]]})"
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ValueError(
+            f"{first}{more} does not occur in the training set, so that its weight would be "
+            "infinite: train on data that has it, or count it as one sample "
+            "(MODEL.DISALIGN.CLAMP_ZERO_COUNTS True)"
+        )
+    log_weights = -rho * counts.where(counts > 0, 1.0).log()
+    # A softmax is the normalisation that cannot overflow, whatever rho.
+    return len(counts) * log_weights.softmax(dim=0)
+
+
+def calibrate_logits(
+    logits: Tensor, alpha: Tensor, beta: Tensor, confidence: Tensor | float
+) -> Tensor:
+    """The calibrated class scores, Eq. 5:
+
+        z^_j = sigma(x) (alpha_j z_j + beta_j) + (1 - sigma(x)) z_j
+
+    Computed as z + sigma ((alpha - 1) z + beta), which for alpha = 1 and beta = 0 is exactly z;
+    the printed form would round.
+
+    Args:
+        logits: (..., K) class scores z.
+        alpha: (K,) magnitude.
+        beta: (K,) margin.
+        confidence: (..., 1) sigma in [0, 1], or a number: how much of the calibration applies.
+
+    Returns:
+        (..., K), of the wider of the types given.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    K = logits.shape[-1]
+    if alpha.shape != (K,) or beta.shape != (K,):
+        raise ValueError(
+            f"alpha and beta must have shape ({K},), one value for each logit, got "
+            f"{tuple(alpha.shape)} and {tuple(beta.shape)}"
+        )
+    if isinstance(confidence, Tensor) and confidence.shape != (*logits.shape[:-1], 1):
+        raise ValueError(
+            f"confidence must have shape {(*logits.shape[:-1], 1)} for logits of shape "
+            f"{tuple(logits.shape)}, got {tuple(confidence.shape)}"
+        )
+    return logits + confidence * ((alpha - 1) * logits + beta)
+
+
+def alignment_loss(
+    logits: Tensor, classes: Tensor, class_weights: Tensor, *, weighted_mean: bool = True
+) -> Tensor:
+    """The KL divergence from the reference distribution, Eq. 9 and 10, up to its constant:
+
+        L = -sum_i w_(y_i) log p_m(y_i | x_i) / sum_i w_(y_i)
+
+    Args:
+        logits: (S, K) calibrated scores; computed in float32 at least.
+        classes: (S,) integers in 0..K-1.
+        class_weights: (K,) w_c > 0 of Eq. 11 (with the background's weight in detection).
+        weighted_mean: False divides by S, as printed, instead of by the sum of the weights.
+
+    Returns:
+        A scalar; zero, with a zero gradient, if S is 0.
+
+    Raises:
+        ValueError: wrong shapes.
+    """
+    if logits.ndim != 2 or class_weights.shape != logits.shape[1:]:
+        raise ValueError(
+            f"logits must have shape (S, K) and class_weights (K,), got {tuple(logits.shape)} "
+            f"and {tuple(class_weights.shape)}"
+        )
+    # cross_entropy would take (S, K) for soft labels.
+    if classes.shape != logits.shape[:1]:
+        raise ValueError(f"classes must have shape ({len(logits)},), got {tuple(classes.shape)}")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if len(logits) == 0:
+        return logits.sum()
+    weights = class_weights.to(logits)
+    if weighted_mean:
+        return F.cross_entropy(logits, classes, weights)
+    return F.cross_entropy(logits, classes, weights, reduction="sum") / len(logits)

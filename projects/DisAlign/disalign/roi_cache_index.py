@@ -1,0 +1,216 @@
+"""What cached RoI features were computed from, and how many there are.
+
+Shape alphabet:
+    N: images of the training set
+    E: epochs, how often every image is in the cache, each time newly augmented and sampled
+    M: images of a shard
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from longtail.utils.io import write_json
+
+# To be raised when the same config gives other features, or the files change: against old caches.
+FORMAT_VERSION = 1
+# What is lost when the tool is interrupted: at most this many images.
+IMAGES_PER_SHARD = 64
+INDEX_FILE = "cache.json"
+# Keys of MODEL that say where the model is and what the calibration learns, not what the frozen
+# modules compute. The weights count by their content, not by their place.
+WITHOUT_INFLUENCE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.DISALIGN.")
+SHOWN_KEYS = 3
+
+
+@dataclass(frozen=True)
+class Index:
+    """What ``cache.json`` holds.
+
+    Attributes:
+        version: FORMAT_VERSION.
+        weights: SHA-256 of the first stage's checkpoint.
+        data: SHA-256 of the training set's records.
+        config: the values that features depend on, by the full names of their keys.
+        num_images: N.
+        images_per_shard: M; the last shard of an epoch may have fewer.
+        epochs: E.
+    """
+
+    version: int
+    weights: str
+    data: str
+    config: dict[str, Any]
+    num_images: int
+    images_per_shard: int
+    epochs: int
+
+    @property
+    def shards_per_epoch(self) -> int:
+        return -(-self.num_images // self.images_per_shard)
+
+    def images(self, shard: int) -> list[tuple[int, int]]:
+        """The images of a shard, as pairs (epoch, image)."""
+        epoch, block = divmod(shard, self.shards_per_epoch)
+        start = block * self.images_per_shard
+        stop = min(start + self.images_per_shard, self.num_images)
+        return [(epoch, image) for image in range(start, stop)]
+
+    def missing_shards(self, folder: str | os.PathLike) -> list[int]:
+        """The shards that the folder does not have, in ascending order."""
+        there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        shards = range(self.epochs * self.shards_per_epoch)
+        return [shard for shard in shards if shard_name(shard) not in there]
+
+    def differences(self, other: "Index") -> list[str]:
+        """In what the other cache's features differ, in words; empty if they are the same."""
+        found = ["version of the format"] if self.version != other.version else []
+        found += ["file of weights"] if self.weights != other.weights else []
+        keys = sorted(
+            key
+            for key in self.config.keys() | other.config.keys()
+            if self.config.get(key) != other.config.get(key)
+        )
+        if keys:
+            more = ", ..." if len(keys) > SHOWN_KEYS else ""
+            found.append(f"config ({', '.join(keys[:SHOWN_KEYS])}{more})")
+        if (self.data, self.num_images) != (other.data, other.num_images):
+            found.append("training set")
+        return found
+
+
+def shard_name(shard: int) -> str:
+    """The file of a shard."""
+    return f"shard_{shard:06d}.pt"
+
+
+def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> Index:
+    """The index of the cache that belongs to a config.
+
+    Training options (solver, samplers, seeds, all of ``MODEL.DISALIGN``) and keys for testing
+    leave features as they are, and are no part of it; nor is the device.
+
+    Args:
+        cfg: config of a second stage.
+        records: N records of the training set, in detectron2's format.
+        epochs: E.
+
+    Raises:
+        ValueError: the config is not a second stage's, names no weights, or E is below 1.
+        FileNotFoundError: the weights do not exist.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "DisAlignRCNN":
+        raise ValueError(
+            "RoI features are cached for a second stage, MODEL.META_ARCHITECTURE DisAlignRCNN, got "
+            f"{cfg.MODEL.META_ARCHITECTURE}"
+        )
+    if epochs < 1:
+        raise ValueError(f"a cache has at least 1 epoch, got {epochs}")
+    config = {
+        **_flattened(cfg.MODEL, "MODEL."),
+        **_flattened(cfg.INPUT, "INPUT."),
+        "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+    }
+    return Index(
+        version=FORMAT_VERSION,
+        weights=_file_digest(cfg.MODEL.WEIGHTS),
+        data=_records_digest(records),
+        # As they come back from JSON, where a tuple becomes a list.
+        config=json.loads(json.dumps(config)),
+        num_images=len(records),
+        images_per_shard=IMAGES_PER_SHARD,
+        epochs=epochs,
+    )
+
+
+def check_same(folder: str | os.PathLike, index: Index, expected: Index) -> None:
+    """Refuse a cache that was computed from something else.
+
+    Args:
+        folder: where the cache is.
+        index: its index.
+        expected: what :func:`expected_index` gives for the config at hand.
+
+    Raises:
+        ValueError: the features would differ; the message says in what.
+    """
+    differences = index.differences(expected)
+    if differences:
+        raise ValueError(
+            f"the RoI features in {folder} were computed with another {', '.join(differences)}: go "
+            "back to that, delete the folder and make it again, or name another one"
+        )
+
+
+def write_index(folder: str | os.PathLike, index: Index) -> None:
+    """Write ``cache.json``, atomically."""
+    write_json(Path(folder) / INDEX_FILE, asdict(index))
+
+
+def read_index(folder: str | os.PathLike) -> Index:
+    """Read ``cache.json``.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: it is damaged.
+    """
+    path = Path(folder) / INDEX_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no cache of RoI features: it has no {INDEX_FILE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Index(**{field.name: content[field.name] for field in fields(Index)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}): delete the folder and make it again"
+        ) from None
+
+
+def _flattened(node: CfgNode, prefix: str) -> dict[str, Any]:
+    values = {}
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            values.update(_flattened(value, f"{prefix}{name}."))
+        elif not f"{prefix}{name}".startswith(WITHOUT_INFLUENCE) and "TEST" not in name:
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+def _file_digest(path: str) -> str:
+    if not path:
+        raise ValueError(
+            "RoI features are computed with the first stage's checkpoint: set MODEL.WEIGHTS to it"
+        )
+    local = PathManager.get_local_path(path)
+    if not os.path.isfile(local):
+        raise FileNotFoundError(
+            f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint"
+        )
+    with open(local, "rb") as file:
+        # hashlib.file_digest is newer than the oldest Python that the project runs on.
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _records_digest(records: Sequence[dict]) -> str:
+    """SHA-256 over images, classes and boxes in order, wherever the images lie."""
+    digest = hashlib.sha256()
+    for record in records:
+        instances = [
+            [a["category_id"], a.get("iscrowd", 0), *map(float, a["bbox"])]
+            for a in record.get("annotations") or ()
+        ]
+        name = os.path.basename(record["file_name"])
+        row = [name, record.get("height"), record.get("width"), instances]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
