@@ -1,20 +1,24 @@
-# make demo | test | lint | bench: each sets everything up first, in .venv (about two minutes, once).
+# make demo | disalign | test | lint | bench: each sets everything up first, in .venv (about two minutes, once).
 # make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10, 3.11 or 3.12.
 
 PYTHON ?= python3
-BENCHMARKS ?= region_pooling sem_seg_evaluator class_statistics branch_cost
+BENCHMARKS ?= region_pooling sem_seg_evaluator class_statistics branch_cost \
+	lvis_evaluator disalign_stage2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
 UNFINISHED := .venv/.unfinished
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo disalign test lint bench
 
 setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/python tools/quickstart.py
+
+disalign: $(READY)
+	$(BIN)/python tools/disalign_quickstart.py
 
 test: $(READY)
 	$(BIN)/python -m pytest
