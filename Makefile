@@ -1,4 +1,5 @@
-# make demo | disalign | test | lint | bench: each sets everything up first, in .venv (about two minutes, once).
+# make demo | disalign | test | lint | bench: each sets everything up first, in .venv (about two
+# minutes, once).
 # make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10, 3.11 or 3.12.
 
 PYTHON ?= python3

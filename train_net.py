@@ -151,6 +151,11 @@ def one_line(error: BaseException) -> str:
 def _run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+        raise ValueError(
+            "TEST.AUG.ENABLED: multi-scale testing is for semantic segmentation, not for "
+            f"{cfg.MODEL.META_ARCHITECTURE}"
+        )
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
     if args.eval_only:

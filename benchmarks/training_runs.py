@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,10 @@ import torch
 import yaml
 from common import ROOT
 
+sys.path.insert(0, str(ROOT))
+
 from longtail.utils.cores import available_cores
+from train_net import load_config
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def train(run: Run, datasets: Path, threads: int) -> dict:
         SystemExit: the training failed, or the folder holds one with other options.
     """
     command = ["--config-file", os.path.relpath(run.config, ROOT), *run.options]
-    _claim(run.folder, command)
+    command += ["OUTPUT_DIR", str(run.folder)]
+    _check_same(run)
     report = run.folder / run.result
     if not report.is_file():
         script = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
@@ -68,31 +72,29 @@ def train(run: Run, datasets: Path, threads: int) -> dict:
             "DETECTRON2_DATASETS": str(datasets),
             "OMP_NUM_THREADS": str(threads),
         }
+        run.folder.mkdir(parents=True, exist_ok=True)
         console = run.folder / "console.txt"
         print(f"{run.name}: started, log in {console}", flush=True)
         with open(console, "w") as log:
-            options = [*command, "OUTPUT_DIR", str(run.folder)]
             code = subprocess.run(
-                [*script, *options], env=environment, stdout=log, stderr=log, cwd=ROOT
+                [*script, *command], env=environment, stdout=log, stderr=log, cwd=ROOT
             ).returncode
         if code:
             raise SystemExit(f"error: {run.name} failed: see {console}")
     return json.loads(report.read_text())
 
 
-def _claim(folder: Path, command: list[str]) -> None:
-    """Note what is run in a folder; what was run there before must be the same."""
-    note = folder / "command.yaml"
-    if note.is_file():
-        earlier = yaml.safe_load(note.read_text())
-        if earlier != command:
-            raise SystemExit(
-                f"error: {folder} holds another run ({' '.join(earlier)}): name another --output, "
-                "or remove it"
-            )
+def _check_same(run: Run) -> None:
+    """What was run in the folder before, if anything, must have had the same config."""
+    earlier = run.folder / "config.yaml"
+    if not earlier.is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(yaml.safe_dump(command))
+    wanted = load_config(str(run.config), [*run.options, "OUTPUT_DIR", str(run.folder)])
+    if yaml.safe_load(earlier.read_text()) != yaml.safe_load(wanted.dump()):
+        raise SystemExit(
+            f"error: {run.folder} holds a run with another config: name another --output, or "
+            "remove it"
+        )
 
 
 def spread(values: list[float]) -> list[float]:
@@ -102,26 +104,33 @@ def spread(values: list[float]) -> list[float]:
 
 
 def compare(
-    runs: Mapping[str, list[dict[str, float]]], baseline: str
+    runs: Mapping[str, list[dict[str, float]]], baseline: str, paired: Sequence[str] = ()
 ) -> dict[str, dict[str, list[float]]]:
     """Mean and deviation of each method, and its difference to a baseline with standard error.
 
     Args:
         runs: for each method the figures of its runs, one a seed.
         baseline: the method to compare with.
+        paired: methods whose run of a seed continues the baseline's run of that seed. Seeds do not
+            pair others: another initialisation shifts all later random draws.
 
     Returns:
-        ``{figure: {method: [mean, deviation], "method - baseline": [difference, error]}}``.
+        ``{figure: {method: [mean, deviation], "method - baseline": [difference, error]}}``; errors
+        of single runs are NaN.
     """
     summary: dict[str, dict[str, list[float]]] = {}
     for key in runs[baseline][0]:
         values = {m: np.array([run[key] for run in of], dtype=float) for m, of in runs.items()}
+        base = values[baseline]
         summary[key] = {method: spread(v) for method, v in values.items()}
         for method, v in values.items():
-            if method != baseline:
-                # Seeds do not pair the runs: other initialisations shift all later random draws.
-                both = (v, values[baseline])
-                error = np.sqrt(sum(x.var(ddof=1) / len(x) for x in both)) if len(v) > 1 else np.nan
-                difference = v.mean() - values[baseline].mean()
-                summary[key][f"{method} - {baseline}"] = [difference, error]
+            if method == baseline:
+                continue
+            if len(v) < 2:
+                error = np.nan
+            elif method in paired:
+                error = (v - base).std(ddof=1) / np.sqrt(len(v))
+            else:
+                error = np.sqrt(v.var(ddof=1) / len(v) + base.var(ddof=1) / len(base))
+            summary[key][f"{method} - {baseline}"] = [v.mean() - base.mean(), error]
     return summary

@@ -1,5 +1,6 @@
 """Checkpoints that are written whole and read without running code from them."""
 
+import logging
 import os
 import pickle
 from typing import Any
@@ -90,7 +91,7 @@ class CompleteCheckpointer(Checkpointer):
     """For inference: weights that leave a part of the model random are an error, not a warning."""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint that has every tensor of the model; it may have more.
+        """Load a checkpoint that has every tensor of the model; if it has more, the log says so.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -106,7 +107,15 @@ class CompleteCheckpointer(Checkpointer):
         if missing:
             raise ValueError(
                 f"the weights lack {len(missing)} tensors of the model or have them in another "
-                f"shape (such as {missing[0]}): give the config that they were trained with"
+                f"shape (such as {missing[0]}): give the config that they were trained with, or "
+                "the weights that this config has trained (OUTPUT_DIR/model_final.pth)"
+            )
+        if incompatible.unexpected_keys:
+            logging.getLogger(__name__).warning(
+                "the weights have %d tensors that this model does not use, such as %s: if they "
+                "should count, give the config that they were trained with",
+                len(incompatible.unexpected_keys),
+                incompatible.unexpected_keys[0],
             )
 
 

@@ -63,7 +63,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW with the config's rules for weight decay.
 
     Weight decay is ``WEIGHT_DECAY``, but ``WEIGHT_DECAY_NORM`` for normalisation layers,
-    ``WEIGHT_DECAY_BIAS`` for biases and 0 for ``NO_DECAY_PARAMS``.
+    ``WEIGHT_DECAY_BIAS`` for biases and 0 for ``NO_DECAY_PARAMS`` and for what the model itself
+    names in an attribute ``no_decay_params``.
 
     Args:
         cfg: its SOLVER is read.
@@ -80,7 +81,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        overrides={name: {"weight_decay": 0.0} for name in solver.NO_DECAY_PARAMS},
+        overrides={
+            name: {"weight_decay": 0.0}
+            for name in (*solver.NO_DECAY_PARAMS, *getattr(model, "no_decay_params", ()))
+        },
     )
     if solver.OPTIMIZER == "SGD":
         optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)

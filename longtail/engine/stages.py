@@ -99,7 +99,22 @@ class SecondStageCheckpointer(Checkpointer):
             raise ValueError(
                 "a second stage starts from the first stage's checkpoint: set MODEL.WEIGHTS to it"
             )
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"the first stage's weights {path} do not exist: train the config that this one "
+                "is based on, or set MODEL.WEIGHTS to its checkpoint"
+            ) from None
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Continue the second stage that the save folder holds, or start from the first one's.
+
+        Raises:
+            ValueError: the folder holds a first stage; or as :meth:`load`.
+        """
+        self._resuming = resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         shapes = {name: (given, own) for name, given, own in incompatible.incorrect_shapes}
@@ -113,6 +128,11 @@ class SecondStageCheckpointer(Checkpointer):
         # A first stage has none of the trained parameters. Not "missing == tensors": whatever else
         # is missing would be lost among them, and BatchNorm never misses its num_batches_tracked.
         if parameters <= missing:
+            if getattr(self, "_resuming", False):
+                raise ValueError(
+                    f"{self.save_dir} holds a first stage, which a second one cannot resume: set "
+                    "OUTPUT_DIR to another folder"
+                )
             missing -= tensors
         # Old checkpoints of detectron2 have them; they come from the config.
         unexpected = set(incompatible.unexpected_keys) - {"pixel_mean", "pixel_std"}

@@ -97,6 +97,26 @@ def test_both_stages_and_resuming(run, rectangles):
     )
 
 
+def test_evaluating_with_the_other_stages_config_does_not_go_unnoticed(run, rectangles):
+    test = ("DATASETS.TEST", f"('{rectangles}',)")
+    first = str(run("first", "SOLVER.MAX_ITER", "1") / "model_final.pth")
+    with pytest.raises(SystemExit, match="lack 4 tensors .*the weights that this config has"):
+        run("second", *SECOND, *test, "MODEL.WEIGHTS", first, eval_only=True)
+    options = (*SECOND, "MODEL.WEIGHTS", first, "SOLVER.MAX_ITER", "1")
+    second = str(run("second", *options) / "model_final.pth")
+    output = run("evaluated", *test, "MODEL.WEIGHTS", second, eval_only=True)
+    assert (
+        "the weights have 4 tensors that this model does not use"
+        in (output / "log.txt").read_text()
+    )
+
+
+def test_multi_scale_testing_is_refused_before_the_training(tmp_path, run):
+    with pytest.raises(SystemExit, match="TEST.AUG.ENABLED: .* not for GeneralizedRCNN"):
+        run("refused", "TEST.AUG.ENABLED", "True")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_no_weights(tmp_path, run):
     message = failure(tmp_path, run)
     assert "a second stage starts from the first stage's checkpoint: set MODEL.WEIGHTS" in message

@@ -170,3 +170,12 @@ def test_gradient_clipping(solve, name):
 def test_an_unknown_optimizer(solve):
     with pytest.raises(ValueError, match="OPTIMIZER must be 'SGD' or 'AdamW', got 'Adam'"):
         solve("OPTIMIZER", "Adam")
+
+
+def test_what_a_model_names_itself_is_not_decayed(tmp_path):
+    model = Model()
+    model.no_decay_params = ("relative_position_bias_table",)
+    optimizer = build_optimizer(tiny_config(tmp_path, ["SOLVER.WEIGHT_DECAY", 0.1]), model)
+    decays = {name: group["weight_decay"] for name, group in by_name(model, optimizer).items()}
+    assert decays["relative_position_bias_table"] == 0.0
+    assert decays["conv.weight"] == 0.1

@@ -199,7 +199,7 @@ def test_no_weights_are_an_error(tmp_path):
         checkpointer = SecondStageCheckpointer(SecondStage(), str(tmp_path))
         with pytest.raises(ValueError, match="first stage's checkpoint: set MODEL.WEIGHTS to it"):
             checkpointer.resume_or_load("", resume=resume)
-    with pytest.raises(FileNotFoundError, match="nowhere.pth do not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth do not exist: train the config"):
         audit(str(tmp_path / "nowhere.pth"))
 
 
@@ -274,3 +274,15 @@ def test_several_kinds_of_problems_and_their_number(tmp_path):
 
 def test_a_checkpoint_of_something_else(tmp_path):
     assert "is missing" in failure(save(nn.Linear(2, 2), tmp_path))
+
+
+def test_a_second_stage_does_not_resume_a_first(tmp_path):
+    Checkpointer(FirstStage(), str(tmp_path)).save("model_final")
+    with pytest.raises(ValueError, match="holds a first stage, .* set OUTPUT_DIR to another"):
+        SecondStageCheckpointer(SecondStage(), str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_tensors_that_old_checkpoints_have_are_no_surprise(tmp_path):
+    SecondStageCheckpointer(SecondStage()).load(
+        save(FirstStage(), tmp_path, lambda state: state.update(pixel_mean=torch.zeros(3)))
+    )

@@ -157,7 +157,7 @@ def load_lvis_json(
     content = _read(os.fspath(json_file), dataset_name, hint)
     try:
         return _records(content, os.fspath(image_root), dataset_name)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{dataset_name}: {json_file}: {error}") from None
 
 
@@ -254,7 +254,7 @@ def _add_annotations(
                     "categories and annotations must come from one file"
                 )
         record = records[item["image_id"]]
-        if not isinstance(item["bbox"], list) or len(item["bbox"]) != 4:
+        if not _is_box(item["bbox"]):
             raise ValueError(
                 f"annotation {item['id']} has the bbox {item['bbox']}, expected [x, y, w, h]"
             )
@@ -286,6 +286,11 @@ def _segmentation(item: dict[str, Any], record: dict[str, Any]) -> list | dict:
             "[x1, y1, x2, y2, ...] of 3 points or more"
         )
     return shape
+
+
+def _is_box(box: Any) -> bool:
+    numbers = isinstance(box, list) and all(isinstance(value, (int, float)) for value in box)
+    return numbers and len(box) == 4 and box[2] >= 0 and box[3] >= 0
 
 
 def _is_polygon(part: Any) -> bool:

@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from longtail.modeling.losses import mean_over_processes
 from longtail.modeling.roi_heads import LongTailFastRCNNOutputLayers
 
 from .calibration import AdaptiveCalibration
@@ -78,6 +79,12 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         options = cfg.MODEL.DISALIGN
+        # Options of newer versions of detectron2.
+        for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
+            if cfg.MODEL.ROI_BOX_HEAD.get(key, False):
+                raise ValueError(
+                    f"DisAlign aligns a softmax: MODEL.ROI_BOX_HEAD.{key} must be False"
+                )
         return {
             **super().from_config(cfg, input_shape),
             "magnitude": options.MAGNITUDE,
@@ -123,7 +130,10 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
 
     def _loss(self, scores: Tensor, classes: Tensor) -> Tensor:
         loss = alignment_loss(scores, classes, self.class_weights, weighted_mean=self.weighted_mean)
-        return loss * self.loss_weight.get("loss_cls", 1.0)
+        weights = self.class_weights[classes]
+        total = (weights if self.weighted_mean else torch.ones_like(weights)).sum()
+        # The mean is over the RoIs of all processes: the loss does not depend on their number.
+        return loss * (total / mean_over_processes(total)) * self.loss_weight.get("loss_cls", 1.0)
 
     @torch.no_grad()
     def _log_calibration(self, features: Tensor, classes: Tensor) -> None:

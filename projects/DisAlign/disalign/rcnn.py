@@ -27,6 +27,9 @@ class DisAlignRCNN(GeneralizedRCNN):
 
     # All other parameters and buffers are frozen (longtail.engine.stages).
     trained_module_names = ("calibration",)
+    # Decay would pull alpha to 0, away from the identity: with the recipe for LVIS to 0.85 for a
+    # class that never occurs.
+    no_decay_params = ("alpha", "beta")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
