@@ -1,6 +1,7 @@
 """What every benchmark records beside its figures: machine, versions, command, date."""
 
 import datetime
+import multiprocessing
 import os
 import platform
 import sys
@@ -55,6 +56,26 @@ def save_result(name: str, figures: dict[str, Any], results: Path = RESULTS) -> 
     )
     print(f"written: {os.path.relpath(path)}")
     return path
+
+
+def in_child(function: Any, *args: Any) -> Any:
+    """What ``function(*args)`` returns in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def memory(kind: str) -> float:
+    """MB that this process holds (``VmRSS``) or held at most (``VmHWM``)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(kind):
+            return int(line.split()[1]) / 2**10
+    raise RuntimeError(f"/proc/self/status has no {kind}")
+
+
+def start_memory() -> float:
+    """MB that this process holds; its peak counts from here on."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
 
 
 def _cpu_name() -> str:

@@ -17,7 +17,6 @@ read from Linux's /proc: `ru_maxrss` would begin with the parent's peak.
 """
 
 import argparse
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import save_result
+from common import in_child, memory, save_result, start_memory
 from generated_lvis import Stored, generate
 
 
@@ -57,26 +56,6 @@ def main() -> None:
             report("lvis-api", figures["lvis-api"])
             compare(figures)
     save_result(args.name, figures)
-
-
-def in_child(function: Any, *args: Any) -> Any:
-    """What ``function(*args)`` returns in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
-
-
-def memory(kind: str) -> float:
-    """MB that this process holds (``VmRSS``) or held at most (``VmHWM``)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(kind):
-            return int(line.split()[1]) / 2**10
-    raise RuntimeError(f"/proc/self/status has no {kind}")
-
-
-def start_memory() -> float:
-    """MB that this process holds; its peak counts from here on."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
 
 
 class Clock:

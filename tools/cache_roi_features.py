@@ -39,7 +39,7 @@ from disalign.roi_cache_index import (
 
 import train_net
 from longtail.engine import Trainer
-from longtail.engine.stages import SecondStageCheckpointer, evaluate_frozen_modules, freeze
+from longtail.engine.stages import load_second_stage
 from longtail.engine.trainer import build_mapper, training_records
 
 
@@ -82,7 +82,8 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
     if not missing:
         print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
         return
-    model = _frozen_model(cfg)
+    model = Trainer.build_model(cfg)
+    load_second_stage(model, cfg.MODEL.WEIGHTS)
     _check_space(model, index, missing, folder)
     write_index(folder, index)
     numbers = [e * index.num_images + image for s in missing for e, image in index.images(s)]
@@ -120,23 +121,11 @@ def _index(folder: Path, expected: Index) -> Index:
     return replace(index, epochs=max(index.epochs, expected.epochs))
 
 
-def _frozen_model(cfg: CfgNode) -> nn.Module:
-    """The second stage with the first stage's weights, every module in its mode for training."""
-    model = Trainer.build_model(cfg)
-    freeze(model)
-    SecondStageCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    model.train()
-    evaluate_frozen_modules(model)
-    return model
-
-
 def _check_space(model: nn.Module, index: Index, missing: list[int], folder: Path) -> None:
     """Say what the missing files will take, and raise a ValueError if they do not fit."""
     heads = model.roi_heads
-    predictors = heads.box_predictor
-    predictors = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
-    channels = predictors[0].cls_score.in_features
-    rois, stages = heads.batch_size_per_image, len(predictors)
+    channels = heads.predictors[0].cls_score.in_features
+    rois, stages = heads.batch_size_per_image, len(heads.predictors)
     images = sum(len(index.images(shard)) for shard in missing)
     # float32 features and an int64 class.
     size = images * rois * stages * (channels * 4 + 8)

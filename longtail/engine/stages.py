@@ -148,3 +148,21 @@ class SecondStageCheckpointer(Checkpointer):
                 f"{'; '.join(problems[:SHOWN])}{more}. Set MODEL.WEIGHTS to a checkpoint of the "
                 "config that this second stage is based on"
             )
+
+
+def load_second_stage(model: nn.Module, weights: str) -> None:
+    """Freeze a second stage, load a checkpoint into it, and bring it into its mode for training.
+
+    For what uses the frozen modules outside a training, such as a feature cache.
+
+    Args:
+        model: a second stage.
+        weights: a checkpoint of the first or the second stage.
+
+    Raises:
+        As :meth:`SecondStageCheckpointer.load`.
+    """
+    freeze(model)
+    SecondStageCheckpointer(model).load(weights)
+    model.train()
+    evaluate_frozen_modules(model)

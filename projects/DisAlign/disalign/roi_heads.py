@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.data.class_stats import get_class_stats
 from longtail.data.frequency_groups import frequency_groups
@@ -61,6 +61,12 @@ class _SecondStage:
             clamp_zero_counts=options.CLAMP_ZERO_COUNTS,
         )
         return {"class_weights": weights, "class_groups": frequency_groups(stats.image_count)}
+
+    @property
+    def predictors(self) -> list[DisAlignFastRCNNOutputLayers]:
+        """The output layers of every stage of the box head."""
+        several = isinstance(self.box_predictor, nn.ModuleList)
+        return list(self.box_predictor) if several else [self.box_predictor]
 
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
