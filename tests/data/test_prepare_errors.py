@@ -238,6 +238,8 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_continues(root):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,
         text=True,
+        # Shells let what they start in the background ignore Ctrl-C, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     written = camvid / "trainannot_detectron2"
     while tool.poll() is None and not (written.is_dir() and any(written.glob("*.png"))):
