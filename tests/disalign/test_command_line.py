@@ -97,6 +97,14 @@ def test_both_stages_and_resuming(run, rectangles):
     )
 
 
+@pytest.mark.parametrize("name", ["RepeatFactorTrainingSampler", "ClassBalancedTrainingSampler"])
+def test_both_stages_with_other_samplers(run, name):
+    options = ("SOLVER.MAX_ITER", "1", "DATALOADER.SAMPLER_TRAIN", name)
+    weights = str(run("first", *options) / "model_final.pth")
+    output = run("second", *SECOND, "MODEL.WEIGHTS", weights, *options)
+    assert (output / "model_final.pth").is_file()
+
+
 def test_evaluating_with_the_other_stages_config_does_not_go_unnoticed(run, rectangles):
     test = ("DATASETS.TEST", f"('{rectangles}',)")
     first = str(run("first", "SOLVER.MAX_ITER", "1") / "model_final.pth")
