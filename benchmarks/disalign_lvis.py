@@ -3,11 +3,11 @@
     python benchmarks/disalign_lvis.py                          # generated scenes, three seeds
     python benchmarks/disalign_lvis.py --camvid path/to/camvid  # CamVid's instances, one seed
 
-Each for the linear and the cosine classifier. The second stage of a seed continues the first stage
-of the same seed, with nothing to propagate back through the detector. On the generated scenes
-nothing is tuned on val: the recipes of both stages were chosen on images held out of train, with the
-linear classifier; rho is the paper's; every run is evaluated once, at its end. Stopped, it keeps
-what it finished: the same command continues.
+Each for the linear and the cosine classifier. The second stage of a seed continues the first
+stage of the same seed, with nothing to propagate back through the detector. On the generated
+scenes nothing is tuned on val: the recipes of both stages were chosen on images held out of train,
+with the linear classifier; rho is the paper's; every run is evaluated once, at its end. Stopped,
+it keeps what it finished: the same command continues.
 """
 
 import argparse
