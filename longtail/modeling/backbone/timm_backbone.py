@@ -82,7 +82,7 @@ class TimmBackbone(Backbone):
             "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
             "out_features": tuple(cfg.MODEL.TIMM.OUT_FEATURES),
             "pretrained": cfg.MODEL.TIMM.PRETRAINED,
-            "freeze_bn": cfg.MODEL.TIMM.FREEZE_BN,
+            "freeze_bn": cfg.MODEL.TIMM.NORM == "FrozenBN",
         }
 
     @property

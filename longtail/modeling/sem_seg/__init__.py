@@ -3,5 +3,15 @@
 from .base import SemSegHead
 from .deeplabv3plus import SeparableDeepLabV3PlusHead
 from .fcn import FCNHead
+from .ocr import OCRHead
+from .psp import PSPHead
+from .uper import UPerHead
 
-__all__ = ["FCNHead", "SemSegHead", "SeparableDeepLabV3PlusHead"]
+__all__ = [
+    "FCNHead",
+    "OCRHead",
+    "PSPHead",
+    "SemSegHead",
+    "SeparableDeepLabV3PlusHead",
+    "UPerHead",
+]

@@ -1,4 +1,4 @@
-"""What all semantic heads share: pixel classifier, auxiliary head, losses, upsampling.
+"""What all semantic heads share: pixel classifier, auxiliary head, losses.
 
 Shape alphabet:
     N: images of the batch
@@ -10,11 +10,10 @@ Shape alphabet:
 
 from abc import ABC, abstractmethod
 
-import fvcore.nn.weight_init as weight_init
-import torch
-from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .blocks import resize
 
 
 class PixelClassifier(nn.Conv2d):
@@ -80,10 +79,16 @@ class SemSegHead(nn.Module, ABC):
         self.loss_name = loss_name
         self.ignore_value = ignore_value
         self.auxiliary = auxiliary
+        # Factors of the losses of earlier stages, by loss name.
+        self.stage_weights: dict[str, float] = {}
 
     @abstractmethod
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """The backbone's maps to (N, C, H, W): what the pixel classifier reads, before dropout."""
+
+    def stages(self, features: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`pixel_features`, and the (N, K, H, W) logits of earlier stages by loss name."""
+        return self.pixel_features(features), {}
 
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
@@ -97,68 +102,15 @@ class SemSegHead(nn.Module, ABC):
             In training None and the losses by name; in evaluation the (N, K, h, w) logits at image
             size and no losses.
         """
-        logits = self.predictor(self.pixel_features(features))
+        pixel_features, earlier = self.stages(features)
+        logits = self.predictor(pixel_features)
         if not self.training:
             return resize(logits, scale_factor=self.common_stride), {}
+        weights = {self.loss_name: self.loss_weight, **self.stage_weights}
         losses = {
-            self.loss_name: self.loss_weight
-            * self.pixel_loss(resize(logits, size=targets.shape[1:]), targets)
+            name: weights[name] * self.pixel_loss(resize(z, size=targets.shape[1:]), targets)
+            for name, z in {self.loss_name: logits, **earlier}.items()
         }
         if self.auxiliary is not None:
             losses.update(self.auxiliary(features, targets)[1])
         return None, losses
-
-
-def resize(
-    x: Tensor, *, size: tuple[int, int] | None = None, scale_factor: int | None = None
-) -> Tensor:
-    """Bilinear resizing with ``align_corners=False``, as everywhere in the heads."""
-    return F.interpolate(
-        x, size=size, scale_factor=scale_factor, mode="bilinear", align_corners=False
-    )
-
-
-def conv_norm_relu(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    *,
-    norm: str = "BN",
-    dilation: int = 1,
-    groups: int = 1,
-) -> Conv2d:
-    """Convolution that keeps the size, normalisation, ReLU; kaiming-normal fan-out weights.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd.
-        norm: detectron2's name of a normalisation; the convolution has a bias only without one.
-        dilation: distance of the kernel's taps.
-        groups: groups of channels; ``in_channels`` for a depthwise convolution.
-    """
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=dilation * (kernel_size // 2),
-        dilation=dilation,
-        groups=groups,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-        activation=torch.relu,
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
-
-
-def separable_conv(
-    in_channels: int, out_channels: int, *, norm: str = "BN", dilation: int = 1
-) -> nn.Sequential:
-    """Depthwise 3x3, then pointwise 1x1, each with normalisation and ReLU."""
-    return nn.Sequential(
-        conv_norm_relu(
-            in_channels, in_channels, 3, norm=norm, dilation=dilation, groups=in_channels
-        ),
-        conv_norm_relu(in_channels, out_channels, 1, norm=norm),
-    )

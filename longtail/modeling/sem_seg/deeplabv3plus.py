@@ -12,7 +12,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from .base import SemSegHead, conv_norm_relu, resize, separable_conv
+from .base import SemSegHead
+from .blocks import conv_norm_relu, pool_and_resize, resize, separable_conv
 from .fcn import shared_arguments
 
 
@@ -84,7 +85,7 @@ class SeparableDeepLabV3PlusHead(SemSegHead):
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """The low and the high level to (N, C, H, W) at the low level's size."""
         low, x = features[self.low_level], features[self.high_level]
-        pooled = resize(self.image_pool(x), size=x.shape[2:])
+        pooled = pool_and_resize(x, 1, self.image_pool[1])
         x = self.bottleneck(torch.cat([pooled, *(branch(x) for branch in self.branches)], dim=1))
         x = resize(x, size=low.shape[2:])
         return self.decoder(torch.cat([x, self.reduce_low(low)], dim=1))

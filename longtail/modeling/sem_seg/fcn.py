@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from longtail.modeling.pixel_losses import build_pixel_loss
 
-from .base import SemSegHead, conv_norm_relu
+from .base import SemSegHead
+from .blocks import conv_norm_relu
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
