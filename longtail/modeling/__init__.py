@@ -1,6 +1,6 @@
 """Backbones, heads and losses: baselines, with no method inside."""
 
-from .backbone import TimmBackbone
+from .backbone import TimmBackbone, TimmPlainBackbone
 from .cosine import CosineLinear
 from .roi_heads import (
     LongTailCascadeROIHeads,
@@ -27,5 +27,6 @@ __all__ = [
     "SemSegHead",
     "SeparableDeepLabV3PlusHead",
     "TimmBackbone",
+    "TimmPlainBackbone",
     "UPerHead",
 ]

@@ -103,7 +103,18 @@ def test_every_parameter_is_used():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet51"}, r"MODEL.TIMM.NAME: timm .* has no model 'resnet51'"),
+        (
+            {"name": "resnet51"},
+            r"MODEL.TIMM.NAME: timm .* has no model 'resnet51': did you mean .*resnet50",
+        ),
+        ({"name": "qqqq"}, r"has no model 'qqqq': timm.list_models\(\) lists them"),
+        (
+            {"name": "test_vit"},
+            r"no pyramid .* have the strides \[16\]: .*NAME TimmPlainBackbone makes one",
+        ),
+        ({"name": "sequencer2d_s"}, r"different powers of 2, .* have the strides \[7, 14\]$"),
+        ({"name": "test_coatnet"}, r"test_coatnet does not take images of any size, 96 x 160 for"),
+        ({"name": "inception_v3"}, r"the maps of inception_v3 do not have their strides"),
         (
             {"name": LITE0, "out_features": ("res5", "p6")},
             r"OUT_FEATURES: tf_efficientnet_lite0 has the levels \['res1', .*'res5'\], got",
@@ -115,13 +126,83 @@ def test_every_parameter_is_used():
         ),
         ({"name": "resnet50c", "output_stride": 7}, r"must be 8, 16 or 32, got 7"),
         ({"name": SWIN, "output_stride": 8}, r"has output stride 32 alone, got 8"),
+        ({"name": "hrnet_w18", "output_stride": 8}, r"has output stride 32 alone, got 8"),
+        ({"name": LITE0, "norm": "GN"}, r"NORM must be one of \['BN', 'FrozenBN'\], got 'GN'"),
+        ({"name": LITE0, "freeze_at": 6}, r"FREEZE_AT must be one of 0 .. 5, got 6"),
+        ({"name": "twins_svt_small", "freeze_at": 1}, r"which modules make which level of twins"),
+        (
+            {"name": "nextvit_small", "norm": "FrozenBN"},
+            r"is a BatchNorm1d, which cannot be frozen",
+        ),
+        ({"name": LITE0, "drop_path": -0.1}, r"DROP_PATH must be in \[0, 1\), got -0.1"),
+        ({"name": "hrnet_w18_small", "drop_path": 0.1}, r"hrnet_w18_small has no stochastic depth"),
+        ({"name": LITE0, "checkpointing": True}, r"CHECKPOINTING: .* has batch normalization"),
+        (
+            {"name": "hrnet_w18_small", "norm": "FrozenBN", "checkpointing": True},
+            r"CHECKPOINTING: hrnet_w18_small has no blocks that timm can recompute",
+        ),
         ({"name": LITE0, "pretrained": "imagenet"}, r"PRETRAINED must be '', 'timm' or 'package'"),
         ({"name": "test_resnet", "pretrained": "package"}, r"tf_efficientnet_lite0 alone, not for"),
     ],
 )
 def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         TimmBackbone(**options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 16)])
+def test_image_too_small(backbones, size):
+    with pytest.raises(ValueError, match=f"at least 32 x 32 pixels.*got {size[0]} x {size[1]}"):
+        backbones("resnet50c")(torch.randn(1, 3, *size))
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet101c", 42.519), ("resnet50c", 23.527)])
+def test_building_without_memory(name, count):
+    """As the tests of configs do with MODEL.DEVICE meta."""
+    with torch.device("meta"):
+        backbone = TimmBackbone(name=name, norm="FrozenBN", freeze_at=2)
+    assert all(tensor.is_meta for tensor in backbone.state_dict().values())
+    frozen = sum(m.weight.numel() + m.bias.numel() for m in backbone.modules() if is_frozen(m))
+    assert round((sum(p.numel() for p in backbone.parameters()) + frozen) / 1e6, 3) == count
+
+
+def is_frozen(module):
+    return "FrozenBatchNorm" in type(module).__name__
+
+
+@pytest.mark.parametrize("name", ["swinv2_cr_tiny_224", "test_mambaout"])
+def test_other_models_of_any_size(name):
+    """Models that would take images of one size alone, or that return (N, H, W, C)."""
+    backbone = TimmBackbone(name=name).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 64, 96))
+    for level, shape in backbone.output_shape().items():
+        size = (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+        assert maps[level].shape == size
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "hrnet_w18_small", SWIN])
+def test_timms_weights(name, monkeypatch):
+    """timm loads those of its classifier; only the norms of Swin's outputs are not among them."""
+    torch.manual_seed(0)
+    state = timm.create_model(name).state_dict()
+    state = {key: torch.randn(value.shape).to(value.dtype) for key, value in state.items()}
+    monkeypatch.setattr(
+        timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(state)
+    )
+    own = TimmBackbone(name=name, pretrained="timm").model.state_dict()
+    flat = {key.replace(".", "_"): value for key, value in state.items()}
+    assert own and all(torch.equal(flat[key.replace(".", "_")], own[key]) for key in own)
+
+
+def test_timms_weights_out_of_reach(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route\nand a long hint")
+
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", unreachable)
+    with pytest.raises(ValueError, match="cannot load its weights of test_resnet: no route$"):
+        TimmBackbone(name="test_resnet", pretrained="timm")
 
 
 def packaged_file() -> Path:

