@@ -33,6 +33,7 @@ from longtail.data.mapper import SemSegDatasetMapper
 from longtail.data.reading import read_image, read_label_map
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.inference import build_inference
 from longtail.evaluation.functional import predicted_classes
 from longtail.evaluation.visualization import comparison
 from longtail.utils.io import atomic_write
@@ -190,11 +191,12 @@ def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
         CompleteCheckpointer(model).load(weights)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"model {name!r}: {error}") from None
+    segmentor = build_inference(cfg, model)
     mapper = SemSegDatasetMapper(cfg, is_train=False)
 
     @torch.no_grad()
     def predict(image_file: str) -> np.ndarray:
-        output = model([mapper({"file_name": image_file})])[0]
+        output = segmentor([mapper({"file_name": image_file})])[0]
         return predicted_classes(output["sem_seg"]).cpu().numpy()
 
     return predict

@@ -58,7 +58,8 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, or holds more than tensors and plain values.
+            ValueError: the file is damaged, holds more than tensors and plain values, or has not
+                one tensor of the model.
         """
         # With several processes the file may be on the main one's machine alone.
         alone = comm.get_world_size() == 1
@@ -67,7 +68,29 @@ class Checkpointer(DetectionCheckpointer):
                 f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint, or to '' to "
                 "start without"
             )
+        self._path = path
         return super().load(path, *args, **kwargs)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._names = list(checkpoint["model"])
+        return super()._load_model(checkpoint)
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        # What has another shape was taken out before loading, so it is missing as well. Counts, not
+        # names: a wrapper may have other names inside than in its state dict. And BatchNorm never
+        # misses its num_batches_tracked.
+        own, missing = (
+            [name for name in names if not name.endswith("num_batches_tracked")]
+            for names in (self.model.state_dict(), set(incompatible.missing_keys))
+        )
+        if own and len(missing) >= len(own):
+            raise ValueError(
+                f"the weights {self._path} are a checkpoint of another architecture, without any "
+                f"tensor of this model: expected such as {own[0]}, in its shape, got such as "
+                f"{next(iter(self._names), 'none')}. Convert them with tools/convert_weights.py, "
+                "or set MODEL.WEIGHTS to others"
+            )
+        super()._log_incompatible_keys(incompatible)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         is_pickle = filename.endswith(".pkl")

@@ -4,9 +4,28 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 from fvcore.common.param_scheduler import ParamScheduler
+from timm import layers
 from torch import nn
+
+# detectron2's list lacks root mean square normalisation.
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    layers.RmsNorm,
+    layers.RmsNorm2d,
+    layers.SimpleNorm,
+    layers.SimpleNorm2d,
+)
 
 
 class PolyFloorParamScheduler(ParamScheduler):
@@ -60,32 +79,22 @@ def build_lr_scheduler(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW with the config's rules for weight decay.
+    """SGD or AdamW with the config's rules for learning rates and weight decay.
 
     Weight decay is ``WEIGHT_DECAY``, but ``WEIGHT_DECAY_NORM`` for normalisation layers,
     ``WEIGHT_DECAY_BIAS`` for biases and 0 for ``NO_DECAY_PARAMS`` and for what the model itself
-    names in an attribute ``no_decay_params``.
+    names in an attribute ``no_decay_params``. The learning rate is ``BASE_LR``, times
+    ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
 
     Args:
         cfg: its SOLVER is read.
         model: what requires a gradient is optimised.
 
     Raises:
-        ValueError: an unknown optimizer.
+        ValueError: an unknown optimizer; or as :func:`layer_factors`.
     """
     solver = cfg.SOLVER
-    params = get_default_optimizer_params(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay=solver.WEIGHT_DECAY,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        overrides={
-            name: {"weight_decay": 0.0}
-            for name in (*solver.NO_DECAY_PARAMS, *getattr(model, "no_decay_params", ()))
-        },
-    )
+    params = parameter_groups(cfg, model)
     if solver.OPTIMIZER == "SGD":
         optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
         return optimizer(
@@ -94,3 +103,62 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "AdamW":
         return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(params, lr=solver.BASE_LR)
     raise ValueError(f"SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got {solver.OPTIMIZER!r}")
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """The parameters that require a gradient, in as few groups as :func:`build_optimizer` needs.
+
+    Raises:
+        ValueError: as :func:`layer_factors`.
+    """
+    solver = cfg.SOLVER
+    no_decay = {*solver.NO_DECAY_PARAMS, *getattr(model, "no_decay_params", ())}
+    factors = layer_factors(model, solver.LAYER_DECAY)
+    groups = []
+    seen = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            rate, decay = solver.BASE_LR * factors.get(parameter, 1.0), solver.WEIGHT_DECAY
+            if isinstance(module, NORMS) and solver.WEIGHT_DECAY_NORM is not None:
+                decay = solver.WEIGHT_DECAY_NORM
+            if name == "bias":
+                rate *= solver.BIAS_LR_FACTOR
+                if solver.WEIGHT_DECAY_BIAS is not None:
+                    decay = solver.WEIGHT_DECAY_BIAS
+            if name in no_decay:
+                decay = 0.0
+            groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+    return reduce_param_groups(groups)
+
+
+def layer_factors(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Layer-wise decay of the learning rate, ``decay ** (L + 1 - l)`` in layer l of L blocks.
+
+    Layer 0 is the embedding, l the l-th block, and L + 1 all else, which keeps its rate.
+
+    Args:
+        model: with a backbone that has ``num_layers`` (L) and ``layer_of(name)``, the layer of its
+            parameter of that name; for a decay of 1 any model.
+        decay: in (0, 1].
+
+    Returns:
+        Factors of the parameters of the backbone; none for a decay of 1.
+
+    Raises:
+        ValueError: a decay out of range, or a backbone whose layers are not known.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"SOLVER.LAYER_DECAY must lie in (0, 1], got {decay:g}")
+    if decay == 1:
+        return {}
+    backbone = getattr(model, "backbone", None)
+    if not hasattr(backbone, "layer_of"):
+        raise ValueError(
+            f"SOLVER.LAYER_DECAY {decay:g} is for vision transformers (MODEL.BACKBONE.NAME "
+            f"TimmPlainBackbone); {type(backbone).__name__} has no numbered layers: set it to 1"
+        )
+    last = backbone.num_layers + 1
+    return {p: decay ** (last - backbone.layer_of(n)) for n, p in backbone.named_parameters()}

@@ -4,7 +4,6 @@ import logging
 import os
 import resource
 import sys
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,72 +17,27 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from timm.layers import convert_sync_batchnorm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from longtail.data.mapper import SemSegDatasetMapper
 from longtail.data.samplers import build_train_sampler
-from longtail.evaluation import UnpastedInference, build_evaluator
+from longtail.evaluation import build_evaluator
+from longtail.utils.names import registered
 
 from .checkpoint import Checkpointer
+from .inference import build_inference
 from .solver import build_lr_scheduler, build_optimizer
+from .speed import apply_speed_options
 from .stages import SecondStageCheckpointer, freeze, is_second_stage, trained_parameters_report
+from .step import StepTrainer
 from .tta import SemanticSegmentorWithTTA
-
-AMP_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class AMPTrainer(SimpleTrainer):
-    """One step under autocast, on any device; losses are scaled for float16 alone."""
-
-    def __init__(self, model: nn.Module, data_loader, optimizer, device: str, dtype: str) -> None:
-        """
-        Args:
-            model, data_loader, optimizer: as for detectron2's SimpleTrainer.
-            device: type of device, ``"cuda"`` or ``"cpu"``.
-            dtype: ``"float16"`` or ``"bfloat16"``.
-
-        Raises:
-            ValueError: another type.
-        """
-        if dtype not in AMP_TYPES:
-            raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_TYPES)}, got {dtype!r}")
-        super().__init__(model, data_loader, optimizer)
-        self.device = device
-        self.dtype = AMP_TYPES[dtype]
-        # bfloat16 has float32's range: nothing underflows that scaling could save.
-        self.grad_scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
-
-    def run_step(self) -> None:
-        """Read a batch, forward under autocast, backward, step."""
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self.device, dtype=self.dtype):
-            losses = self.model(data)
-            total = sum(losses.values())
-        self.optimizer.zero_grad()
-        self.grad_scaler.scale(total).backward()
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-    def state_dict(self) -> dict:
-        """With the state of the loss scaling."""
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew."""
-        super().load_state_dict(state_dict)
-        if state_dict.get("grad_scaler"):
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 class HostMemory(HookBase):
@@ -121,6 +75,8 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        # Bad options of testing end the training now, not at the first evaluation.
+        build_inference(cfg, model)
         checkpointer = Checkpointer
         if is_second_stage(model):
             freeze(model)
@@ -132,10 +88,14 @@ class Trainer(DefaultTrainer):
         # detectron2 names this process's GPU, which DistributedDataParallel refuses on a CPU.
         placement = {"device_ids": None} if device == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **placement)
-        if cfg.SOLVER.AMP.ENABLED:
-            self._trainer = AMPTrainer(model, data_loader, optimizer, device, cfg.SOLVER.AMP.DTYPE)
-        else:
-            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self._trainer = StepTrainer(
+            model,
+            data_loader,
+            optimizer,
+            device,
+            dtype=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None,
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -164,12 +124,24 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model on its device; batch statistics are shared in a run on several GPUs."""
+        """The model on its device; batch statistics are shared in a run on several GPUs.
+
+        Raises:
+            ValueError: the config names a part that is not registered; or as
+                :func:`.speed.apply_speed_options`.
+        """
+        for registry, key, name in (
+            (META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE),
+            (BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME),
+            (SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME),
+        ):
+            registered(registry, name, key)
         model = super().build_model(cfg)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
             # torch's own conversion would drop the activation of timm's BatchNormAct2d.
             model = convert_sync_batchnorm(model)
+        apply_speed_options(cfg, model)
         return model
 
     @classmethod
@@ -199,22 +171,18 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> OrderedDict:
-        """detectron2's test; on LVIS only masks that can count are pasted into the image."""
-        types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
-        detector = model.module if isinstance(model, DistributedDataParallel) else model
-        if types == {"lvis"} and isinstance(detector, GeneralizedRCNN):
-            model = UnpastedInference(detector)
-        return super().test(cfg, model, evaluators)
+        """detectron2's test of the model as :func:`.inference.build_inference` runs it."""
+        return super().test(cfg, build_inference(cfg, model), evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:
         """Multi-scale testing; the metrics' task gets the ending ``_TTA``."""
-        model = SemanticSegmentorWithTTA(cfg, model)
+        model = SemanticSegmentorWithTTA(cfg, build_inference(cfg, model))
         evaluators = [
             build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name))
             for name in cfg.DATASETS.TEST
         ]
-        results = cls.test(cfg, model, evaluators)
+        results = super().test(cfg, model, evaluators)
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in (results or {}).items())
 
 

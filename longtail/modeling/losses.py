@@ -64,9 +64,24 @@ def pixel_cross_entropy(
     total = F.cross_entropy(
         logits, labels, weight=weight, ignore_index=ignore_label, reduction="sum"
     )
+    return total / mean_over_processes(total_weight(labels, weight, ignore_label))
+
+
+def total_weight(labels: Tensor, class_weight: Tensor | None, ignore_label: int = 255) -> Tensor:
+    """The denominator of :func:`pixel_cross_entropy`.
+
+    Args:
+        labels: (N, H, W) integers, 0..K-1 or ``ignore_label``.
+        class_weight: (K,) weights w >= 0, or None for 1.
+        ignore_label: label of the pixels that are left out.
+
+    Returns:
+        sum_i w(y_i) over the valid pixels, a scalar on the labels' device.
+    """
     valid = labels != ignore_label
-    count = valid.sum().float() if weight is None else weight[labels[valid]].sum()
-    return total / mean_over_processes(count)
+    if class_weight is None:
+        return valid.sum().float()
+    return class_weight.to(labels.device)[labels[valid].long()].sum()
 
 
 def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Tensor:

@@ -10,16 +10,18 @@ Shape alphabet:
     H, W: height and width of logits and labels
 """
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from .losses import dice_loss, pixel_cross_entropy
+from .losses import dice_loss, pixel_cross_entropy, total_weight
 
 PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
 PIXEL_LOSS_REGISTRY.__doc__ = """
 Registry of pixel losses: callables of a config that return a module with
-``forward(logits (N,K,H,W), labels (N,H,W)) -> scalar``.
+``forward(logits (N,K,H,W), labels (N,H,W)) -> scalar`` and, for gradient accumulation,
+``normalizer(labels) -> scalar``: what the loss is a mean over.
 """
 
 
@@ -67,6 +69,10 @@ class PixelCrossEntropy(nn.Module):
             ignore_label=self.ignore_label,
         )
 
+    def normalizer(self, labels: Tensor) -> Tensor:
+        """The valid pixels of (N, H, W) labels, or the sum of their weights."""
+        return total_weight(labels, self.class_weight, self.ignore_label)
+
 
 class DiceLoss(nn.Module):
     """:func:`.losses.dice_loss`, alone or with cross-entropy added (Table 6)."""
@@ -87,6 +93,20 @@ class DiceLoss(nn.Module):
         if self.with_cross_entropy:
             loss = loss + pixel_cross_entropy(logits, labels, ignore_label=self.ignore_label)
         return loss
+
+    def normalizer(self, labels: Tensor) -> Tensor:
+        """The images of (N, H, W) labels.
+
+        Raises:
+            ValueError: with cross-entropy, whose mean is over pixels.
+        """
+        if self.with_cross_entropy:
+            raise ValueError(
+                "SOLVER.ACCUMULATION_STEPS must be 1 with MODEL.SEM_SEG_HEAD.PIXEL_LOSS "
+                "dice_cross_entropy: it adds a mean over images and one over pixels, whose parts "
+                "count differently"
+            )
+        return torch.tensor(float(len(labels)), device=labels.device)
 
 
 @PIXEL_LOSS_REGISTRY.register()

@@ -225,3 +225,44 @@ def test_something_that_is_no_dictionary(tmp_path, suffix):
     with pytest.raises(ValueError, match="no checkpoint: expected tensors by name, got") as info:
         load(path)
     assert_one_line(info, path)
+
+
+def model_of_parts():
+    return nn.ModuleDict({"backbone": nn.Linear(2, 3), "norm": nn.BatchNorm1d(2)})
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_a_checkpoint_of_another_architecture(tmp_path, suffix):
+    path = tmp_path / f"other.{suffix}"
+    if suffix == "pth":
+        torch.save({"decode_head.weight": torch.zeros(3, 2)}, path)
+    else:
+        state = {"decode_head.weight": WEIGHT}
+        path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}))
+    with pytest.raises(ValueError, match="another architecture.*backbone.weight.*decode_h") as info:
+        load(path, model_of_parts())
+    assert "tools/convert_weights.py" in str(info.value)
+    assert_one_line(info, path)
+
+
+def test_tensors_of_other_shapes_are_another_architecture(tmp_path):
+    path = tmp_path / "wide.pth"
+    torch.save(nn.Linear(5, 7).state_dict(), path)
+    with pytest.raises(ValueError, match="another architecture"):
+        load(path)
+    torch.save({}, path)
+    with pytest.raises(ValueError, match="another architecture.* got such as none"):
+        load(path)
+
+
+def test_a_part_of_the_model_is_enough_to_start_from(tmp_path):
+    """ImageNet weights of a backbone; or a file whose names are matched by their ends."""
+    source = model_of_parts()
+    part = {k: v for k, v in source.state_dict().items() if k.startswith("backbone.")}
+    torch.save(part, tmp_path / "backbone.pth")
+    blobs = {"weight": WEIGHT, "bias": np.ones(3, dtype=np.float32)}
+    (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps(blobs))
+    for name, weight in (("backbone.pth", part["backbone.weight"]), ("caffe2.pkl", WEIGHT)):
+        model = model_of_parts()
+        load(tmp_path / name, model)
+        assert torch.equal(model["backbone"].weight, torch.as_tensor(weight))

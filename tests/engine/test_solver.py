@@ -179,3 +179,25 @@ def test_what_a_model_names_itself_is_not_decayed(tmp_path):
     decays = {name: group["weight_decay"] for name, group in by_name(model, optimizer).items()}
     assert decays["relative_position_bias_table"] == 0.0
     assert decays["conv.weight"] == 0.1
+
+
+def test_swins_warm_up_at_its_length(solve):
+    """The recipe's own numbers: 1500 of 160k iterations from 1e-6 of the rate, then linear to 0."""
+    cfg, _, optimizer = solve(
+        *("OPTIMIZER", "AdamW", "BASE_LR", 6e-5, "MAX_ITER", 160_000, "WARMUP_ITERS", 1500),
+        *("WARMUP_FACTOR", 1e-6, "POLY_LR_POWER", 1.0, "POLY_LR_FLOOR", 0.0),
+    )
+    scheduler = build_lr_scheduler(cfg, optimizer)
+
+    def factor(iteration):
+        scheduler.last_epoch = iteration
+        return scheduler.get_lr()[0] / 6e-5
+
+    assert factor(0) == pytest.approx(1e-6, rel=1e-9)
+    # Half way up to the value of the line at its end, 1 - 1500 / 160000.
+    end = 1 - 1500 / 160_000
+    assert factor(750) == pytest.approx((1e-6 + end) / 2, rel=1e-9)
+    assert factor(1500) == pytest.approx(end, rel=1e-9)
+    assert factor(80_000) == pytest.approx(0.5, rel=1e-9)
+    assert factor(159_999) == pytest.approx(1 / 160_000, rel=1e-6)
+    assert factor(160_000) == 0

@@ -10,7 +10,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from longtail.engine import Trainer
-from longtail.engine.trainer import AMPTrainer, convert_sync_batchnorm
+from longtail.engine.step import StepTrainer
+from longtail.engine.trainer import convert_sync_batchnorm
 from longtail.modeling import TimmBackbone
 from tests.tiny import register_stripes
 
@@ -189,7 +190,7 @@ def test_synchronised_batch_normalisation_keeps_activations():
 
 def test_an_unknown_precision():
     with pytest.raises(ValueError, match=r"AMP.DTYPE must be one of .*, got 'float8'"):
-        AMPTrainer(torch.nn.Linear(1, 1), [], None, "cpu", "float8")
+        StepTrainer(torch.nn.Linear(1, 1), [], None, "cpu", dtype="float8")
 
 
 def test_no_training_set(configure):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from region_rebalance import balanced_softmax_loss, pool_regions
+from region_rebalance.functional import count_regions
 from torch import Tensor
 
 N, C, H, W, K = 3, 5, 6, 7, 9
@@ -224,3 +225,15 @@ def test_a_region_of_a_class_without_images_is_an_error():
 def test_counts_of_another_length_are_an_error():
     with pytest.raises(ValueError, match=r"class_counts must have shape \(3,\)"):
         balanced_softmax_loss(torch.zeros(2, 3), torch.tensor([0, 2]), torch.ones(4))
+
+
+@pytest.mark.parametrize("scope", ["image", "batch"])
+@pytest.mark.parametrize("downsampling", ["nearest", "area"])
+@pytest.mark.parametrize("size", [(H, W), (25, 30), (48, 56)])
+def test_regions_are_counted_as_they_are_pooled(scope, downsampling, size):
+    features, labels = make_inputs(size)
+    options = {"scope": scope, "downsampling": downsampling}
+    expected = len(pool_regions(features, labels, K, **options)[1])
+    assert count_regions(labels, features.shape[2:], K, **options) == expected > 0
+    ignored = torch.full_like(labels, IGNORE)
+    assert count_regions(ignored, features.shape[2:], K, **options) == 0

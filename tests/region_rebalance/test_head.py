@@ -215,3 +215,22 @@ def test_a_head_cannot_wrap_itself():
     cfg = make_cfg("RegionRebalanceHead")
     with pytest.raises(ValueError, match="must name the head to wrap"):
         SEM_SEG_HEADS_REGISTRY.get("RegionRebalanceHead")(cfg, SHAPE)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_normalizers_are_known_where_the_base_head_tells(name):
+    """Regions at the stride of the pixel features, pixels by our own heads alone."""
+    head, (_, targets) = make_head(name), make_inputs()
+    targets[0, 20:] = 255
+    targets[0, 10:20][targets[0, 10:20] == 2] = 1
+    targets[0, 13, 9] = 2  # the image's only one, which no cell of stride 4 or 8 reads
+    normalizers = head.loss_normalizers(targets)
+    if name == "UserHead":
+        assert normalizers == {}
+        return
+    stride = head.base_head.common_stride
+    regions = sum(len(set(y[::stride, ::stride].flatten().tolist()) - {255}) for y in targets)
+    assert normalizers.pop("loss_region").item() == regions < 8
+    ours = name in ("FCNHead", "SeparableDeepLabV3PlusHead")
+    valid = (targets != 255).sum().item()
+    assert normalizers == ({"loss_sem_seg": valid} if ours else {})

@@ -114,3 +114,20 @@ class SemSegHead(nn.Module, ABC):
         if self.auxiliary is not None:
             losses.update(self.auxiliary(features, targets)[1])
         return None, losses
+
+    def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
+        """What each loss is a mean over: with it, the losses of parts add up to a batch's.
+
+        Args:
+            targets: (N, h, w) labels.
+
+        Returns:
+            A scalar >= 0 for each loss by name, if the pixel loss has a ``normalizer``.
+        """
+        normalizers = {}
+        if hasattr(self.pixel_loss, "normalizer"):
+            names = (self.loss_name, *self.stage_weights)
+            normalizers = dict.fromkeys(names, self.pixel_loss.normalizer(targets))
+        if self.auxiliary is not None:
+            normalizers.update(self.auxiliary.loss_normalizers(targets))
+        return normalizers

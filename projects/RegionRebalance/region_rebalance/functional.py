@@ -75,6 +75,32 @@ def pool_regions(
         return sums / areas[:, None], classes
 
 
+@torch.no_grad()
+def count_regions(
+    labels: Tensor,
+    size: tuple[int, int],
+    num_classes: int,
+    *,
+    ignore_label: int = 255,
+    scope: str = "image",
+    downsampling: str = "nearest",
+) -> int:
+    """R of :func:`pool_regions` from the labels alone.
+
+    Args:
+        labels: (N, h, w), integers in 0..num_classes-1 or ``ignore_label``.
+        size: height and width (H, W) of the features.
+        num_classes, ignore_label, scope, downsampling: as for :func:`pool_regions`.
+
+    Raises:
+        ValueError: a label out of range.
+    """
+    if downsampling == "nearest":
+        labels = _nearest_labels(labels, size)
+    classes = _present_classes(labels, num_classes, ignore_label)[3]
+    return len(classes.unique() if scope == "batch" else classes)
+
+
 def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor) -> Tensor:
     """The region loss, Eq. 8: softmax cross-entropy with the region frequency as prior.
 
@@ -133,12 +159,17 @@ def _nearest_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
     """Weights 0 or 1 of the classes present; see :func:`_present_classes` for the rest."""
-    # F.interpolate takes no integers; class indices are exact in float32.
-    cells = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+    cells = _nearest_labels(labels, size)
     slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes, ignore)
     weights = torch.zeros(len(labels), P + 1, slot_of_cell.shape[1], device=labels.device)
     weights.scatter_(1, slot_of_cell[:, None], 1.0)
     return weights[:, :P], images, slots, classes
+
+
+def _nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, h, w) labels to (N, H, W), int64."""
+    # F.interpolate takes no integers; class indices are exact in float32.
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
 def _area_cells(

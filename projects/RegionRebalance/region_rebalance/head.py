@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from longtail.data.class_stats import get_class_stats
 from longtail.modeling.losses import mean_over_processes
+from longtail.utils.names import registered
 
-from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, pool_regions
+from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, count_regions, pool_regions
 
 BASE_PREFIX = "base_head."
 
@@ -116,7 +117,11 @@ class RegionRebalanceHead(nn.Module):
         if options.BALANCED:
             counts = torch.as_tensor(get_class_stats(cfg.DATASETS.TRAIN).image_count)
         return {
-            "base_head": SEM_SEG_HEADS_REGISTRY.get(options.BASE_HEAD_NAME)(cfg, input_shape),
+            "base_head": registered(
+                SEM_SEG_HEADS_REGISTRY,
+                options.BASE_HEAD_NAME,
+                "MODEL.REGION_REBALANCE.BASE_HEAD_NAME",
+            )(cfg, input_shape),
             "num_classes": num_classes,
             "class_counts": counts,
             "pixel_classifier": options.PIXEL_CLASSIFIER,
@@ -172,6 +177,31 @@ class RegionRebalanceHead(nn.Module):
         # regions, and DistributedDataParallel averages their gradients with equal weight.
         R = loss.new_tensor(len(classes))
         return self.loss_weight * loss * R / mean_over_processes(R)
+
+    def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
+        """What each loss is a mean over: with it, the losses of parts add up to a batch's.
+
+        Args:
+            targets: (N, h, w) labels.
+
+        Returns:
+            What the base head says of its own losses, if it does; and R as ``loss_region``, if the
+            base head tells the stride of its pixel features (``common_stride``).
+        """
+        base = self.base_head
+        normalizers = base.loss_normalizers(targets) if hasattr(base, "loss_normalizers") else {}
+        if hasattr(base, "common_stride"):
+            height, width = (-(-side // base.common_stride) for side in targets.shape[1:])
+            count = count_regions(
+                targets,
+                (height, width),
+                self.num_classes,
+                ignore_label=self.ignore_value,
+                scope=self.scope,
+                downsampling=self.label_downsampling,
+            )
+            normalizers["loss_region"] = torch.tensor(float(count), device=targets.device)
+        return normalizers
 
     @staticmethod
     def _restore_wrapper(state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:

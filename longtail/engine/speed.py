@@ -1,0 +1,52 @@
+"""What makes a model faster and computes the same function: memory format and compilation."""
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from longtail.modeling import SemSegHead
+
+
+def apply_speed_options(cfg: CfgNode, model: nn.Module) -> None:
+    """Apply ``MODEL.CHANNELS_LAST`` and ``MODEL.COMPILE``, in place; tensors keep their names.
+
+    Compiled are the backbone and, of our semantic heads, all up to the pixel classifier, which
+    stays a module that is called, with its hooks. Compilation happens when they first run, once for
+    training and once for testing; from the second size of images on it is for any size. Other heads
+    and the auxiliary one, which is small, run as they are.
+
+    Args:
+        cfg: read for these keys and MODEL.DEVICE.
+        model: any detectron2 model.
+
+    Raises:
+        ValueError: there is nothing to compile, or torch.compile does not work here.
+    """
+    if cfg.MODEL.CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)
+    if not cfg.MODEL.COMPILE:
+        return
+    if not hasattr(model, "backbone"):
+        raise ValueError(
+            f"MODEL.COMPILE compiles a model's backbone, and {type(model).__name__} has none: set "
+            "it to False"
+        )
+    _check_compiler(torch.device(cfg.MODEL.DEVICE))
+    model.backbone.compile()
+    # The first one: it may be in a wrapper, and the auxiliary head is in it.
+    head = next((module for module in model.modules() if isinstance(module, SemSegHead)), None)
+    if head is not None:
+        head.stages = torch.compile(head.stages)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compile something small: what it needs (compiler, headers, Triton) no list tells for sure."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
+    # Each tool that is missing fails in a way of its own.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"MODEL.COMPILE: torch.compile does not work here on {device.type} ({reason}): it "
+            "needs a C++ compiler, and on GPUs Triton; install them or set MODEL.COMPILE False"
+        ) from None
