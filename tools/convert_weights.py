@@ -1,124 +1,155 @@
-"""Convert ImageNet weights of a ResNet-50 or -101 v1c, named as by open-mmlab, to a checkpoint.
+"""Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
 
+python tools/convert_weights.py pspnet_r50-d8_ade20k.pth weights/pspnet.pth \\
+    --config-file configs/ADE20K/pspnet_R_50c_160k.yaml
+python tools/convert_weights.py output/model_final.pth for_mmseg.pth --to-mmseg
 python tools/convert_weights.py resnet50_v1c.pth weights/resnet50c_imagenet.pth
 
-MODEL.WEIGHTS may then name the result; the classifier (fc) is left out. The two families of names
-differ in the stem alone, and the models in nothing: stem of three 3x3 convolutions, the stride of
-a stage in its 3x3 convolution.
+The config names the model that MODEL.WEIGHTS may then load the result into. Whose names the input
+has is seen from them: a whole model of mmsegmentation, or a backbone alone, as mmsegmentation and
+its relatives, timm, torchvision and Swin's authors name theirs. Without a config it is a
+ResNet-50 or -101 v1c alone. Every tensor has to find its place, but for an ImageNet classifier.
 """
 
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from detectron2.modeling import build_model
 from torch import Tensor
 
+import train_net
 from longtail.engine.checkpoint import load_tensors
-from longtail.modeling.backbone.timm_backbone import TimmBackbone
+from longtail.modeling.backbone import TimmBackbone
+from longtail.modeling.conversion import from_backbone, from_peer, is_segmentor, to_peer
 from longtail.utils.io import atomic_write
 
-# Stem in open-mmlab's ResNetV1c: one Sequential of convolution, norm and ReLU, three times. timm
-# keeps the last norm apart.
-STEM = {
-    "stem.0": "conv1.0",
-    "stem.1": "conv1.1",
-    "stem.3": "conv1.3",
-    "stem.4": "conv1.4",
-    "stem.6": "conv1.6",
-    "stem.7": "bn1",
-}
 # timm's model by the number of blocks in layer3.
-MODELS = {6: "resnet50c", 23: "resnet101c"}
-STEPS = "num_batches_tracked"
+RESNETS = {6: "resnet50c", 23: "resnet101c"}
+
+
+class StandIn:
+    """In the place of whatever a file names besides tensors and plain values: it does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def read_state(path: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint without the prefix ``backbone.``; no code in it is run.
+    """The tensors of a checkpoint without the prefix ``module.``; no code in it is run.
 
     Args:
-        path: a file of ``torch.save``, the tensors at the top or under ``state_dict``.
+        path: a file of ``torch.save``, the tensors at the top or under ``state_dict`` or ``model``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than tensors and plain values, or holds no tensors.
+        ValueError: it is damaged, needs no conversion, or holds no tensors by name.
     """
+    if path.endswith(".pkl"):
+        raise ValueError(
+            f"{path} needs no conversion: detectron2's files are read as they are, set "
+            "MODEL.WEIGHTS to it"
+        )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the weights {path} do not exist: name a downloaded checkpoint")
-    loaded = load_tensors(path)
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    # Checkpoints of mmengine hold its log, and others their options, in classes of their own.
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        # An older format, which this cannot look into, or no checkpoint: load_tensors knows.
+        foreign = []
+    with torch.serialization.safe_globals([(StandIn, name) for name in foreign]):
+        loaded = load_tensors(path)
+    state = loaded
+    if isinstance(loaded, Mapping):
+        state = next((loaded[key] for key in ("state_dict", "model") if key in loaded), loaded)
     tensors = {}
     if isinstance(state, Mapping):
         items = ((str(key), value) for key, value in state.items())
-        tensors = {k.removeprefix("backbone."): v for k, v in items if isinstance(v, Tensor)}
+        tensors = {k.removeprefix("module."): v for k, v in items if isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(
-            f"{path} holds no tensors by name, neither at the top nor under 'state_dict': "
-            "expected the weights of a ResNet v1c"
+            f"{path} holds no tensors by name, neither at the top nor under 'state_dict' or 'model'"
         )
     return tensors
 
 
-def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Rename the tensors of a ResNet v1c for :class:`TimmBackbone`.
+def model_state(config_file: str, overrides: Sequence[str]) -> dict[str, Tensor]:
+    """Names and shapes of the tensors of a config's model, as it is for inference; no values."""
+    cfg = train_net.load_config(config_file, [*overrides, "MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        return build_model(train_net.deployed_config(cfg)).state_dict()
 
-    Args:
-        state: tensors by open-mmlab's names.
 
-    Returns:
-        timm's name of the model; all tensors of the backbone by the names that they have in our
-        models (``backbone.model.conv1.0.weight``, ...); the names in ``state`` that were not
-        needed. Where the source has no step counters of batch normalisation (PyTorch wrote none
-        before 0.4.1), they are 0: with a fixed momentum nothing reads them.
+def resnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for the backbone of a ResNet v1c, by the depth of ``state``.
 
     Raises:
-        ValueError: it is no ResNet-50 or -101 v1c, or tensors are missing or of another shape.
+        ValueError: ``state`` is no ResNet-50 or -101 v1c.
     """
-    name = _model_name(state)
-    found = {_timm_name(key): (key, tensor) for key, tensor in state.items()}
-    converted, missing, wrong = {}, [], []
-    for full_name, own in TimmBackbone(name=name).state_dict().items():
-        timm_name = full_name.removeprefix("model.")
-        default = torch.zeros_like(own) if timm_name.endswith(STEPS) else None
-        _, tensor = found.pop(timm_name, ("", default))
-        if tensor is None:
-            missing.append(timm_name)
-        elif tensor.shape != own.shape:
-            wrong.append(f"{timm_name} is {tuple(tensor.shape)}, expected {tuple(own.shape)}")
+    names = [name.removeprefix("backbone.") for name in state]
+    blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
+    if "stem.0.weight" not in names or blocks not in RESNETS:
+        raise ValueError(
+            f"this is no ResNet-50 or -101 v1c, its names are {', '.join(names[:3])}, ...: give "
+            "the model's config with --config-file"
+        )
+    with torch.device("meta"):
+        backbone = TimmBackbone(name=RESNETS[blocks])
+    return {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+
+
+def convert(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, without_classifier: bool = False
+) -> tuple[dict[str, Tensor], str]:
+    """Weights of another library under our names, and what they are in a few words.
+
+    Args:
+        state: weights of another library.
+        own: our model's tensors, for their names and shapes.
+        without_classifier: see :func:`longtail.modeling.conversion.from_peer`.
+
+    Raises:
+        ValueError: there is no place for a tensor, or no tensor for a place.
+    """
+    if is_segmentor(state):
+        tensors = from_peer(state, own, without_classifier=without_classifier)
+        new = [name for name in own if name not in tensors]
+        return tensors, "a whole model" + (f"; not in it: {_listed(new)}" if new else "")
+    backbone = from_backbone(state, own)
+    left_out = f"; left out: {_listed(backbone.left_out)}" if backbone.left_out else ""
+    return backbone.tensors, f"a backbone by the names of {backbone.style}{left_out}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def run(options: argparse.Namespace) -> str:
+    """The conversion; what it did, in one line."""
+    state = read_state(options.input)
+    own = model_state(options.config_file, options.opts) if options.config_file else None
+    try:
+        if options.to_mmseg:
+            tensors, what = to_peer(state), "for mmsegmentation"
+            if own is not None:
+                # The way back finds what the config's model has and the weights do not.
+                from_peer(tensors, own)
+        elif any(name.startswith("backbone.model.") for name in state):
+            raise ValueError("the names are ours: set MODEL.WEIGHTS to the file, or add --to-mmseg")
         else:
-            converted[f"backbone.{full_name}"] = tensor
-    left_over = [key for key, _ in found.values()]
-    if missing or wrong:
-        raise ValueError(
-            f"not the weights of a {name}, by timm's names: {_listed('missing', missing)}, "
-            f"{_listed('of another shape', wrong)}, {_listed('left over', left_over)}"
-        )
-    return name, converted, left_over
-
-
-def _model_name(state: Mapping[str, Tensor]) -> str:
-    if "stem.0.weight" not in state:
-        raise ValueError(
-            "no ResNet v1c: there is no stem.0.weight, which open-mmlab's resnet50_v1c and "
-            f"resnet101_v1c have; the names start with {', '.join(list(state)[:3])}"
-        )
-    blocks = len({key.split(".")[1] for key in state if key.startswith("layer3.")})
-    if blocks not in MODELS:
-        raise ValueError(
-            f"no ResNet-50 or -101: layer3 has {blocks} blocks, expected "
-            f"{' or '.join(str(number) for number in MODELS)}"
-        )
-    return MODELS[blocks]
-
-
-def _timm_name(key: str) -> str:
-    module, _, tensor = key.rpartition(".")
-    return f"{STEM.get(module, module)}.{tensor}"
-
-
-def _listed(what: str, names: Sequence[str]) -> str:
-    first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what}" + (f" ({first})" if names else "")
+            own = resnet_state(state) if own is None else own
+            tensors, what = convert(state, own, without_classifier=options.without_classifier)
+    except ValueError as error:
+        raise ValueError(f"{options.input}: {error}") from None
+    with atomic_write(options.output, "wb") as file:
+        torch.save({"state_dict" if options.to_mmseg else "model": tensors}, file)
+    return f"{options.output}: {len(tensors)} tensors, {what}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,20 +157,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", metavar="INPUT", help="downloaded checkpoint")
+    parser.add_argument("input", metavar="INPUT", help="checkpoint to convert")
     parser.add_argument("output", metavar="OUTPUT", help="checkpoint to write")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--config-file", metavar="FILE", default="", help="config of our model")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--to-mmseg", action="store_true", help="from our names to its")
+    choice.add_argument(
+        "--without-classifier",
+        action="store_true",
+        help="leave out classifiers of another number of classes",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+    options = parser.parse_intermixed_args(arguments)
     try:
-        state = read_state(options.input)
-        try:
-            name, converted, left_over = convert(state)
-        except ValueError as error:
-            raise ValueError(f"{options.input}: {error}") from None
-        with atomic_write(options.output, "wb") as file:
-            torch.save({"model": converted}, file)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
-    print(f"{options.output}: {name}, {len(converted)} tensors; {_listed('left over', left_over)}")
+        print(run(options))
+    except train_net.INPUT_ERRORS as error:
+        raise SystemExit(f"error: {train_net.one_line(error)}") from None
 
 
 if __name__ == "__main__":
