@@ -1,5 +1,7 @@
 """What makes a model faster and computes the same function: memory format and compilation."""
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from torch import nn
@@ -10,10 +12,11 @@ from longtail.modeling import SemSegHead
 def apply_speed_options(cfg: CfgNode, model: nn.Module) -> None:
     """Apply ``MODEL.CHANNELS_LAST`` and ``MODEL.COMPILE``, in place; tensors keep their names.
 
-    Compiled are the backbone and, of our semantic heads, all up to the pixel classifier, which
-    stays a module that is called, with its hooks. Compilation happens when they first run, once for
-    training and once for testing; from the second size of images on it is for any size. Other heads
-    and the auxiliary one, which is small, run as they are.
+    Compiled are, in training, the backbone and, of our semantic heads, all up to the pixel
+    classifier, which stays a module that is called, with its hooks. Other heads and the auxiliary
+    one, which is small, run as they are, and so does everything in testing: compilation takes a
+    minute for each size of images, and test images have many. After torch's limit of sizes (8)
+    others run as they are in training, too.
 
     Args:
         cfg: read for these keys and MODEL.DEVICE.
@@ -32,11 +35,22 @@ def apply_speed_options(cfg: CfgNode, model: nn.Module) -> None:
             "it to False"
         )
     _check_compiler(torch.device(cfg.MODEL.DEVICE))
-    model.backbone.compile()
+    _compile_training(model.backbone, "forward")
     # The first one: it may be in a wrapper, and the auxiliary head is in it.
     head = next((module for module in model.modules() if isinstance(module, SemSegHead)), None)
     if head is not None:
-        head.stages = torch.compile(head.stages)
+        _compile_training(head, "stages")
+
+
+def _compile_training(module: nn.Module, method: str) -> None:
+    eager = getattr(module, method)
+    # Shapes as symbols take minutes where there are windows, and were compiled anew nevertheless.
+    compiled = torch.compile(eager, dynamic=False)
+
+    def call(*args: Any) -> Any:
+        return (compiled if module.training else eager)(*args)
+
+    setattr(module, method, call)
 
 
 def _check_compiler(device: torch.device) -> None:

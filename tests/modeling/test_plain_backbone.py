@@ -325,3 +325,13 @@ def test_bad_options(options, message):
 def test_image_too_small(size):
     with pytest.raises(ValueError, match=f"at least 32 x 32 pixels.*got {size[0]} x {size[1]}"):
         build()(image_of(*size))
+
+
+@pytest.mark.parametrize(("size", "start"), [("large", 1e-6), ("base", 0.1)])
+def test_layer_scale_starts_as_in_beits_own_training(size, start):
+    backbone = TimmPlainBackbone(
+        name=f"beit_{size}_patch16_224", image_size=64, out_blocks=(0, 1, 2, 3)
+    )
+    for block in backbone.model.blocks:
+        assert torch.equal(block.gamma_1, torch.full_like(block.gamma_1, start))
+        assert torch.equal(block.gamma_2, torch.full_like(block.gamma_2, start))

@@ -172,6 +172,9 @@ def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int,
         ValueError: it is no plain vision transformer, or the other arguments do not fit it.
     """
     options = {"img_size": image_size, "num_classes": 0, "dynamic_img_size": True}
+    if name.startswith("beit_large"):
+        # LayerScale starts as in BEiT's own training, where timm has 1e-5.
+        options["init_values"] = 1e-6
     with torch.device("meta"):
         try:
             try:
