@@ -4,10 +4,11 @@ import timm
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from .base import StridedBackbone
 from .beit import adapt_beit, beit_maps
 from .freezing import NORMS, freeze_batch_norm
 from .pretrained import check_name, create_model, first_line
@@ -16,7 +17,7 @@ LEVELS = ("res2", "res3", "res4", "res5")
 
 
 @BACKBONE_REGISTRY.register()
-class TimmPlainBackbone(Backbone):
+class TimmPlainBackbone(StridedBackbone):
     """A vision transformer whose blocks, at four depths, become four levels.
 
     A neck brings the outputs of the blocks, all of the patch's stride, to a quarter of it (two
@@ -95,21 +96,10 @@ class TimmPlainBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         return {
-            "name": cfg.MODEL.TIMM.NAME,
+            **cls.shared_options(cfg),
             "image_size": cfg.MODEL.TIMM.IMAGE_SIZE,
             "out_blocks": tuple(cfg.MODEL.TIMM.OUT_BLOCKS),
-            "out_features": tuple(cfg.MODEL.TIMM.OUT_FEATURES),
-            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
-            "norm": cfg.MODEL.TIMM.NORM,
-            "freeze_at": cfg.MODEL.TIMM.FREEZE_AT,
-            "drop_path": cfg.MODEL.TIMM.DROP_PATH,
-            "checkpointing": cfg.MODEL.TIMM.CHECKPOINTING,
         }
-
-    @property
-    def size_divisibility(self) -> int:
-        """Images are padded to a multiple of the largest stride: then all levels align."""
-        return self._divisibility
 
     @property
     def num_layers(self) -> int:
@@ -136,12 +126,7 @@ class TimmPlainBackbone(Backbone):
         Raises:
             ValueError: H or W is smaller than twice the patch.
         """
-        height, width = image.shape[2:]
-        if min(height, width) < self._divisibility:
-            raise ValueError(
-                f"an image must have at least {self._divisibility} x {self._divisibility} pixels, "
-                f"twice the backbone's patch; got {height} x {width}"
-            )
+        self.check_size(image)
         if isinstance(self.model, Beit):
             maps = beit_maps(self.model, image, self._out_blocks)
         else:

@@ -4,13 +4,14 @@ import timm
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from timm.layers import Format
 from timm.models.hrnet import HighResolutionNetFeatures
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .base import StridedBackbone
 from .freezing import NORMS, freeze_batch_norm, freeze_modules, paths_up_to_level
 from .hrnet import HRNET_OPTIONS, LAST_MODULES, adapt_hrnet
 from .pretrained import check_name, create_model, first_line
@@ -22,7 +23,7 @@ LAST_LEVEL = 5
 
 
 @BACKBONE_REGISTRY.register()
-class TimmBackbone(Backbone):
+class TimmBackbone(StridedBackbone):
     """A timm model that returns detectron2's named feature maps.
 
     Levels are named as in detectron2: ``res2`` .. ``res5`` are the maps that have strides 4, 8, 16
@@ -99,20 +100,9 @@ class TimmBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         return {
-            "name": cfg.MODEL.TIMM.NAME,
+            **cls.shared_options(cfg),
             "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
-            "out_features": tuple(cfg.MODEL.TIMM.OUT_FEATURES),
-            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
-            "norm": cfg.MODEL.TIMM.NORM,
-            "freeze_at": cfg.MODEL.TIMM.FREEZE_AT,
-            "drop_path": cfg.MODEL.TIMM.DROP_PATH,
-            "checkpointing": cfg.MODEL.TIMM.CHECKPOINTING,
         }
-
-    @property
-    def size_divisibility(self) -> int:
-        """Images are padded to a multiple of the largest stride: then all levels align."""
-        return self._divisibility
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalized images to a map (N, C_level, H / stride, W / stride) a level.
@@ -120,12 +110,7 @@ class TimmBackbone(Backbone):
         Raises:
             ValueError: H or W is smaller than the largest stride.
         """
-        height, width = image.shape[2:]
-        if min(height, width) < self._divisibility:
-            raise ValueError(
-                f"an image must have at least {self._divisibility} x {self._divisibility} pixels, "
-                f"the largest stride of the backbone's levels; got {height} x {width}"
-            )
+        self.check_size(image)
         maps = dict(zip(self._out_features, self.model(image), strict=True))
         for level, norm in self.norms.items():
             maps[level] = norm(maps[level])
