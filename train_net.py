@@ -15,9 +15,11 @@ import traceback
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import verify_results
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -31,8 +33,9 @@ import longtail.modeling  # noqa: F401  (registers models)
 from longtail.config import add_longtail_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
-from longtail.engine.trainer import training_records
+from longtail.engine.trainer import check_classes, training_records
 from longtail.utils.io import atomic_write
+from longtail.utils.names import registered
 
 # What bad input raises: configs, data, weights, or a training that diverges.
 INPUT_ERRORS = (ValueError, OSError, KeyError, FloatingPointError)
@@ -96,10 +99,14 @@ def deployed_config(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     if cfg.MODEL.SEM_SEG_HEAD.NAME == "RegionRebalanceHead":
-        cfg.MODEL.SEM_SEG_HEAD.NAME = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
+        base = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
+        registered(SEM_SEG_HEADS_REGISTRY, base, "MODEL.REGION_REBALANCE.BASE_HEAD_NAME")
+        cfg.MODEL.SEM_SEG_HEAD.NAME = base
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = "cross_entropy"
     cfg.DATASETS.TRAIN = ()
     cfg.MODEL.TIMM.PRETRAINED = ""
+    # Only training is compiled.
+    cfg.MODEL.COMPILE = False
     cfg.freeze()
     return cfg
 
@@ -121,6 +128,11 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
+
+
+def _has_classes(name: str) -> bool:
+    metadata = MetadataCatalog.get(name)
+    return bool(metadata.get("stuff_classes") or metadata.get("thing_classes"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -159,7 +171,10 @@ def _run(args: argparse.Namespace) -> None:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
     if args.eval_only:
-        model = Trainer.build_model(deployed_config(cfg))
+        deployed = deployed_config(cfg)
+        # Some data sets know their classes only once they are loaded.
+        check_classes(cfg, [name for name in cfg.DATASETS.TEST if _has_classes(name)])
+        model = Trainer.build_model(deployed)
         checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         evaluate(cfg, model)

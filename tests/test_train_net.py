@@ -161,7 +161,9 @@ def test_deployed_config_has_no_branch(tmp_path):
         (["MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "focal"], "PIXEL_LOSS must be one of"),
         (["MODEL.SEM_SEG_HEAD.NAME", "FNCHead"], "near names: FCNHead"),
         (["TEST.SEM_SEG.MODE", "tiles"], "SEM_SEG.MODE must be one of"),
-        (["SOLVER.ACCUMULATION_STEPS", "3"], "ACCUMULATION_STEPS 3 does not divide the 4 images"),
+        (["SOLVER.ACCUMULATION_STEPS", "3"], "divide SOLVER.IMS_PER_BATCH: got 3, 1 proc"),
+        (["SOLVER.NO_DECAY_PARAMS", "['gama']"], "no parameter whose last name is 'gama'"),
+        (["TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[]"], "SCALES must be positive numbers"),
         (["MODEL.TIMM.NAME", "resnet51"], "has no model 'resnet51'"),
         (["SOLVER.OPTIMIZER", "Adam"], "must be 'SGD' or 'AdamW'"),
         (["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "int8"], "AMP.DTYPE must be one of"),
@@ -192,11 +194,28 @@ def test_evaluation_needs_a_registered_data_set(tmp_path, options):
 
 
 def test_evaluation_needs_all_weights(tmp_path, options):
+    # What is registered where nothing was generated.
+    options = [*options, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "24"]
     message = evaluation_failure(
         tmp_path, options, keep=lambda key: key != "sem_seg_head.predictor.bias"
     )
     assert "the weights lack 1 tensors of the model" in message and "predictor.bias" in message
     assert "no weights to evaluate" in evaluation_failure(tmp_path, options, "MODEL.WEIGHTS", "")
+
+
+def test_evaluation_with_another_number_of_classes(tmp_path, options):
+    """Of the data, at once; and of the weights, with both numbers."""
+    more = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"]
+    assert "classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 7" in evaluation_failure(
+        tmp_path, options, *more, keep=lambda key: True
+    )
+
+
+def test_evaluation_names_the_head_that_is_wrapped(tmp_path, options):
+    branch = ["MODEL.SEM_SEG_HEAD.NAME", "RegionRebalanceHead"]
+    branch += ["MODEL.REGION_REBALANCE.BASE_HEAD_NAME", "FNCHead"]
+    message = evaluation_failure(tmp_path, options, *branch)
+    assert "MODEL.REGION_REBALANCE.BASE_HEAD_NAME: nothing is registered as 'FNCHead'" in message
 
 
 @pytest.fixture

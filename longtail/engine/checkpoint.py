@@ -58,8 +58,9 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, holds more than tensors and plain values, or has not
-                one tensor of the model.
+            ValueError: the file is damaged, holds more than tensors and plain values, or is of
+                another architecture: it has not one tensor of the model, or less than half of
+                those of its backbone.
         """
         # With several processes the file may be on the main one's machine alone.
         alone = comm.get_world_size() == 1
@@ -83,12 +84,20 @@ class Checkpointer(DetectionCheckpointer):
             [name for name in names if not name.endswith("num_batches_tracked")]
             for names in (self.model.state_dict(), set(incompatible.missing_keys))
         )
-        if own and len(missing) >= len(own):
+        expected = own[0] if own else ""
+        foreign = len(missing) >= len(own)
+        # Heads are often new. But a backbone that comes along and hardly fits is another one.
+        if any(name.startswith("backbone.") for name in self._names):
+            own = [name for name in own if name.startswith("backbone.")]
+            missing = [name for name in missing if name.startswith("backbone.")]
+            foreign = foreign or 2 * len(missing) > len(own)
+            expected = missing[0] if missing else expected
+        if own and foreign:
             raise ValueError(
-                f"the weights {self._path} are a checkpoint of another architecture, without any "
-                f"tensor of this model: expected such as {own[0]}, in its shape, got such as "
-                f"{next(iter(self._names), 'none')}. Convert them with tools/convert_weights.py, "
-                "or set MODEL.WEIGHTS to others"
+                f"the weights {self._path} are a checkpoint of another architecture: expected such "
+                f"as {expected}, in its shape, and found {len(own) - len(missing)} of {len(own)}; "
+                f"it has such as {next(iter(self._names), 'none')}. Convert them with "
+                "tools/convert_weights.py, or set MODEL.WEIGHTS to others"
             )
         super()._log_incompatible_keys(incompatible)
 
@@ -128,10 +137,13 @@ class CompleteCheckpointer(Checkpointer):
         # What has another shape was taken out before loading, so it is missing as well.
         missing = incompatible.missing_keys
         if missing:
+            shapes = {name: (theirs, own) for name, theirs, own in incompatible.incorrect_shapes}
+            example = next(iter(shapes), missing[0])
+            detail = " is {}, expected {}".format(*shapes[example]) if shapes else ""
             raise ValueError(
                 f"the weights lack {len(missing)} tensors of the model or have them in another "
-                f"shape (such as {missing[0]}): give the config that they were trained with, or "
-                "the weights that this config has trained (OUTPUT_DIR/model_final.pth)"
+                f"shape (such as {example}{detail}): give the config that they were trained with, "
+                "or the weights that this config has trained (OUTPUT_DIR/model_final.pth)"
             )
         if incompatible.unexpected_keys:
             logging.getLogger(__name__).warning(

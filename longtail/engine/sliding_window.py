@@ -43,9 +43,9 @@ class SlidingWindowInference(nn.Module):
         """
         super().__init__()
         for key, value in (("CROP_SIZE", crop_size), ("STRIDE", stride)):
-            if len(value) != 2 or min(value) < 1:
+            if len(value) != 2 or any(not isinstance(v, int) or v < 1 for v in value):
                 raise ValueError(
-                    f"TEST.SEM_SEG.{key} must be two positive numbers, (height, width), got "
+                    f"TEST.SEM_SEG.{key} must be two positive integers, (height, width), got "
                     f"{list(value)}"
                 )
         if any(s > c for s, c in zip(stride, crop_size, strict=True)):

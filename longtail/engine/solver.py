@@ -109,9 +109,16 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """The parameters that require a gradient, in as few groups as :func:`build_optimizer` needs.
 
     Raises:
-        ValueError: as :func:`layer_factors`.
+        ValueError: a name in NO_DECAY_PARAMS that no parameter has; or as :func:`layer_factors`.
     """
     solver = cfg.SOLVER
+    known = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    for name in solver.NO_DECAY_PARAMS:
+        if name not in known:
+            raise ValueError(
+                f"SOLVER.NO_DECAY_PARAMS: the model has no parameter whose last name is {name!r}; "
+                f"it has {', '.join(sorted(known))}"
+            )
     no_decay = {*solver.NO_DECAY_PARAMS, *getattr(model, "no_decay_params", ())}
     factors = layer_factors(model, solver.LAYER_DECAY)
     groups = []

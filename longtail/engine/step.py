@@ -80,11 +80,24 @@ class StepTrainer(SimpleTrainer):
         with torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None):
             losses = {
                 name: loss * weights.get(name, 1 / self.accumulation_steps)
-                for name, loss in self.model(part).items()
+                for name, loss in self._losses(part).items()
             }
             total = sum(losses.values())
         self.grad_scaler.scale(total).backward()
         return losses
+
+    def _losses(self, part: list[dict]) -> dict[str, Tensor]:
+        try:
+            return self.model(part)
+        except RuntimeError as error:
+            # Of DistributedDataParallel, with a page on what else it could be.
+            if "finished reduction" not in str(error):
+                raise
+            raise ValueError(
+                "with several processes every parameter must get a gradient, and some do not: let "
+                "MODEL.TIMM.OUT_FEATURES name only levels that MODEL.SEM_SEG_HEAD.IN_FEATURES and "
+                "AUXILIARY.IN_FEATURE read"
+            ) from error
 
     def _without_exchange(self) -> AbstractContextManager:
         distributed = isinstance(self.model, DistributedDataParallel)
@@ -95,7 +108,21 @@ class StepTrainer(SimpleTrainer):
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew."""
+        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew.
+
+        Raises:
+            ValueError: another optimizer, or one of other parameters.
+        """
+        own, saved = (
+            [(len(group["params"]), "betas" in group) for group in optimizer["param_groups"]]
+            for optimizer in (self.optimizer.state_dict(), state_dict["optimizer"])
+        )
+        if own != saved:
+            raise ValueError(
+                "--resume: the checkpoint was trained with another SOLVER.OPTIMIZER, other rules "
+                "for weight decay or learning rates, or another FREEZE_AT: take them back, or "
+                "start anew with MODEL.WEIGHTS"
+            )
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -6,7 +6,7 @@ import resource
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -74,9 +74,12 @@ class Trainer(DefaultTrainer):
         """
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        _check_accumulation(cfg)
         model = self.build_model(cfg)
         # Bad options of testing end the training now, not at the first evaluation.
-        build_inference(cfg, model)
+        inference = build_inference(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            SemanticSegmentorWithTTA(cfg, inference)
         checkpointer = Checkpointer
         if is_second_stage(model):
             freeze(model)
@@ -198,7 +201,7 @@ def training_records(cfg: CfgNode) -> list[dict]:
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
     # Some data sets know their classes once they are loaded.
-    _check_classes(cfg)
+    check_classes(cfg, cfg.DATASETS.TRAIN)
     return records
 
 
@@ -209,8 +212,16 @@ def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[d
     return DatasetMapper(cfg, is_train)
 
 
-def _check_classes(cfg: CfgNode) -> None:
-    for name in cfg.DATASETS.TRAIN:
+def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
+    """
+    Args:
+        cfg: read for NUM_CLASSES of the head that a data set is for.
+        names: registered data sets.
+
+    Raises:
+        ValueError: a data set has another number of classes than the model.
+    """
+    for name in names:
         is_sem_seg = MetadataCatalog.get(name).get("evaluator_type") == "sem_seg"
         kind, head = ("stuff", "SEM_SEG_HEAD") if is_sem_seg else ("thing", "ROI_HEADS")
         classes = MetadataCatalog.get(name).get(f"{kind}_classes") or ()
@@ -219,3 +230,13 @@ def _check_classes(cfg: CfgNode) -> None:
             raise ValueError(
                 f"{name} has {len(classes)} classes, but MODEL.{head}.NUM_CLASSES is {num_classes}"
             )
+
+
+def _check_accumulation(cfg: CfgNode) -> None:
+    parts = cfg.SOLVER.ACCUMULATION_STEPS * comm.get_world_size()
+    if cfg.SOLVER.ACCUMULATION_STEPS < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
+        raise ValueError(
+            f"SOLVER.ACCUMULATION_STEPS must be >= 1 and, times the number of processes, divide "
+            f"SOLVER.IMS_PER_BATCH: got {cfg.SOLVER.ACCUMULATION_STEPS}, {comm.get_world_size()} "
+            f"processes and {cfg.SOLVER.IMS_PER_BATCH}"
+        )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -251,8 +251,30 @@ def test_tensors_of_other_shapes_are_another_architecture(tmp_path):
     with pytest.raises(ValueError, match="another architecture"):
         load(path)
     torch.save({}, path)
-    with pytest.raises(ValueError, match="another architecture.* got such as none"):
+    with pytest.raises(ValueError, match="another architecture.* has such as none"):
         load(path)
+
+
+def test_inference_says_which_shape_is_wrong(tmp_path):
+    path = tmp_path / "classes.pth"
+    torch.save(nn.Linear(2, 19).state_dict(), path)
+    with pytest.raises(ValueError, match=r"lack 2 .* weight is \(19, 2\), expected \(3, 2\)"):
+        CompleteCheckpointer(nn.Linear(2, 3)).load(str(path))
+
+
+def test_another_backbone_is_another_architecture_whatever_else_fits(tmp_path):
+    """Heads that agree would let the training start from a random backbone."""
+    path = tmp_path / "other_backbone.pth"
+    state = {**model_of_parts().state_dict(), "backbone.weight": torch.zeros(7, 7)}
+    state["backbone.bias"] = torch.zeros(7)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="found 0 of 2") as info:
+        load(path, model_of_parts())
+    assert_one_line(info, path)
+    # The other way round a new head is common.
+    state = {"backbone." + k: v for k, v in nn.Linear(2, 3).state_dict().items()}
+    torch.save({**state, "norm.weight": torch.zeros(7)}, path)
+    load(path, model_of_parts())
 
 
 def test_a_part_of_the_model_is_enough_to_start_from(tmp_path):

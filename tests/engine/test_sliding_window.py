@@ -217,8 +217,12 @@ def test_the_trainer_tests_in_windows(configure):
     [
         (["MODE", "tiles"], r"MODE must be one of \['whole', 'slide'\], got 'tiles'"),
         (["MODE", "slide", "STRIDE", [641, 640]], r"STRIDE \[641, 640\] must be at most CROP_SIZE"),
-        (["MODE", "slide", "STRIDE", [0, 8]], r"STRIDE must be two positive numbers.*\[0, 8\]"),
-        (["MODE", "slide", "CROP_SIZE", [640]], r"CROP_SIZE must be two positive numbers.*\[640\]"),
+        (["MODE", "slide", "STRIDE", [0, 8]], r"STRIDE must be two positive integers.*\[0, 8\]"),
+        (["MODE", "slide", "CROP_SIZE", ["a", 64]], "CROP_SIZE must be two positive integers"),
+        (
+            ["MODE", "slide", "CROP_SIZE", [640]],
+            r"CROP_SIZE must be two .*\[640\]",
+        ),
     ],
 )
 def test_bad_options_end_a_training_before_it_starts(configure, options, message):

@@ -2,17 +2,21 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine import Trainer
 from longtail.engine.step import StepTrainer
 from longtail.engine.trainer import convert_sync_batchnorm
 from longtail.modeling import TimmBackbone
+from tests.processes import run_in_two_processes
 from tests.tiny import register_stripes
 
 # Without randomness a batch is the same whenever it is drawn.
@@ -119,6 +123,44 @@ def test_resume_restores_optimizer_schedule_and_iteration(one_image):
     assert len(saved["state"]) > 0
     for index, state in saved["state"].items():
         assert torch.equal(state["momentum_buffer"], loaded["state"][index]["momentum_buffer"])
+
+
+@pytest.mark.parametrize(
+    "other", [["SOLVER.OPTIMIZER", "AdamW"], ["MODEL.TIMM.FREEZE_AT", 2]], ids=str
+)
+def test_resume_with_another_optimizer(one_image, other):
+    train(one_image("parts"), stop_at=3)
+    fresh = Trainer(one_image("parts", *other))
+    with pytest.raises(ValueError, match="--resume: .* another SOLVER.OPTIMIZER, other rules"):
+        fresh.resume_or_load(resume=True)
+
+
+class UnreadParameter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.read, self.unread = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    def forward(self, batch):
+        return {"loss": self.read(torch.ones(1, 1)).sum()}
+
+
+def train_with_an_unread_parameter(rank: int, folder: Path) -> None:
+    model = DistributedDataParallel(UnreadParameter())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [[{}]] * 3, optimizer, "cpu")
+    with EventStorage():
+        trainer.run_step()
+        try:
+            trainer.run_step()
+        except ValueError as error:
+            (folder / f"{rank}.txt").write_text(str(error))
+
+
+def test_a_level_that_no_head_reads_in_two_processes(tmp_path):
+    run_in_two_processes(train_with_an_unread_parameter, tmp_path)
+    for rank in range(2):
+        message = (tmp_path / f"{rank}.txt").read_text()
+        assert "OUT_FEATURES name only levels" in message and "\n" not in message
 
 
 def test_without_resume_only_weights_are_taken(one_image):

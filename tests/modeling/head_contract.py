@@ -217,3 +217,17 @@ class SemSegHeadContract:
         head.merge_from_list([key, value])
         with pytest.raises(ValueError, match=r"reads the level 'res9', but the backbone returns"):
             self.build(cfg)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("IN_FEATURES", [], "(IN_FEATURES is empty|reads two levels)"),
+            ("NORM", "FOO", "NORM must be one of .* got 'FOO'"),
+            ("CONVS_DIM", 0, r"CONVS_DIM must be one or more integers >= 1, got \[0\]"),
+            ("AUXILIARY.CONVS_DIM", 0, "AUXILIARY.CONVS_DIM must be"),
+        ],
+    )
+    def test_bad_options_are_named(self, cfg, key, value, message):
+        cfg.MODEL.SEM_SEG_HEAD.merge_from_list([key, value])
+        with pytest.raises(ValueError, match=message):
+            self.build(cfg)

@@ -327,6 +327,12 @@ def test_image_too_small(size):
         build()(image_of(*size))
 
 
+def test_a_stride_that_the_patch_does_not_make():
+    cfg = train_net.load_config("", ["MODEL.TIMM.NAME", VIT, "MODEL.TIMM.OUTPUT_STRIDE", 8])
+    with pytest.raises(ValueError, match="OUTPUT_STRIDE must be 32 for TimmPlainBackbone.* got 8"):
+        TimmPlainBackbone(cfg, None)
+
+
 @pytest.mark.parametrize(("size", "start"), [("large", 1e-6), ("base", 0.1)])
 def test_layer_scale_starts_as_in_beits_own_training(size, start):
     backbone = TimmPlainBackbone(

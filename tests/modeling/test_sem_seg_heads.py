@@ -100,7 +100,7 @@ class TestPSPHead(SemSegHeadContract):
             head.train()(single, labels[:1])
         assert head.eval()(single)[0].shape[0] == 1
 
-    @pytest.mark.parametrize("scales", [[], [0, 2]])
+    @pytest.mark.parametrize("scales", [[], [0, 2], [1.5]])
     def test_bad_pools(self, cfg, scales):
         cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES = scales
         with pytest.raises(ValueError, match="POOL_SCALES must be one or more integers >= 1"):
@@ -152,7 +152,7 @@ class TestUPerHead(SemSegHeadContract):
     @pytest.mark.parametrize("levels", [["res5"], ["res5", "res2"]], ids=str)
     def test_levels_from_fine_to_coarse(self, cfg, levels):
         cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = levels
-        with pytest.raises(ValueError, match="reads two or more levels from fine to coarse"):
+        with pytest.raises(ValueError, match="must be 2 or more levels from fine to coarse"):
             self.build(cfg)
 
 
@@ -175,6 +175,11 @@ class TestOCRHead(SemSegHeadContract):
             head = self.build(cfg, levels_of(*levels))
         second = [p for key, p in head.named_parameters() if not key.startswith("coarse")]
         assert round(sum(p.numel() for p in second) / 1e6, 3) == parameters
+
+    def test_levels_from_fine_to_coarse(self, cfg):
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res5", "res2"]
+        with pytest.raises(ValueError, match="must be 1 or more levels from fine to coarse"):
+            self.build(cfg)
 
     def test_first_stage(self, cfg, features, labels):
         """A 1x1 FCN as wide as its input, without dropout, with its own weight."""

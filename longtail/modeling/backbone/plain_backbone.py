@@ -1,4 +1,4 @@
-"""Any timm vision transformer of one resolution as a detectron2 backbone with a pyramid."""
+"""Plain vision transformers of timm as detectron2 backbones with a pyramid."""
 
 import timm
 import torch
@@ -95,6 +95,11 @@ class TimmPlainBackbone(StridedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        if cfg.MODEL.TIMM.OUTPUT_STRIDE != 32:
+            raise ValueError(
+                "MODEL.TIMM.OUTPUT_STRIDE must be 32 for TimmPlainBackbone, whose patch and neck "
+                f"make its strides, got {cfg.MODEL.TIMM.OUTPUT_STRIDE}"
+            )
         return {
             **cls.shared_options(cfg),
             "image_size": cfg.MODEL.TIMM.IMAGE_SIZE,
@@ -174,9 +179,11 @@ def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int,
                     raise
         # What timm raises depends on the model.
         except Exception as error:
+            # An argument that it does not know is one for this.
+            reason = "" if isinstance(error, TypeError) else f": {first_line(error)}"
             raise ValueError(
-                f"MODEL.TIMM.NAME: {name} is no plain vision transformer that takes images of any "
-                f"size: {first_line(error)}"
+                f"MODEL.TIMM.NAME: {name} is no plain vision transformer that timm lets take "
+                f"images of any size{reason}"
             ) from None
     strides = {level["reduction"] for level in look.feature_info}
     if not hasattr(look, "blocks") or len(strides) > 1:

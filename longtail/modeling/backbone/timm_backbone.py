@@ -165,7 +165,9 @@ def _levels(name: str, strides: list[int]) -> list[str]:
     powers = all(stride & (stride - 1) == 0 for stride in strides)
     if len(strides) > 1 and powers and len(set(known)) == len(known):
         return known
-    remedy = ": MODEL.BACKBONE.NAME TimmPlainBackbone makes one" if len(set(strides)) == 1 else ""
+    remedy = ""
+    if len(set(strides)) == 1:
+        remedy = ": TimmPlainBackbone makes one of a plain vision transformer"
     shown = sorted(set(strides))
     raise ValueError(
         f"MODEL.TIMM.NAME: {name} has no pyramid of levels whose strides are different powers of "

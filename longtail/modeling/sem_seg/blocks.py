@@ -16,6 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def check_positive(key: str, values: Sequence[int]) -> None:
+    """
+    Raises:
+        ValueError: there is no value, or one that is no integer >= 1; ``key`` names them.
+    """
+    if not values or any(not isinstance(value, int) or value < 1 for value in values):
+        raise ValueError(f"{key} must be one or more integers >= 1, got {list(values)}")
+
+
 def resize(
     x: Tensor, *, size: tuple[int, int] | None = None, scale_factor: int | None = None
 ) -> Tensor:
@@ -113,11 +122,7 @@ class PyramidPooling(nn.Module):
             ValueError: no pool, or one without a cell.
         """
         super().__init__()
-        if not pool_scales or min(pool_scales) < 1:
-            raise ValueError(
-                "MODEL.SEM_SEG_HEAD.POOL_SCALES must be one or more integers >= 1, "
-                f"got {list(pool_scales)}"
-            )
+        check_positive("MODEL.SEM_SEG_HEAD.POOL_SCALES", pool_scales)
         self.pool_scales = tuple(pool_scales)
         self.pools = nn.ModuleList(
             conv_norm_relu(in_channels, channels, 1, norm=norm) for _ in pool_scales

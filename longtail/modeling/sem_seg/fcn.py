@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from longtail.modeling.pixel_losses import build_pixel_loss
 
 from .base import SemSegHead
-from .blocks import conv_norm_relu
+from .blocks import check_positive, conv_norm_relu
+
+# detectron2's names of normalisations; "" for none, with biases instead.
+NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "")
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -59,11 +62,9 @@ class FCNHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        return {
-            "input_shape": input_shape,
-            "in_feature": cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[-1],
-            **shared_arguments(cfg, input_shape),
-        }
+        shared = shared_arguments(cfg, input_shape)
+        in_feature = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[-1]
+        return {"input_shape": input_shape, "in_feature": in_feature, **shared}
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """The named level to (N, C, H, W)."""
@@ -76,9 +77,18 @@ def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
     """The arguments that every head's ``from_config`` takes from the config in the same way.
 
     Raises:
-        ValueError: a level that the backbone does not return.
+        ValueError: no level, or one that the backbone does not return; an unknown normalisation, or
+            a width that is not positive.
     """
     head, auxiliary = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.SEM_SEG_HEAD.AUXILIARY
+    if not head.IN_FEATURES:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.IN_FEATURES is empty: name levels of the backbone, some of "
+            f"{sorted(input_shape)}"
+        )
+    if head.NORM not in NORMS:
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.NORM must be one of {NORMS}, got {head.NORM!r}")
+    check_positive("MODEL.SEM_SEG_HEAD.CONVS_DIM", [head.CONVS_DIM])
     wanted = [*head.IN_FEATURES, *([auxiliary.IN_FEATURE] if auxiliary.LOSS_WEIGHT else [])]
     for level in wanted:
         if level not in input_shape:
@@ -95,6 +105,7 @@ def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
     }
     auxiliary_head = None
     if auxiliary.LOSS_WEIGHT:
+        check_positive("MODEL.SEM_SEG_HEAD.AUXILIARY.CONVS_DIM", [auxiliary.CONVS_DIM])
         auxiliary_head = FCNHead(
             input_shape=input_shape,
             in_feature=auxiliary.IN_FEATURE,
@@ -111,3 +122,24 @@ def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         "loss_weight": head.LOSS_WEIGHT,
         "auxiliary": auxiliary_head,
     }
+
+
+def fine_to_coarse(cfg: CfgNode, input_shape: dict[str, ShapeSpec], least: int) -> tuple[str, ...]:
+    """``IN_FEATURES`` of a head that reads several levels.
+
+    Args:
+        cfg: read for MODEL.SEM_SEG_HEAD.{NAME, IN_FEATURES}.
+        input_shape: the backbone's maps; it has these levels.
+        least: levels that there must be.
+
+    Raises:
+        ValueError: there are fewer, or their strides fall.
+    """
+    levels = tuple(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+    strides = [input_shape[level].stride for level in levels]
+    if len(strides) < least or strides != sorted(strides):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES must be {least} or more levels from fine to coarse: "
+            f"got {list(levels)} with strides {strides}"
+        )
+    return levels

@@ -11,8 +11,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from .base import PixelClassifier, SemSegHead
-from .blocks import conv_norm_relu, resize
-from .fcn import shared_arguments
+from .blocks import check_positive, conv_norm_relu, resize
+from .fcn import fine_to_coarse, shared_arguments
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -65,13 +65,16 @@ class OCRHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        # First, because it checks the levels.
+        shared = shared_arguments(cfg, input_shape)
         head = cfg.MODEL.SEM_SEG_HEAD
+        check_positive("MODEL.SEM_SEG_HEAD.OCR_CHANNELS", [head.OCR_CHANNELS])
         return {
             "input_shape": input_shape,
-            "in_features": tuple(head.IN_FEATURES),
+            "in_features": fine_to_coarse(cfg, input_shape, least=1),
             "attention_channels": head.OCR_CHANNELS,
             "coarse_loss_weight": head.COARSE_LOSS_WEIGHT,
-            **shared_arguments(cfg, input_shape),
+            **shared,
         }
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:

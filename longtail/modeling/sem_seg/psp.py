@@ -44,11 +44,13 @@ class PSPHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        # First, because it checks the levels.
+        shared = shared_arguments(cfg, input_shape)
         return {
             "input_shape": input_shape,
             "in_feature": cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[-1],
             "pool_scales": tuple(cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES),
-            **shared_arguments(cfg, input_shape),
+            **shared,
         }
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:

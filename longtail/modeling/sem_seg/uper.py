@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .base import SemSegHead
 from .blocks import PyramidPooling, conv_norm_relu, resize
-from .fcn import shared_arguments
+from .fcn import fine_to_coarse, shared_arguments
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -52,18 +52,11 @@ class UPerHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        # First, because it knows which levels the backbone returns.
+        # First, because it checks the levels.
         shared = shared_arguments(cfg, input_shape)
-        in_features = tuple(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
-        strides = [input_shape[level].stride for level in in_features]
-        if len(strides) < 2 or strides != sorted(strides):
-            raise ValueError(
-                f"{cls.__name__} reads two or more levels from fine to coarse: got "
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {list(in_features)} with strides {strides}"
-            )
         return {
             "input_shape": input_shape,
-            "in_features": in_features,
+            "in_features": fine_to_coarse(cfg, input_shape, least=2),
             "pool_scales": tuple(cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES),
             **shared,
         }
