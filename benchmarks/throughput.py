@@ -73,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=8 if ON_GPU else 2)
     parser.add_argument("--size", type=int, default=512 if ON_GPU else 256)
     parser.add_argument("--repeats", type=int, default=10 if ON_GPU else 5)
+    parser.add_argument("--figures", nargs="+", default=["speed", "memory"])
     parser.add_argument("--result", default="throughput_gpu" if ON_GPU else "throughput")
     return parser.parse_args()
 
@@ -177,12 +178,13 @@ def times(
 def peak_memory(model: str, kind: str, images: int, size: int) -> float:
     """MB at most during a step, above what model and data take."""
     step = make_step(model, kind, make_batch(images, size, 150))
-    step()
     if ON_GPU:
+        step()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
+    # The first step: after it the allocator would hold on to what a second one needs.
     held = start_memory()
     step()
     return memory("VmHWM") - held
@@ -192,7 +194,14 @@ def measure(model: str, kinds: list[str], arguments: argparse.Namespace) -> dict
     """The figures of one architecture; each rotation is a process of its own."""
     shape = arguments.images, arguments.size
     found: dict[str, Any] = {}
-    for kind in kinds:
+    if "memory" in arguments.figures:
+        found["memory, MB"] = {
+            kind: in_child(peak_memory, model, kind, *shape)
+            for kind in (FLOAT32, *kinds)
+            if kind != BRANCH
+        }
+        print(f"{model}: {found}", flush=True)
+    for kind in kinds if "speed" in arguments.figures else []:
         # Two models at a time: the largest would not all fit in memory together.
         rotation = in_child(times, model, [FLOAT32, kind], *shape, arguments.repeats)
         medians = {key: statistics.median(value) for key, value in rotation.items()}
@@ -203,11 +212,9 @@ def measure(model: str, kinds: list[str], arguments: argparse.Namespace) -> dict
             "images per second": arguments.images / medians[kind],
             "float32's images per second, in turn": arguments.images / medians[FLOAT32],
             "times float32's throughput": medians[FLOAT32] / medians[kind],
-            "memory, MB": in_child(peak_memory, model, kind, *shape),
         }
         ratio = medians[FLOAT32] / medians[kind]
         print(f"{model}, {kind}: {ratio:.2f} times float32's throughput", flush=True)
-    found[FLOAT32] = {"memory, MB": in_child(peak_memory, model, FLOAT32, *shape)}
     return found
 
 
@@ -232,6 +239,8 @@ def main() -> None:
                 "architectures": results,
             },
         )
+    if "speed" not in arguments.figures:
+        return
     columns = [kind for kind in kinds if kind != BRANCH]
     rows = [
         [
