@@ -59,7 +59,7 @@ def _add_model_config(cfg: CN) -> None:
     # Batch normalisation of the backbone: "BN" (over all processes with MODEL.SYNC_BN), or
     # "FrozenBN" with fixed statistics, scale and shift (batches of detection are small).
     cfg.MODEL.TIMM.NORM = "BN"
-    # What stays as it was loaded, with fixed batch statistics: 0 nothing, 1 the stem, 2 also res2,
+    # What has no gradient and fixed batch statistics: 0 nothing, 1 the stem, 2 also res2,
     # .. 5 everything.
     cfg.MODEL.TIMM.FREEZE_AT = 0
     # Stochastic depth: rate of the last block, in [0, 1); it grows linearly from 0 at the first.

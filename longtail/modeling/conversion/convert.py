@@ -163,8 +163,10 @@ def _placed(
     remain = [k for k in state if k not in known and not k.endswith((*DERIVED, STEPS))]
     too_much = [k for k in remain if not (may_remain and may_remain.fullmatch(k))]
     if missing or wrong or too_much:
+        theirs, ours = describe(state), describe(names.values())
+        depth = ", of another depth or width" if theirs == ours else ""
         raise ValueError(
-            f"the weights look like {describe(state)}, the model is {describe(names.values())}: "
+            f"the weights look like {theirs}{depth}, the model is {ours}: "
             f"{listed('missing', missing)}, {listed('of another shape', wrong)}, "
             f"{listed('left over', too_much)}"
         )
