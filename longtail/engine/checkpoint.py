@@ -9,6 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from longtail.utils.errors import first_line
 from longtail.utils.io import atomic_write
 
 # What detectron2's model zoo files (.pkl) consist of; a pickle may name any other function, and
@@ -201,7 +202,7 @@ def load_tensors(file: str) -> Any:
 
 def _damaged(file: str, error: Exception) -> ValueError:
     """Reading a damaged file may end in nearly any exception: here it becomes one."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"the weights {file} are damaged or no checkpoint: fetch or write them again ({reason})"
+        f"the weights {file} are damaged or no checkpoint: fetch or write them again "
+        f"({first_line(error)})"
     )

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from longtail.modeling import SemSegHead
+from longtail.utils.errors import first_line
 
 
 def apply_speed_options(cfg: CfgNode, model: nn.Module) -> None:
@@ -59,8 +60,8 @@ def _check_compiler(device: torch.device) -> None:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
     # Each tool that is missing fails in a way of its own.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"MODEL.COMPILE: torch.compile does not work here on {device.type} ({reason}): it "
-            "needs a C++ compiler, and on GPUs Triton; install them or set MODEL.COMPILE False"
+            f"MODEL.COMPILE: torch.compile does not work here on {device.type} "
+            f"({first_line(error)}): it needs a C++ compiler, and on GPUs Triton; install them or "
+            "set MODEL.COMPILE False"
         ) from None

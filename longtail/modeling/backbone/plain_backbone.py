@@ -8,10 +8,12 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from longtail.utils.errors import first_line
+
 from .base import StridedBackbone
 from .beit import adapt_beit, beit_maps
 from .freezing import NORMS, freeze_batch_norm
-from .pretrained import check_name, create_model, first_line
+from .pretrained import check_name, create_model
 
 LEVELS = ("res2", "res3", "res4", "res5")
 

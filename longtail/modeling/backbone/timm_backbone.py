@@ -11,10 +11,12 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from longtail.utils.errors import first_line
+
 from .base import StridedBackbone
 from .freezing import NORMS, freeze_batch_norm, freeze_modules, paths_up_to_level
 from .hrnet import HRNET_OPTIONS, LAST_MODULES, adapt_hrnet
-from .pretrained import check_name, create_model, first_line
+from .pretrained import check_name, create_model
 from .resnest import adapt_resnest
 from .swin import SWIN_OPTIONS, adapt_swin
 

@@ -128,7 +128,7 @@ def fine_to_coarse(cfg: CfgNode, input_shape: dict[str, ShapeSpec], least: int) 
     """``IN_FEATURES`` of a head that reads several levels.
 
     Args:
-        cfg: read for MODEL.SEM_SEG_HEAD.{NAME, IN_FEATURES}.
+        cfg: read for MODEL.SEM_SEG_HEAD.IN_FEATURES.
         input_shape: the backbone's maps; it has these levels.
         least: levels that there must be.
 
