@@ -19,6 +19,8 @@ def add_longtail_config(cfg: CN) -> None:
             "detectron2.projects.deeplab.add_deeplab_config(cfg) first"
         )
     _add_model_config(cfg)
+    _add_classifier_config(cfg)
+    _add_class_loss_config(cfg)
     _add_data_config(cfg)
     _add_solver_config(cfg)
     cfg.TEST.SEM_SEG = CN()
@@ -45,8 +47,9 @@ def _add_lvis_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
-    # Backbones TimmBackbone, any timm model with a feature pyramid, and TimmPlainBackbone, a vision
-    # transformer of one resolution.
+    # Backbones TimmBackbone, any timm model with a feature pyramid, TimmPlainBackbone, a vision
+    # transformer of one resolution, and TimmClassificationBackbone, any timm model, one vector an
+    # image.
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "resnet50c"
     # Stride of the last level: 32, 16 or 8 (strides become dilations).
@@ -84,7 +87,8 @@ def _add_model_config(cfg: CN) -> None:
     # Probability of a channel to be dropped before the pixel classifier, in [0, 1).
     head.DROPOUT = 0.1
     # cross_entropy, reweighted_cross_entropy, balanced_softmax_pixel_prior,
-    # balanced_softmax_region_prior (Table 1), dice, dice_cross_entropy (Table 6).
+    # balanced_softmax_region_prior (Table 1), dice, dice_cross_entropy (Table 6), class_balanced,
+    # focal, ldam_drw, seesaw.
     head.PIXEL_LOSS = "cross_entropy"
     # Auxiliary FCN head in training, with the same pixel loss.
     head.AUXILIARY = CN()
@@ -99,7 +103,76 @@ def _add_model_config(cfg: CN) -> None:
     head.COARSE_LOSS_WEIGHT = 0.4
 
 
+def _add_classifier_config(cfg: CN) -> None:
+    # Images of one class each: META_ARCHITECTURE ImageClassifier (first stage), or a second stage
+    # with frozen features: RetrainedImageClassifier (cRT, or the empirical bound),
+    # ScaledImageClassifier (LWS), DisAlignImageClassifier. Backbone: TimmClassificationBackbone.
+    cfg.MODEL.CLASSIFIER = CN()
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # "linear" or "cosine".
+    cfg.MODEL.CLASSIFIER.TYPE = "linear"
+    # One of the losses at MODEL.CLASS_LOSS.
+    cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"
+
+    # What changes a trained linear classifier without training, when a checkpoint is evaluated:
+    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only).
+    cfg.MODEL.POST_HOC = CN()
+    cfg.MODEL.POST_HOC.METHOD = ""
+    # tau_norm: logits are divided by |w_j|^tau; 0 leaves them, 1 normalizes the weights.
+    cfg.MODEL.POST_HOC.TAU = 1.0
+    # logit_adjustment: lambda of Table 2, logits are lowered by lambda log r_j.
+    cfg.MODEL.POST_HOC.LAMBDA = 1.0
+
+
+def _add_class_loss_config(cfg: CN) -> None:
+    # The loss of a detector's box classifier. All tasks: cross_entropy, reweighted_cross_entropy,
+    # class_balanced, focal, balanced_softmax, ldam_drw, seesaw. Images and detectors: eql, eqlv2,
+    # bags. Detectors on LVIS: federated.
+    cfg.MODEL.ROI_BOX_HEAD.CLASS_LOSS = "cross_entropy"
+    # What the losses leave open, on every task.
+    loss = cfg.MODEL.CLASS_LOSS = CN()
+    # reweighted_cross_entropy: w_c proportional to (1 / n_c)^exponent, with mean 1.
+    loss.REWEIGHT_EXPONENT = 1.0
+    # class_balanced: beta in [0, 1) of the effective number (1 - beta^n) / (1 - beta); also of the
+    # deferred weights of ldam_drw.
+    loss.EFFECTIVE_NUMBER_BETA = 0.9999
+    # focal: gamma >= 0 of (1 - p)^gamma.
+    loss.FOCAL_GAMMA = 2.0
+    # ldam_drw: margin of the rarest class, in units of the logits (the paper: 0.5 of a cosine, here
+    # times 20, the scale that a cosine classifier starts from).
+    loss.LDAM_MARGIN = 10.0
+    # The part of the training, in [0, 1], after which ldam_drw also weighs the classes.
+    loss.LDAM_REWEIGHT_FROM = 0.8
+    # seesaw: exponents of the mitigation and the compensation factor.
+    loss.SEESAW_P = 0.8
+    loss.SEESAW_Q = 2.0
+    # eql: classes in a smaller part of the training images than this are tail classes; on images,
+    # the probability that a tail class is left out of the softmax of other classes.
+    loss.EQL_FREQUENCY = 1.76e-3
+    loss.EQL_GAMMA = 0.95
+    # eqlv2: gamma and mu of the mapping function, alpha of the positive gradients.
+    loss.EQLV2_GAMMA = 12.0
+    loss.EQLV2_MU = 0.8
+    loss.EQLV2_ALPHA = 4.0
+    # bags: upper ends (exclusive) of the bins of training instances; the last bin is open. And how
+    # many samples of other bins count for one of a bin.
+    loss.BAGS_BINS = [10, 100, 1000]
+    loss.BAGS_BETA = 8.0
+    # federated: classes sampled in an iteration besides those in the images, and the exponent of
+    # the frequency that they are sampled by.
+    loss.FEDERATED_NUM_CLASSES = 50
+    loss.FEDERATED_POWER = 0.5
+
+
 def _add_data_config(cfg: CN) -> None:
+    # Images of one class each, in training: a crop of this part of the area, resized to SIZE
+    # (pixels), flipped as INPUT.RANDOM_FLIP says, with brightness, contrast and saturation changed
+    # by up to COLOR_JITTER. In testing: shorter side TEST_RESIZE, then the center of SIZE.
+    cfg.INPUT.CLASSIFICATION = CN()
+    cfg.INPUT.CLASSIFICATION.SIZE = 224
+    cfg.INPUT.CLASSIFICATION.CROP_SCALE = [0.08, 1.0]
+    cfg.INPUT.CLASSIFICATION.COLOR_JITTER = 0.4
+    cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
     # Training images are resized to fit (MAX_SIZE_TRAIN, MIN_SIZE_TRAIN) times a factor drawn
     # uniformly from this range.
     cfg.INPUT.RESIZE_SCALE_RANGE = [0.5, 2.0]

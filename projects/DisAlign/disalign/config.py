@@ -6,7 +6,8 @@ from detectron2.config import CfgNode as CN
 def add_disalign_config(cfg: CN) -> None:
     """Add ``MODEL.DISALIGN`` to ``cfg``.
 
-    The second stage is on when ``MODEL.META_ARCHITECTURE`` is ``DisAlignRCNN``;
+    The second stage is on when ``MODEL.META_ARCHITECTURE`` is ``DisAlignRCNN`` or
+    ``DisAlignImageClassifier``, or ``MODEL.SEM_SEG_HEAD.NAME`` is ``DisAlignSemSegHead``;
     ``MODEL.WEIGHTS`` then names the first stage's checkpoint.
     """
     cfg.MODEL.DISALIGN = CN()
@@ -24,5 +25,9 @@ def add_disalign_config(cfg: CN) -> None:
     node.WEIGHTED_MEAN = True
     # Count a class without training samples as one sample; otherwise it is an error.
     node.CLAMP_ZERO_COUNTS = False
+    # Semantic segmentation: the head to calibrate, as MODEL.SEM_SEG_HEAD.NAME of the first stage
+    # (RegionRebalanceHead is one), and its submodule that maps pixel features to classes.
+    node.BASE_HEAD_NAME = "SeparableDeepLabV3PlusHead"
+    node.PIXEL_CLASSIFIER = "predictor"
     # Folder written by tools/cache_roi_features.py: train on its features instead of images.
     node.ROI_FEATURE_CACHE = ""
