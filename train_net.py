@@ -98,10 +98,13 @@ def deployed_config(cfg: CfgNode) -> CfgNode:
     """
     cfg = cfg.clone()
     cfg.defrost()
-    if cfg.MODEL.SEM_SEG_HEAD.NAME == "RegionRebalanceHead":
-        base = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
-        registered(SEM_SEG_HEADS_REGISTRY, base, "MODEL.REGION_REBALANCE.BASE_HEAD_NAME")
-        cfg.MODEL.SEM_SEG_HEAD.NAME = base
+    base = cfg.MODEL.REGION_REBALANCE.BASE_HEAD_NAME
+    # What the head is called by itself, and inside a calibration.
+    head, disalign = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.DISALIGN
+    for node, key in ((head, "NAME"), (disalign, "BASE_HEAD_NAME")):
+        if node[key] == "RegionRebalanceHead":
+            registered(SEM_SEG_HEADS_REGISTRY, base, "MODEL.REGION_REBALANCE.BASE_HEAD_NAME")
+            node[key] = base
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = "cross_entropy"
     cfg.DATASETS.TRAIN = ()
     cfg.MODEL.TIMM.PRETRAINED = ""
@@ -179,6 +182,11 @@ def _run(args: argparse.Namespace) -> None:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         evaluate(cfg, model)
         return
+    if cfg.MODEL.POST_HOC.METHOD:
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {cfg.MODEL.POST_HOC.METHOD} changes a trained model: add "
+            "--eval-only, or set it to '' to train"
+        )
     trainer = ProjectTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if cfg.TEST.AUG.ENABLED:

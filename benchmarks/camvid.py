@@ -19,7 +19,14 @@ from pathlib import Path
 import torch
 from common import ROOT, save_result
 from tabulate import tabulate
-from training_runs import Run, compare, parallel_runs, train
+from training_runs import (
+    Run,
+    compare,
+    comparison_rows,
+    parallel_runs,
+    sem_seg_figures,
+    train,
+)
 
 sys.path.insert(0, str(ROOT))
 
@@ -71,15 +78,6 @@ def planned_run(model: str, method: str, seed: int, arguments: argparse.Namespac
     )
 
 
-def figures(report: dict) -> dict[str, float]:
-    """The figures of one run, in percent, flat."""
-    values = {key: report[key] for key in ("mIoU", "mAcc", "aAcc")}
-    values |= {f"mIoU {group}": value["mIoU"] for group, value in report["groups"].items()}
-    values |= {f"mAcc {group}": value["mAcc"] for group, value in report["groups"].items()}
-    values |= {f"IoU {row['name']}": row["IoU"] for row in report["classes"]}
-    return values | {f"Acc {row['name']}": row["Acc"] for row in report["classes"]}
-
-
 def main() -> None:
     """Prepare the data, run what is missing, print and write the comparison."""
     arguments = parse_arguments()
@@ -117,14 +115,11 @@ def model_figures(model: str, arguments: argparse.Namespace, results: dict[Run, 
         method: [results[planned_run(model, method, seed, arguments)] for seed in arguments.seeds]
         for method in METHODS
     }
-    runs = {method: [figures(report) for report in reports[method]] for method in METHODS}
+    runs = {method: [sem_seg_figures(report) for report in reports[method]] for method in METHODS}
     summary = compare(runs, "baseline")
-    rows = [
-        [key, *(f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in value.values())]
-        for key, value in summary.items()
-    ]
     print(f"\n{model}")
-    print(tabulate(rows, headers=["percent", *METHODS, "difference ± std. error"]))
+    headers = ["percent", *METHODS, "difference ± std. error"]
+    print(tabulate(comparison_rows(summary), headers=headers))
     one_report = reports["rr"][0]
     cfg = load_config(str(config_of(model, "baseline")))
     return {

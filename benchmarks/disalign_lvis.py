@@ -12,14 +12,12 @@ it keeps what it finished: the same command continues.
 
 import argparse
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from common import ROOT, save_result
 from tabulate import tabulate
-from training_runs import Run, compare, parallel_runs, train
+from training_runs import Run, compare, comparison_rows, parallel_runs, run_all, train
 
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic.lvis import write_lvis_dataset
@@ -77,17 +75,6 @@ def planned_run(name: str, seed: int, benchmark: str, output: Path) -> Run:
     )
 
 
-def run_all(names: list[str], seeds: list[int], start: Callable[[str, int], dict]) -> dict:
-    """The reports of all runs by name, one a seed; several at a time."""
-    jobs = [(name, seed) for seed in seeds for name in names]
-    with ThreadPoolExecutor(parallel_runs()[0]) as pool:
-        reports = list(pool.map(lambda job: start(*job), jobs))
-    return {
-        name: [r for (other, _), r in zip(jobs, reports, strict=True) if other == name]
-        for name in names
-    }
-
-
 def figures(report: dict) -> dict[str, float]:
     """The figures of one run, in percent, flat: ``box AP`` .. ``mask APf``."""
     tasks = {"box": "bbox", "mask": "segm"}
@@ -116,11 +103,8 @@ def main() -> None:
     for classifier in CLASSIFIERS:
         runs = {m: [figures(r) for r in reports[f"{classifier} {m}"]] for m in METHODS}
         summary = compare(runs, "baseline", paired=["disalign"])
-        rows = [
-            [key, *(f"{m:.2f} ± {d:.2f}" for m, d in of.values())] for key, of in summary.items()
-        ]
         headers = [f"{classifier}, percent", *summary["box AP"]]
-        print(tabulate(rows, headers=headers), end="\n\n")
+        print(tabulate(comparison_rows(summary), headers=headers), end="\n\n")
         result[classifier] = {
             "configs": {
                 m: os.path.relpath(

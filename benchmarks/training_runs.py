@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def train(run: Run, datasets: Path, threads: int) -> dict:
     return json.loads(report.read_text())
 
 
+def run_all(names: list[str], seeds: list[int], start: Callable[[str, int], dict]) -> dict:
+    """The reports of all runs by name, one a seed; several at a time."""
+    jobs = [(name, seed) for seed in seeds for name in names]
+    with ThreadPoolExecutor(parallel_runs()[0]) as pool:
+        reports = list(pool.map(lambda job: start(*job), jobs))
+    return {
+        name: [r for (other, _), r in zip(jobs, reports, strict=True) if other == name]
+        for name in names
+    }
+
+
 def _check_same(run: Run) -> None:
     """What was run in the folder before, if anything, must have had the same config."""
     earlier = run.folder / "config.yaml"
@@ -134,3 +146,17 @@ def compare(
                 error = np.sqrt(v.var(ddof=1) / len(v) + base.var(ddof=1) / len(base))
             summary[key][f"{method} - {baseline}"] = [v.mean() - base.mean(), error]
     return summary
+
+
+def comparison_rows(summary: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+    """The rows of a table of what :func:`compare` gave."""
+    return [[key, *(f"{m:.2f} ± {d:.2f}" for m, d in of.values())] for key, of in summary.items()]
+
+
+def sem_seg_figures(report: dict) -> dict[str, float]:
+    """The figures of one run, in percent, flat."""
+    values = {key: report[key] for key in ("mIoU", "mAcc", "aAcc")}
+    values |= {f"mIoU {group}": value["mIoU"] for group, value in report["groups"].items()}
+    values |= {f"mAcc {group}": value["mAcc"] for group, value in report["groups"].items()}
+    values |= {f"IoU {row['name']}": row["IoU"] for row in report["classes"]}
+    return values | {f"Acc {row['name']}": row["Acc"] for row in report["classes"]}
