@@ -61,5 +61,11 @@ setup(
         "termcolor",  # detectron2: console log
         "yacs",  # detectron2: configs
     ],
-    extras_require={"dev": ["pytest", "ruff"]},
+    extras_require={
+        "dev": [
+            "pytest",
+            "ruff",
+            "scikit-learn",  # its handwritten digits are the data set digits_lt
+        ]
+    },
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from longtail.data.class_stats import ClassStats, locate_class_stats
+from longtail.data.frequency_groups import shot_groups
 
 
 def class_table(stats: ClassStats) -> str:
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"images                  {stats.num_images}")
     if stats.pixel_imbalance_factor is not None:
         print(f"pixel imbalance factor  {stats.pixel_imbalance_factor:.2f}")
-    print(f"region imbalance factor {stats.region_imbalance_factor:.2f}")
+    images_of_one_class = stats.pixel_count is None and stats.instance_count is None
+    kind = "" if images_of_one_class else "region "
+    print(f"{kind + 'imbalance factor':<23} {stats.region_imbalance_factor:.2f}")
+    if images_of_one_class:
+        groups = shot_groups(stats.image_count)
+        print("classes                 " + ", ".join(f"{len(v)} {k}" for k, v in groups.items()))
     print(f"file                    {path or 'none: the cache folder cannot be written'}")
 
 

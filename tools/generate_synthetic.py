@@ -1,7 +1,8 @@
-"""Generate the long-tailed data set of the quick start, or one in LVIS's format.
+"""Generate the long-tailed data set of the quick start, or one of another kind.
 
-python tools/generate_synthetic.py            label maps: synthetic_sem_seg_{train,val}
-python tools/generate_synthetic.py --lvis     instances: lvis_synthetic_{train,val}
+python tools/generate_synthetic.py                   label maps: synthetic_sem_seg_{train,val}
+python tools/generate_synthetic.py --lvis            instances: lvis_synthetic_{train,val}
+python tools/generate_synthetic.py --classification  images: synthetic_lt_{train,val,test,balanced}
 """
 
 import argparse
@@ -15,8 +16,8 @@ from tabulate import tabulate
 
 from longtail.data.datasets import datasets_root
 from longtail.data.datasets.lvis import SYNTHETIC as LVIS_NAME
-from longtail.data.datasets.synthetic import NAME
-from longtail.data.frequency_groups import LETTERS
+from longtail.data.datasets.synthetic import LT_NAME, NAME
+from longtail.data.frequency_groups import LETTERS, shot_groups
 from longtail.data.synthetic import (
     LVIS_CONFIG,
     SPLITS,
@@ -24,17 +25,20 @@ from longtail.data.synthetic import (
     write_dataset,
     write_lvis_dataset,
 )
+from longtail.data.synthetic.classification import SPLITS as LT_SPLITS
+from longtail.data.synthetic.classification import (
+    ClassificationConfig,
+    write_classification_dataset,
+)
 from longtail.utils.cores import available_cores
 
 
-def build_parser(lvis: bool = False) -> argparse.ArgumentParser:
+def build_parser(kind: str = "") -> argparse.ArgumentParser:
     """The command line.
 
     Args:
-        lvis: whether the defaults are those of the data set in LVIS's format.
+        kind: whose options and defaults: ``""`` (label maps), ``"lvis"`` or ``"classification"``.
     """
-    default, name = (LVIS_CONFIG, LVIS_NAME) if lvis else (SyntheticConfig(), NAME)
-    num_train, num_val = (1200, 300) if lvis else (400, 120)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=_Formatter, allow_abbrev=False
     )
@@ -44,8 +48,52 @@ def build_parser(lvis: bool = False) -> argparse.ArgumentParser:
         help="instances in LVIS's format, with defaults of their own: see --lvis --help",
     )
     parser.add_argument(
+        "--classification",
+        action="store_true",
+        help="images of one class each, with options of their own: see --classification --help",
+    )
+    if kind == "classification":
+        default, name = ClassificationConfig(), LT_NAME
+        _add_classification_options(parser, default)
+    else:
+        default, name = (LVIS_CONFIG, LVIS_NAME) if kind else (SyntheticConfig(), NAME)
+        _add_scene_options(parser, default, lvis=bool(kind))
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", default=Path(datasets_root()) / name, help="folder"
     )
+    parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same files")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", default=available_cores(), help="processes"
+    )
+    return parser
+
+
+def _add_classification_options(
+    parser: argparse.ArgumentParser, default: ClassificationConfig
+) -> None:
+    parser.add_argument(
+        "--classes", type=int, metavar="K", default=default.num_classes, help="number of classes"
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        default=default.max_images,
+        help="training images of the most frequent class",
+    )
+    parser.add_argument(
+        "--imbalance",
+        type=float,
+        metavar="IF",
+        default=default.imbalance,
+        help="training images of the most frequent class / of the rarest",
+    )
+
+
+def _add_scene_options(
+    parser: argparse.ArgumentParser, default: SyntheticConfig, lvis: bool
+) -> None:
+    num_train, num_val = (1200, 300) if lvis else (400, 120)
     for option, number, split in (
         ("--num-train", num_train, "training"),
         ("--num-val", num_val, "validation"),
@@ -77,11 +125,6 @@ def build_parser(lvis: bool = False) -> argparse.ArgumentParser:
             default=default.pixel_imbalance,
             help="pixels of the most frequent class / of the rarest, in training",
         )
-    parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same files")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", default=available_cores(), help="processes"
-    )
-    return parser
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -91,9 +134,14 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = build_parser("--lvis" in arguments).parse_args(arguments)
+    kinds = [kind for kind in ("lvis", "classification") if f"--{kind}" in arguments]
+    if len(kinds) > 1:
+        raise SystemExit("error: choose one of --lvis and --classification")
+    options = build_parser("".join(kinds)).parse_args(arguments)
     try:
-        if options.lvis:
+        if options.classification:
+            _make_classification(options)
+        elif options.lvis:
             _make_lvis(options)
         else:
             _make_sem_seg(options)
@@ -140,9 +188,29 @@ def _make_lvis(options: argparse.Namespace) -> None:
         print(f"{name}: {len(members)} categories, {train} instances in train, {val} in val")
 
 
-def _print_counts(columns: dict[str, list], meta: dict[str, Any], kinds: dict[str, str]) -> None:
+def _make_classification(options: argparse.Namespace) -> None:
+    meta = write_classification_dataset(
+        options.output,
+        num_classes=options.classes,
+        imbalance=options.imbalance,
+        max_images=options.images,
+        seed=options.seed,
+        num_workers=options.workers,
+    )
+    _print_counts({"class": meta["classes"]}, meta, {"images": "image"}, LT_SPLITS)
+    for name, members in shot_groups(meta["image_count"]["train"]).items():
+        train = sum(meta["image_count"]["train"][index] for index in members)
+        print(f"{name}: {len(members)} classes, {train} images in train")
+
+
+def _print_counts(
+    columns: dict[str, list],
+    meta: dict[str, Any],
+    kinds: dict[str, str],
+    splits: Sequence[str] = SPLITS,
+) -> None:
     """Print a table of the counts of each class, and an empty line."""
-    for split in SPLITS:
+    for split in splits:
         for title, kind in kinds.items():
             columns[f"{split} {title}"] = meta[f"{kind}_count"][split]
     print(tabulate(columns, headers="keys"))

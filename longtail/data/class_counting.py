@@ -33,10 +33,11 @@ class CountingSource:
         dataset_name: the registered name.
         class_names: K names, in class-index order.
         ignore_label: the label of pixels that belong to no class.
-        image_files: N image files.
-        label_files: N label maps, None for a data set that has only instances.
+        image_files: N image files; empty for images of one class each, which need not be here.
+        label_files: N label maps, None for a data set that has none.
         categories: for each of the N images the classes (0..K-1) of its instances without the
-            crowds, None for a data set that has only label maps.
+            crowds, None for a data set that has none.
+        labels: the class (0..K-1) of each of N images of one class each, None for other data sets.
     """
 
     dataset_name: str
@@ -45,6 +46,12 @@ class CountingSource:
     image_files: list[str]
     label_files: list[str] | None
     categories: list[list[int]] | None
+    labels: list[int] | None = None
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.image_files if self.labels is None else self.labels)
 
 
 def class_metadata(dataset_name: str) -> Any:
@@ -66,10 +73,13 @@ def class_metadata(dataset_name: str) -> Any:
 def load_source(dataset_name: str) -> CountingSource:
     """Read the records of a registered data set and decide what is counted in it.
 
-    Records with ``sem_seg_file_name`` and metadata ``stuff_classes`` are a semantic data set; their
-    ``annotations`` are counted too where ``thing_classes`` is the same list. Otherwise records
-    with ``annotations`` and metadata ``thing_classes`` are an instance data set. Annotations with
-    ``iscrowd`` = 1 outline groups, not instances, and are not counted.
+    Metadata ``load_labels`` (see :func:`longtail.data.datasets.register_image_list`) give the
+    labels of images of one class each; no image of theirs need exist.
+
+    Otherwise, records with ``sem_seg_file_name`` and metadata ``stuff_classes`` are a semantic data
+    set; their ``annotations`` are counted too where ``thing_classes`` is the same list. Records
+    with ``annotations`` and metadata ``thing_classes`` alone are an instance data set. Annotations
+    with ``iscrowd`` = 1 outline groups, not instances, and are not counted.
 
     Args:
         dataset_name: a name in detectron2's ``DatasetCatalog``.
@@ -80,6 +90,18 @@ def load_source(dataset_name: str) -> CountingSource:
         FileNotFoundError: the files of the data set are not on this machine.
     """
     metadata = class_metadata(dataset_name)
+    if metadata.get("load_labels") is not None:
+        labels = metadata.load_labels()
+        return CountingSource(
+            dataset_name=dataset_name,
+            # Some data sets know their classes once the list is read.
+            class_names=tuple(metadata.thing_classes),
+            ignore_label=255,
+            image_files=[],
+            label_files=None,
+            categories=None,
+            labels=labels,
+        )
     try:
         records = DatasetCatalog.get(dataset_name)
     except (OSError, AssertionError) as error:
@@ -116,8 +138,9 @@ def fingerprint(source: CountingSource) -> str:
     """A hexadecimal SHA-256 that changes whenever the counts of ``source`` may have changed.
 
     It covers the class names, the ignore label, and for each image the label file's name below
-    their common folder, size and time of modification, and the classes of its instances. So no
-    file is opened; the order of the records and the place of the folder do not matter.
+    their common folder, size and time of modification, and the classes of its instances, or its
+    one class. So no file is opened; the order of the records and the place of the folder do not
+    matter.
 
     Raises:
         FileNotFoundError: a label file is missing.
@@ -129,6 +152,8 @@ def fingerprint(source: CountingSource) -> str:
     if source.categories is not None:
         columns.append(_below_common_folder(source.image_files))
         columns.append([sorted(classes) for classes in source.categories])
+    if source.labels is not None:
+        columns.append(source.labels)
     header = [COUNTING_VERSION, source.class_names, source.ignore_label]
     digest = hashlib.sha256(json.dumps(header).encode())
     for line in sorted(json.dumps(row) for row in zip(*columns, strict=True)):
@@ -188,6 +213,11 @@ def count_instances(source: CountingSource) -> tuple[np.ndarray, np.ndarray]:
         np.add.at(instance_count, classes, 1)
         image_count[list(set(classes))] += 1
     return instance_count, image_count
+
+
+def count_labels(source: CountingSource) -> np.ndarray:
+    """(K,) int64: images of every class, for images of one class each."""
+    return np.bincount(source.labels, minlength=len(source.class_names)).astype(np.int64)
 
 
 def check_num_workers(num_workers: int | None) -> int:

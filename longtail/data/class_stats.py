@@ -23,6 +23,7 @@ from longtail.data.class_counting import (
     class_metadata,
     count_instances,
     count_label_maps,
+    count_labels,
     fingerprint,
     load_source,
 )
@@ -47,7 +48,7 @@ class ClassStats:
         pixel_count: (K,) int64, pixels of the class; None for a data set without label maps.
         image_count: (K,) int64, images that contain the class: the region frequency F of Eq. 7 of
             the Region Rebalance paper. From the label maps where there are some, otherwise from
-            the instances.
+            the instances, or from the labels of images of one class each.
         instance_count: (K,) int64, annotated instances without crowds; None for a data set that
             has no instances of these classes.
 
@@ -208,8 +209,10 @@ def _count(source: Any, num_workers: int | None) -> ClassStats:
         instance_count, image_count = count_instances(source)
     if source.label_files is not None:
         pixel_count, image_count = count_label_maps(source, num_workers)
+    if source.labels is not None:
+        image_count = count_labels(source)
     names = source.class_names
-    return ClassStats(names, len(source.image_files), pixel_count, image_count, instance_count)
+    return ClassStats(names, source.num_images, pixel_count, image_count, instance_count)
 
 
 def _imbalance(count: np.ndarray) -> float:

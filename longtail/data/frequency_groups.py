@@ -1,4 +1,4 @@
-"""LVIS's frequency groups: how many training images a category is in."""
+"""Groups of classes by how many training images they are in: LVIS's, and many / medium / few."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 RARE_MAX = 10
 COMMON_MAX = 100
 LETTERS = {"r": "rare", "c": "common", "f": "frequent"}
+
+# Image classification: fewest images of a medium class, and most.
+MEDIUM_MIN = 20
+MEDIUM_MAX = 100
 
 
 def frequency_letter(image_count: int) -> str:
@@ -24,4 +28,19 @@ def frequency_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {name: [] for name in LETTERS.values()}
     for index, count in enumerate(image_count):
         groups[LETTERS[frequency_letter(count)]].append(index)
+    return groups
+
+
+def shot_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
+    """The class indices with many (over 100), medium (20 to 100) and few training images.
+
+    Args:
+        image_count: (K,) training images of the class.
+    """
+    groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
+    for index, count in enumerate(image_count):
+        if count > MEDIUM_MAX:
+            groups["many"].append(index)
+        else:
+            groups["medium" if count >= MEDIUM_MIN else "few"].append(index)
     return groups

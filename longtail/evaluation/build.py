@@ -4,6 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
+from longtail.evaluation.classification_evaluator import ClassificationEvaluator
 from longtail.evaluation.lvis_evaluator import LVISEvaluator
 from longtail.evaluation.sem_seg_evaluator import SemSegEvaluator
 
@@ -16,7 +17,7 @@ def build_evaluator(
     Args:
         cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS`` or ``TEST.LVIS`` is read.
         dataset_name: a registered data set; ``evaluator_type`` in its metadata is ``"sem_seg"``,
-            ``"coco"`` or ``"lvis"``.
+            ``"classification"``, ``"coco"`` or ``"lvis"``.
         output_dir: where the evaluator writes its results; nothing is written without it.
 
     Returns:
@@ -34,6 +35,7 @@ def build_evaluator(
             output_dir=output_dir,
             write_predictions=cfg.TEST.SEM_SEG.WRITE_PREDICTIONS,
         ),
+        "classification": lambda: ClassificationEvaluator(dataset_name, output_dir=output_dir),
         "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_dir),
         "lvis": lambda: LVISEvaluator(
             dataset_name,

@@ -1,9 +1,9 @@
-"""LVIS's groups by training images: rare 1 to 10, common 11 to 100, frequent beyond."""
+"""Groups by training images: LVIS's (up to 10, 100, beyond), and many / medium / few."""
 
 import numpy as np
 import pytest
 
-from longtail.data.frequency_groups import frequency_groups, frequency_letter
+from longtail.data.frequency_groups import frequency_groups, frequency_letter, shot_groups
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,10 @@ def test_groups_hold_every_class_once():
 def test_groups_may_be_empty():
     assert frequency_groups([3, 500, 10]) == {"rare": [0, 2], "common": [], "frequent": [1]}
     assert frequency_groups([]) == {"rare": [], "common": [], "frequent": []}
+
+
+def test_many_medium_and_few_at_the_limits():
+    # More than 100; 20 to 100; fewer than 20.
+    groups = shot_groups(np.array([101, 100, 20, 19, 0, 1280]))
+    assert groups == {"many": [0, 5], "medium": [1, 2], "few": [3, 4]}
+    assert shot_groups([50]) == {"many": [], "medium": [0], "few": []}

@@ -1,4 +1,4 @@
-"""Class-balanced sampling against the probabilities that its definition gives."""
+"""Sampling by classes against the probabilities that its definition gives."""
 
 import itertools
 import json
@@ -11,12 +11,17 @@ from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from longtail.data.samplers import ClassBalancedTrainingSampler, build_train_sampler
+from longtail.data.samplers import (
+    ClassBalancedTrainingSampler,
+    SquareRootTrainingSampler,
+    build_train_sampler,
+)
 from tests.processes import run_in_two_processes
 
 # Four classes occur: 7 everywhere, 2 in two images, 5 in one, 0 in one; class 3 only as a crowd.
 CLASSES_OF_IMAGES = [[7], [7, 7, 2], [], [7, 5], [2, 7], [0]]
 CROWDED = 2
+KINDS = (ClassBalancedTrainingSampler, SquareRootTrainingSampler)
 IMAGES_BY_CLASS = [[5], [1, 4], [3], [0, 1, 3, 4]]
 
 
@@ -76,6 +81,59 @@ def test_classes_are_drawn_alike_however_rare():
     assert len(largest) > 200 and max(largest.values()) <= 8
 
 
+def labeled(sizes):
+    """Records of one class each, so many of every class, not in the order of the classes."""
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    return [{"file_name": f"{i}.jpg", "label": label} for i, label in enumerate(labels[::-1])]
+
+
+def test_labels_are_classes():
+    """Also where there is more: a label is the image's one class."""
+    listed = labeled([2, 0, 1])
+    listed[0]["annotations"] = [{"category_id": 1}]
+    by_class = ClassBalancedTrainingSampler.images_by_class_from_dataset_dicts(listed)
+    assert by_class == [[1, 2], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "exponent"), [("ClassBalancedTrainingSampler", 0), ("SquareRootTrainingSampler", 0.5)]
+)
+def test_probabilities_of_classes_and_images(monkeypatch, name, exponent):
+    """p_j = n_j^q / sum_k n_k^q, and within class j 1 / n_j each.
+
+    The count of n draws is binomial: within 4.5 standard deviations with probability 1 - 7e-6.
+    """
+    monkeypatch.setattr("detectron2.utils.comm.shared_random_seed", lambda: 11)
+    sizes, n = (100, 36, 9, 1), 20_000
+    listed = labeled(sizes)
+    drawn = list(itertools.islice(build_train_sampler(config(name), listed), n))
+    powers = [size**exponent for size in sizes]
+    # Square roots 10, 6, 3, 1 of 20.
+    assert exponent == 0 or powers == [10, 6, 3, 1]
+    counts = Counter(listed[image]["label"] for image in drawn)
+    for label, power in enumerate(powers):
+        p = power / sum(powers)
+        assert abs(counts[label] - n * p) < 4.5 * math.sqrt(n * p * (1 - p)), label
+    for image, count in Counter(drawn).items():
+        label = listed[image]["label"]
+        p = powers[label] / sum(powers) / sizes[label]
+        assert abs(count - n * p) < 4.5 * math.sqrt(n * p * (1 - p)), image
+    assert len(set(drawn)) == sum(sizes)
+
+
+def test_square_root_lies_between():
+    """A rare class is drawn more often than its share of the images, and less than balanced."""
+    by_class, n = [list(range(99)), [99]], 5000
+    shares = [
+        sum(image == 99 for image in itertools.islice(sampler(by_class, seed=2), n)) / n
+        for sampler in (SquareRootTrainingSampler, ClassBalancedTrainingSampler)
+    ]
+    # 1 / (sqrt(99) + 1) and 1 / 2, within 4.5 standard deviations.
+    for share, p in zip(shares, (1 / (math.sqrt(99) + 1), 0.5), strict=True):
+        assert abs(share - p) < 4.5 * math.sqrt(p * (1 - p) / n)
+    assert 0.01 + 0.04 < shares[0] < shares[1] - 0.3
+
+
 def test_the_stream_does_not_end_and_does_not_repeat():
     stream = list(itertools.islice(ClassBalancedTrainingSampler(IMAGES_BY_CLASS, seed=0), 2000))
     assert len(stream) == 2000
@@ -95,31 +153,34 @@ def test_iterating_twice_gives_the_same_stream():
     assert list(itertools.islice(sampler, 50)) == list(itertools.islice(sampler, 50))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_interleave(monkeypatch, world_size):
-    whole = list(itertools.islice(ClassBalancedTrainingSampler(IMAGES_BY_CLASS, seed=5), 60))
+def test_ranks_interleave(monkeypatch, world_size, kind):
+    whole = list(itertools.islice(kind(IMAGES_BY_CLASS, seed=5), 60))
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: world_size)
     for rank in range(world_size):
         monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
-        sampler = ClassBalancedTrainingSampler(IMAGES_BY_CLASS, seed=5)
+        sampler = kind(IMAGES_BY_CLASS, seed=5)
         assert list(itertools.islice(sampler, 60 // world_size)) == whole[rank::world_size]
 
 
 def write_first_draws(rank, folder):
-    sampler = build_train_sampler(config("ClassBalancedTrainingSampler"), records())
-    drawn = [sampler._seed, list(itertools.islice(sampler, 30))]
+    drawn = {}
+    for kind in KINDS:
+        sampler = build_train_sampler(config(kind.__name__), records())
+        drawn[kind.__name__] = [sampler._seed, list(itertools.islice(sampler, 30))]
     (folder / f"{rank}.json").write_text(json.dumps(drawn))
 
 
 def test_two_processes_share_one_stream(tmp_path):
     """Without a seed they agree on one."""
     run_in_two_processes(write_first_draws, tmp_path)
-    (seed, first), (other_seed, second) = (
-        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)
-    )
-    assert seed == other_seed
-    whole = list(itertools.islice(ClassBalancedTrainingSampler(IMAGES_BY_CLASS, seed=seed), 60))
-    assert [first, second] == [whole[0::2], whole[1::2]]
+    written = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for kind in KINDS:
+        (seed, first), (other_seed, second) = (drawn[kind.__name__] for drawn in written)
+        assert seed == other_seed
+        whole = list(itertools.islice(kind(IMAGES_BY_CLASS, seed=seed), 60))
+        assert [first, second] == [whole[0::2], whole[1::2]]
 
 
 @pytest.mark.parametrize("by_class", [[], [[0], []]], ids=["no class", "class without images"])
@@ -132,7 +193,7 @@ def test_nothing_to_draw(by_class):
     "without", [[], [{"file_name": "a.jpg"}], records()[CROWDED : CROWDED + 1]], ids=len
 )
 def test_no_annotations(without):
-    with pytest.raises(ValueError, match=rf"none of the {len(without)} images has annotations"):
+    with pytest.raises(ValueError, match=rf"none of the {len(without)} images has a label or anno"):
         build_train_sampler(config("ClassBalancedTrainingSampler"), without)
 
 

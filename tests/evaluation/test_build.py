@@ -58,7 +58,9 @@ def empty_annotations(folder):
 
 def test_unknown(cfg):
     name = register("panoptic")
-    with pytest.raises(ValueError, match=f"{name}.*'panoptic'.*one of sem_seg, coco, lvis"):
+    with pytest.raises(
+        ValueError, match=f"{name}.*'panoptic'.*one of sem_seg, classification, coco, lvis"
+    ):
         build_evaluator(cfg, name)
     with pytest.raises(ValueError, match="'no_such_set' is not registered"):
         build_evaluator(cfg, "no_such_set")

@@ -1,11 +1,16 @@
 """Registration of the data sets under ``DETECTRON2_DATASETS``, on import as detectron2 does it.
 
 Registered here: ``coco_stuff_164k_sem_seg_{train,val}``, ``coco_stuff_10k_sem_seg_{train,test}``,
-``camvid_sem_seg_{train,val,test}``, and in LVIS's format ``lvis_synthetic_{train,val}`` and
-``lvis_camvid_{train,val}``. detectron2 itself registers ADE20K, which only gets colours and the
-head/body/tail split here, and LVIS (``lvis_v1_*``, ``lvis_v0.5_*``), which gets a loader that
-needs no other package. The number of instances or images of each LVIS class is in the metadata of
-some versions of detectron2 only, so count the annotations instead.
+``camvid_sem_seg_{train,val,test}``, in LVIS's format ``lvis_synthetic_{train,val}`` and
+``lvis_camvid_{train,val}``, and of images of one class each ``imagenet_lt_{train,val,test}`` (and
+``imagenet_full_train``), ``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
+``digits_lt_{train,val,test,balanced}`` and ``synthetic_lt_{train,val,test,balanced}``, where
+``balanced`` has as many images of every class as ``train`` has of the most frequent.
+
+detectron2 itself registers ADE20K, which only gets colours and the head/body/tail split here, and
+LVIS (``lvis_v1_*``, ``lvis_v0.5_*``), which gets a loader that needs no other package. The number
+of instances or images of each LVIS class is in the metadata of some versions of detectron2 only,
+so count the annotations instead.
 """
 
 import detectron2.data  # noqa: F401  (registers ADE20K)
@@ -13,7 +18,11 @@ import detectron2.data  # noqa: F401  (registers ADE20K)
 from longtail.data.datasets.ade20k import complete_ade20k
 from longtail.data.datasets.camvid import register_camvid
 from longtail.data.datasets.coco_stuff import register_coco_stuff
+from longtail.data.datasets.digits_lt import register_digits_lt
 from longtail.data.datasets.files import datasets_root
+from longtail.data.datasets.image_list import register_image_list
+from longtail.data.datasets.imagenet_lt import register_imagenet_lt
+from longtail.data.datasets.inaturalist import register_inaturalist
 from longtail.data.datasets.lvis import (
     load_lvis_json,
     register_lvis,
@@ -21,13 +30,15 @@ from longtail.data.datasets.lvis import (
     register_lvis_instances,
     register_lvis_synthetic,
 )
+from longtail.data.datasets.places_lt import register_places_lt
 from longtail.data.datasets.register import register_sem_seg
-from longtail.data.datasets.synthetic import register_synthetic
+from longtail.data.datasets.synthetic import register_synthetic, register_synthetic_lt
 
 __all__ = [
     "datasets_root",
     "load_lvis_json",
     "register_all",
+    "register_image_list",
     "register_lvis_instances",
     "register_sem_seg",
 ]
@@ -48,6 +59,11 @@ def register_all(root: str) -> None:
     register_lvis(root)
     register_lvis_synthetic(root)
     register_lvis_camvid(root)
+    register_imagenet_lt(root)
+    register_places_lt(root)
+    register_inaturalist(root)
+    register_digits_lt(root)
+    register_synthetic_lt(root)
 
 
 register_all(datasets_root())

@@ -1,12 +1,16 @@
-"""The generated scenes of the quick start: ``synthetic_sem_seg_{train,val}``."""
+"""Generated data: the scenes of the quick start, and images of one object each."""
 
 import os
 
+from longtail.data.datasets.image_list import register_image_list
 from longtail.data.datasets.register import register_sem_seg
 from longtail.data.synthetic import SyntheticConfig, read_meta
+from longtail.data.synthetic.classification import SPLITS as LT_SPLITS
+from longtail.data.synthetic.classification import ClassificationConfig, split_list
 from longtail.data.synthetic.write import split_folders
 
 NAME = "synthetic"
+LT_NAME = "synthetic_lt"
 
 
 def register_synthetic(root: str) -> None:
@@ -34,4 +38,28 @@ def register_synthetic(root: str) -> None:
             described["classes"],
             class_groups=described["class_groups"],
             hint="make it with: python tools/generate_synthetic.py",
+        )
+
+
+def register_synthetic_lt(root: str) -> None:
+    """Register ``synthetic_lt_{train,val,test,balanced}``.
+
+    The classes are those of ``root/synthetic_lt/meta.json``; of the default configuration as long
+    as nothing is generated. Call it again after generating another number of classes in the same
+    process.
+
+    Args:
+        root: the folder that holds the data sets.
+    """
+    base = os.path.join(root, LT_NAME)
+    classes = (read_meta(base) or {}).get("classes") or ClassificationConfig().class_names
+    for split in LT_SPLITS:
+        register_image_list(
+            f"{LT_NAME}_{split}",
+            split_list(base, split),
+            base,
+            training_set=f"{LT_NAME}_train",
+            classes=classes,
+            every_class=split in ("train", "balanced"),
+            hint="make it with: python tools/generate_synthetic.py --classification",
         )

@@ -1,9 +1,13 @@
-"""Generated long-tailed segmentation scenes: a data set for the quick start that needs no download.
+"""Generated long-tailed data that needs no download: scenes, and images of one object each.
 
 Background ("stuff") classes fill the canvas, object ("thing") classes are a shape with a texture,
 and colours are drawn anew for every object, so that a model has to look at texture and shape.
 """
 
+from longtail.data.synthetic.classification import (
+    ClassificationConfig,
+    write_classification_dataset,
+)
 from longtail.data.synthetic.config import SyntheticConfig
 from longtail.data.synthetic.lvis import LVIS_CONFIG, write_lvis_dataset
 from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
@@ -14,6 +18,7 @@ __all__ = [
     "IGNORE_LABEL",
     "LVIS_CONFIG",
     "SPLITS",
+    "ClassificationConfig",
     "Instance",
     "Scene",
     "SyntheticConfig",
@@ -21,6 +26,7 @@ __all__ = [
     "plan_split",
     "read_meta",
     "scene_generator",
+    "write_classification_dataset",
     "write_dataset",
     "write_lvis_dataset",
 ]

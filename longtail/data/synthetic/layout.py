@@ -111,8 +111,13 @@ def _random_object(
     shape = SHAPES[config.thing_parts(class_id)[0]]
     area = height * width * shape.max_area * rng.uniform(0.3, 1) ** 1.5
     mask = draw_shape(shape, max(min(area, limits[1]), limits[0]), config.image_size, rng)
-    top = int(rng.integers(height)) - mask.shape[0] // 2
-    left = int(rng.integers(width)) - mask.shape[1] // 2
+    return centered_mask(mask, int(rng.integers(height)), int(rng.integers(width)), (height, width))
+
+
+def centered_mask(mask: np.ndarray, y: int, x: int, image_size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: a tight (h, w) mask with its center at a pixel, cut off at the image's edges."""
+    height, width = image_size
+    top, left = y - mask.shape[0] // 2, x - mask.shape[1] // 2
     canvas = np.zeros((height, width), dtype=bool)
     rows = slice(max(top, 0), min(top + mask.shape[0], height))
     columns = slice(max(left, 0), min(left + mask.shape[1], width))

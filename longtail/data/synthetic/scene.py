@@ -24,6 +24,8 @@ from longtail.data.synthetic.textures import (
 )
 
 IGNORE_LABEL = 255
+# Periods of the objects' textures, as share of the image's side.
+PERIODS = (0.035, 0.055)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,39 +114,50 @@ def _render(
         period = side * rng.uniform(0.055, 0.1)
         grey = texture_field(texture, stuff.shape, period, rng.uniform(-0.3, 0.3), rng)
         inside = stuff == class_id
-        canvas[inside] = _colourise(grey, rng)[inside]
+        canvas[inside] = colorize(grey, rng)[inside]
     for item in reversed(objects):
-        _paint_object(canvas, item, config, light, rng)
-    return _photograph(canvas, light, rng)
+        texture = config.thing_parts(item.class_id)[1]
+        paint_object(canvas, item.full, texture, light, rng)
+    return photograph(canvas, light, rng)
 
 
-def _paint_object(
+def paint_object(
     canvas: np.ndarray,
-    item: PlacedObject,
-    config: SyntheticConfig,
+    mask: np.ndarray,
+    texture: str,
     light: float,
     rng: np.random.Generator,
+    periods: tuple[float, float] = PERIODS,
 ) -> None:
-    """Paint ``item.full`` onto ``canvas`` (H, W, 3) in place, with a shadow away from the light."""
+    """Paint an object onto ``canvas`` in place, with a shadow away from the light.
+
+    Args:
+        canvas: (H, W, 3) float32 in [0, 1], RGB.
+        mask: (H, W) bool, the object.
+        texture: a key of ``THING_TEXTURES``; its colors are drawn.
+        light: the direction that light comes from, in radians.
+        rng: source of random numbers.
+        periods: smallest and largest period of the texture, as share of the image's side.
+    """
     side = min(canvas.shape[:2])
-    x, y, width, height = cv2.boundingRect(item.full.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     margin = int(0.04 * side) + 1
     top, left = max(y - margin, 0), max(x - margin, 0)
     crop = (slice(top, y + height + margin), slice(left, x + width + margin))
-    mask, target = item.full[crop], canvas[crop]
+    mask, target = mask[crop], canvas[crop]
     shift = np.float32([[1, 0, np.cos(light)], [0, 1, np.sin(light)]])
     shift[:, 2] *= -0.015 * side
     shadow = cv2.warpAffine(mask.astype(np.float32), shift, mask.shape[::-1])
     shadow = cv2.GaussianBlur(shadow, (0, 0), 0.01 * side)
     target *= 1 - rng.uniform(0.2, 0.5) * shadow[..., None]
-    texture = THING_TEXTURES[config.thing_parts(item.class_id)[1]]
-    period = side * rng.uniform(0.035, 0.055)
-    grey = texture_field(texture, mask.shape, period, rng.uniform(0, 2 * np.pi), rng)
-    colours = _colourise(grey, rng) * _gradient(mask.shape, light, 0.25)[..., None]
-    target[mask] = colours[mask]
+    period = side * rng.uniform(*periods)
+    angle = rng.uniform(0, 2 * np.pi)
+    grey = texture_field(THING_TEXTURES[texture], mask.shape, period, angle, rng)
+    colors = colorize(grey, rng) * _gradient(mask.shape, light, 0.25)[..., None]
+    target[mask] = colors[mask]
 
 
-def _colourise(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def colorize(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blend two random colours of clearly different brightness: (h, w) -> (h, w, 3) in [0, 1]."""
     hue, saturation = rng.uniform(), rng.uniform(0.1, 0.75)
     contrast = rng.uniform(0.25, 0.6)
@@ -166,7 +179,7 @@ def _gradient(shape: tuple[int, int], light: float, strength: float) -> np.ndarr
     )
 
 
-def _photograph(canvas: np.ndarray, light: float, rng: np.random.Generator) -> np.ndarray:
+def photograph(canvas: np.ndarray, light: float, rng: np.random.Generator) -> np.ndarray:
     """Uneven light, blur and sensor noise: float RGB in [0, 1] -> uint8 RGB."""
     shape = canvas.shape[:2]
     shade = _gradient(shape, light, rng.uniform(0.1, 0.4))

@@ -26,7 +26,7 @@ from longtail.utils.io import atomic_write, write_json
 
 # To be raised whenever the same config gives other files than before.
 FORMAT_VERSION = 1
-_OWN_FILE = re.compile(r"synthetic_(train|val)_\d+\.(jpg|png)|\..*\.tmp")
+_OWN_FILE = re.compile(r"synthetic_(train|val|test)_\d+\.(jpg|png)|\..*\.tmp")
 
 
 def write_dataset(
@@ -123,7 +123,7 @@ def remove_generated_files(root: Path, folders: Iterable[Path], kind: str) -> No
     Args:
         root: the data set's folder.
         folders: its folders of images and label maps.
-        kind: ``"sem_seg"`` or ``"lvis"``.
+        kind: ``"sem_seg"``, ``"lvis"`` or ``"classification"``.
 
     Raises:
         ValueError: there is a file that was not generated, or a data set of the other kind;

@@ -1,0 +1,209 @@
+"""Registration of images of one class each, from a list of files and labels.
+
+N images, K classes; labels are 0..K-1.
+"""
+
+import contextlib
+import os
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from longtail.data.datasets.register import PathLike, replace_registration
+from longtail.data.image_list_format import LabeledImages, read_image_list
+
+# Of what is wrong, so much is named.
+SHOWN = 3
+
+
+def register_image_list(
+    name: str,
+    list_file: PathLike,
+    image_root: PathLike,
+    *,
+    training_set: str | None = None,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    every_class: bool = False,
+    hint: str = "",
+    read: Callable[[str], LabeledImages] = read_image_list,
+) -> None:
+    """Register a data set of images of one class each.
+
+    Nothing is read before the data set is first used. A data set of the same name is replaced.
+    Records are ``{"file_name", "image_id": position in the list, "label"}``. The metadata are
+    ``evaluator_type`` ``"classification"``, ``training_set``, ``list_file``, ``image_root``,
+    ``load_labels``, a function without arguments that gives the N labels from the lists alone,
+    and ``thing_classes``; where nothing gives names, those are set once one of the two has been
+    used: of the training set each image's folder below the folder that all of its images share.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        list_file: the list: lines ``path label``, unless ``read`` reads another format.
+        image_root: the folder that its paths are relative to.
+        training_set: the registered set, of the same classes, whose class counts tell frequent
+            from rare classes; this set itself by default.
+        classes: K names in the order of the labels; by default what ``read`` gives, or those of
+            ``training_set``.
+        num_classes: K, where it is known.
+        every_class: whether a class without images is an error, as it is in training.
+        hint: how to make what is missing, for the error messages.
+        read: reads the list; ``ValueError`` for a bad one.
+
+    Raises:
+        Using the data set raises ``FileNotFoundError`` for a missing list or missing images, and
+        ``ValueError`` for a list that is empty or malformed, names an image twice, has a label
+        outside 0..K-1, or no image of a class.
+    """
+    images = _ImageSet(
+        name=name,
+        list_file=os.fspath(list_file),
+        image_root=os.fspath(image_root),
+        training_set=training_set or name,
+        num_classes=num_classes,
+        every_class=every_class,
+        hint=hint or "correct the path with which the data set was registered",
+        read=read,
+    )
+    metadata = {
+        "evaluator_type": "classification",
+        "training_set": images.training_set,
+        "list_file": images.list_file,
+        "image_root": images.image_root,
+        "load_labels": images.load_labels,
+    }
+    if classes is not None:
+        metadata["thing_classes"] = list(classes)
+    replace_registration(name, images.load_records, metadata)
+
+
+@dataclass(frozen=True)
+class _ImageSet:
+    """A registered set; the attributes are the arguments of :func:`register_image_list`."""
+
+    name: str
+    list_file: str
+    image_root: str
+    training_set: str
+    num_classes: int | None
+    every_class: bool
+    hint: str
+    read: Callable[[str], LabeledImages]
+
+    def load_labels(self) -> list[int]:
+        return self._labeled_images().labels
+
+    def load_records(self) -> list[dict[str, Any]]:
+        images = self._labeled_images()
+        missing = _missing_files(self.image_root, images.files)
+        if missing:
+            raise FileNotFoundError(
+                f"{self.name}: {len(missing)} of {len(images.files)} images are not in "
+                f"{self.image_root} ({_shown(missing)}); {self.hint}"
+            )
+        return [
+            {"file_name": os.path.join(self.image_root, file), "image_id": index, "label": label}
+            for index, (file, label) in enumerate(zip(images.files, images.labels, strict=True))
+        ]
+
+    def _labeled_images(self) -> LabeledImages:
+        """The list, checked; afterwards the class names are in the metadata."""
+        if not os.path.isfile(self.list_file):
+            raise FileNotFoundError(
+                f"{self.name}: the list {self.list_file} is missing; {self.hint}"
+            )
+        metadata = MetadataCatalog.get(self.name)
+        with self._named_errors():
+            images = self.read(self.list_file)
+        names = metadata.get("thing_classes") or images.class_names
+        if names is None and self.training_set != self.name:
+            names = self._names_of_training_set()
+        with self._named_errors():
+            num_classes = self.num_classes if names is None else len(names)
+            _check_entries(images, num_classes)
+            if self.every_class or names is None:
+                _check_every_class(images.labels, num_classes)
+            names = names or _folder_names(images)
+            if self.num_classes not in (None, len(names)):
+                raise ValueError(f"{len(names)} classes, expected {self.num_classes}")
+        if metadata.get("thing_classes") is None:
+            metadata.thing_classes = names
+        return images
+
+    def _names_of_training_set(self) -> list[str]:
+        if self.training_set not in DatasetCatalog:
+            raise ValueError(
+                f"{self.name}: its training set {self.training_set!r} is not registered: register "
+                "it, or name the classes"
+            )
+        metadata = MetadataCatalog.get(self.training_set)
+        if metadata.get("thing_classes") is None:
+            metadata.load_labels()
+        return metadata.thing_classes
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {self.list_file}: {error}") from None
+
+
+def _check_entries(images: LabeledImages, num_classes: int | None) -> None:
+    if not images.files:
+        raise ValueError("the list is empty")
+    first: dict[str, int] = {}
+    for number, (file, label) in enumerate(zip(images.files, images.labels, strict=True), start=1):
+        if label < 0 or (num_classes is not None and label >= num_classes):
+            expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+            raise ValueError(f"entry {number}, {file}, has the label {label}, expected {expected}")
+        if first.setdefault(file, number) != number:
+            raise ValueError(f"entry {number}, {file}, is entry {first[file]} again")
+
+
+def _check_every_class(labels: Sequence[int], num_classes: int | None) -> None:
+    num_classes = max(labels) + 1 if num_classes is None else num_classes
+    absent = sorted(set(range(num_classes)) - set(labels))
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {num_classes} classes have no image (labels {_shown(absent)}): "
+            "add images of them, or number the others from 0 on"
+        )
+
+
+def _folder_names(images: LabeledImages) -> list[str]:
+    """K names: the folder of each class below the folder that all images share."""
+    common = posixpath.commonpath({posixpath.dirname(file) for file in images.files})
+    names: dict[int, str] = {}
+    owner: dict[str, int] = {}
+    for file, label in zip(images.files, images.labels, strict=True):
+        name = posixpath.dirname(file)[len(common) :].lstrip("/")
+        if names.setdefault(label, name) != name or owner.setdefault(name, label) != label:
+            raise ValueError(
+                f"{file} has the label {label}, but classes and folders do not correspond one to "
+                "one: register the set with the names of its classes"
+            )
+    return [names[label] for label in range(len(names))]
+
+
+def _missing_files(image_root: str, files: Sequence[str]) -> list[str]:
+    """Those that do not exist. One listing a folder: a look at each of a million takes minutes."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for file in files:
+        folder, name = posixpath.split(file)
+        if folder not in listed:
+            try:
+                listed[folder] = set(os.listdir(os.path.join(image_root, folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                listed[folder] = set()
+        if name not in listed[folder]:
+            missing.append(file)
+    return missing
+
+
+def _shown(items: Sequence[Any]) -> str:
+    return ", ".join(map(str, items[:SHOWN])) + (", ..." if len(items) > SHOWN else "")

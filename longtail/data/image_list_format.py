@@ -1,0 +1,48 @@
+"""Text lists of images of one class each, as ImageNet-LT and Places-LT come.
+
+N images, K classes. A line is ``path label``: the path, with forward slashes, is relative to the
+folder of the images, the label is in 0..K-1.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """What a list says.
+
+    Attributes:
+        files: N paths relative to the folder of the images, with forward slashes.
+        labels: N class indices.
+        class_names: K names, None where the list does not name its classes.
+    """
+
+    files: list[str]
+    labels: list[int]
+    class_names: list[str] | None = None
+
+
+def read_image_list(path: str | os.PathLike) -> LabeledImages:
+    """Read a list; whether the labels make sense is not looked at.
+
+    Raises:
+        ValueError: a line is not a path and a number; the message starts with the line's number.
+    """
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().rstrip().splitlines()
+    files, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            image, label = line.rsplit(maxsplit=1)
+            labels.append(int(label))
+        except ValueError:
+            raise ValueError(f"line {number}: expected 'path label', got {line!r:.80}") from None
+        files.append(image)
+    return LabeledImages(files, labels)
+
+
+def image_list_text(files: Sequence[str], labels: Sequence[int]) -> str:
+    """The content of a list: the inverse of :func:`read_image_list`."""
+    return "".join(f"{file} {label}\n" for file, label in zip(files, labels, strict=True))

@@ -1,0 +1,103 @@
+"""Digits-LT: scikit-learn's 1797 handwritten digits, of which training sees a long tail.
+
+Of each of the 10 classes 50 images are for testing and 20 for validation. 104 of the others (the
+smallest class has 174 = 50 + 20 + 104) are the balanced training set, and n_k of these the
+long-tailed one, with n_k = round(104 * 100 ** (-k / 9)) for the k-th most frequent class, counted
+from 0: 104, 62, 37, 22, 13, 8, 5, 3, 2, 1, in all 257 images. The seed decides which images these
+are, and which class is the k-th.
+"""
+
+import io
+import os
+
+import numpy as np
+from PIL import Image
+
+from longtail.data.datasets.digits_lt import CLASSES, NAME, SPLITS, split_list
+from longtail.data.image_list_format import image_list_text
+from longtail.data.prepare.runner import Report
+from longtail.data.prepare.writing import holds, write_if_changed
+
+TEST_IMAGES, VAL_IMAGES, TRAIN_IMAGES = 50, 20, 104
+IMBALANCE = 100
+# The largest of scikit-learn's grey values.
+WHITE = 16
+
+
+def prepare_digits_lt(root: str, seed: int = 0) -> Report:
+    """Write the images, 8 x 8 pixels with 8 bits of grey, and the lists of the four splits.
+
+    Of another seed only the lists are others.
+
+    Args:
+        root: the folder that holds the data sets.
+        seed: not negative.
+
+    Returns:
+        How many files were written, and how many were there already.
+
+    Raises:
+        ValueError: ``seed`` is negative.
+        ImportError: scikit-learn, which holds the digits, is not installed.
+    """
+    if seed < 0:
+        raise ValueError(f"{NAME}: the seed must not be negative, got {seed}")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError(f"{NAME} needs scikit-learn: pip install scikit-learn") from None
+    digits = load_digits()
+    lists = {
+        split_list(root, split): _list_text(indices, digits.target)
+        for split, indices in split_digits(digits.target, seed).items()
+    }
+    changed = [path for path, content in lists.items() if not holds(path, content)]
+    # Lists of two seeds would share images: all old ones go before the first new one comes.
+    for path in changed:
+        if os.path.exists(path):
+            os.remove(path)
+    contents = {
+        os.path.join(root, NAME, _file(index)): _png(image)
+        for index, image in enumerate(digits.images)
+    }
+    written = sum(write_if_changed(path, data) for path, data in {**contents, **lists}.items())
+    return Report(written=written, skipped=len(contents) + len(lists) - written)
+
+
+def split_digits(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The images of each of ``SPLITS``.
+
+    Args:
+        labels: (N,) the digit that each image shows, 0..9.
+        seed: not negative.
+
+    Returns:
+        Ascending indices (0..N-1) under the names of the splits.
+    """
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(len(CLASSES))
+    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for label, place in enumerate(places):
+        images = rng.permutation(np.flatnonzero(labels == label))
+        test, val, pool = np.split(images, [TEST_IMAGES, TEST_IMAGES + VAL_IMAGES])
+        parts["test"].append(test)
+        parts["val"].append(val)
+        parts["balanced"].append(pool[:TRAIN_IMAGES])
+        number = round(TRAIN_IMAGES * IMBALANCE ** (-int(place) / (len(CLASSES) - 1)))
+        parts["train"].append(pool[:number])
+    return {split: np.sort(np.concatenate(indices)) for split, indices in parts.items()}
+
+
+def _list_text(indices: np.ndarray, labels: np.ndarray) -> bytes:
+    return image_list_text([_file(index) for index in indices], labels[indices]).encode()
+
+
+def _file(index: int) -> str:
+    return f"images/{index:04d}.png"
+
+
+def _png(image: np.ndarray) -> bytes:
+    """(8, 8) in 0..16 as a file with 0..255."""
+    file = io.BytesIO()
+    Image.fromarray(np.rint(image * 255 / WHITE).astype(np.uint8)).save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,129 @@
+"""The metrics of image classification against plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from longtail.evaluation.classification_metrics import build_report, flat_results, label_ranks
+
+K = 7
+NAMES = [f"class{c}" for c in range(K)]
+
+
+def scores_and_labels(count=60, seed=0):
+    """Scores on a coarse grid, which tie often; class 3 has no image."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, 4, 5, 6], count)
+    scores = np.round(rng.normal(size=(count, K)), 1)
+    scores[np.arange(count), labels] += 0.5
+    return torch.from_numpy(np.round(scores, 1)), torch.from_numpy(labels)
+
+
+def place(row, label):
+    """By sorting: the best first, of equal ones the lower index."""
+    order = sorted(range(len(row)), key=lambda c: (-row[c], c))
+    return order.index(label)
+
+
+def test_ranks():
+    scores, labels = scores_and_labels()
+    expected = [place(s, y) for s, y in zip(scores.tolist(), labels.tolist(), strict=True)]
+    assert label_ranks(scores, labels).tolist() == expected
+    assert {0, 1, 2, 3} <= set(expected)
+    # Ties are not rare here.
+    assert sum(len(set(row)) < K for row in scores.tolist()) > 20
+
+
+def test_rank_0_is_what_argmax_names():
+    scores, labels = scores_and_labels(200, seed=1)
+    first = torch.from_numpy(scores.numpy().argmax(axis=1)) == labels
+    assert torch.equal(label_ranks(scores, labels) == 0, first)
+
+
+def test_ties_are_not_decided_in_favor_of_the_right_class():
+    scores = torch.zeros(K, K)
+    assert label_ranks(scores, torch.arange(K)).tolist() == list(range(K))
+
+
+def test_ranks_do_not_change_with_a_monotone_function():
+    scores, labels = scores_and_labels()
+    expected = label_ranks(scores, labels)
+    for other in (scores.softmax(dim=1), 3 * scores - 7, scores.exp()):
+        assert torch.equal(label_ranks(other, labels), expected)
+
+
+def test_infinite_scores():
+    scores = torch.tensor([[-math.inf, 0.0, math.inf]]).expand(3, 3)
+    assert label_ranks(scores, torch.arange(3)).tolist() == [2, 1, 0]
+
+
+def test_nan():
+    scores = torch.tensor([[0.0, math.nan], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="a score is NaN"):
+        label_ranks(scores, torch.tensor([0, 1]))
+
+
+def report(**options):
+    scores, labels = scores_and_labels()
+    return build_report(label_ranks(scores, labels), labels, NAMES, **options)
+
+
+def test_figures():
+    scores, labels = scores_and_labels()
+    pairs = [(place(s, y), y) for s, y in zip(scores.tolist(), labels.tolist(), strict=True)]
+    groups = {"many": [0, 1], "medium": [3], "few": [2, 3, 4, 5, 6][1:] + [2]}
+    groups["few"].remove(3)
+    given = report(train_images=range(0, 70, 10), groups=groups)
+    assert given["num_images"] == 60
+    assert given["top1"] == pytest.approx(100 * sum(r < 1 for r, _ in pairs) / 60, abs=1e-12)
+    assert given["top5"] == pytest.approx(100 * sum(r < 5 for r, _ in pairs) / 60, abs=1e-12)
+    assert given["top1"] < given["top5"] < 100
+    acc = {}
+    for c in range(K):
+        ranks = [r for r, y in pairs if y == c]
+        row = given["classes"][c]
+        assert (row["index"], row["name"], row["train_images"]) == (c, f"class{c}", 10 * c)
+        assert row["test_images"] == len(ranks)
+        if ranks:
+            acc[c] = 100 * sum(r == 0 for r in ranks) / len(ranks)
+            assert row["acc"] == pytest.approx(acc[c], abs=1e-12)
+        else:
+            assert c == 3 and math.isnan(row["acc"])
+    assert given["mean_acc"] == pytest.approx(sum(acc.values()) / 6, abs=1e-12)
+    for group, classes in groups.items():
+        values = [acc[c] for c in classes if c in acc]
+        mean = given["groups"][group]["mean_acc"]
+        if values:
+            assert mean == pytest.approx(sum(values) / len(values), abs=1e-12)
+        else:
+            assert group == "medium" and math.isnan(mean)
+        assert given["groups"][group]["num_classes"] == len(classes)
+        assert {given["classes"][c]["group"] for c in classes} == {group}
+
+
+def test_on_balanced_images_the_mean_over_classes_is_top1():
+    labels = torch.arange(K).repeat(9)
+    ranks = torch.from_numpy(np.random.default_rng(0).integers(0, 3, 9 * K))
+    given = build_report(ranks, labels, NAMES)
+    assert given["mean_acc"] == pytest.approx(given["top1"], abs=1e-12)
+
+
+def test_without_training_counts():
+    given = report()
+    assert given["groups"] == {}
+    assert all(row["train_images"] is row["group"] is None for row in given["classes"])
+
+
+def test_fewer_than_five_classes():
+    given = build_report(torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2]), ["a", "b", "c"])
+    assert given["top5"] == 100 and given["top1"] == pytest.approx(100 / 3)
+
+
+def test_flat_results():
+    given = report(groups={"many": [0, 1, 2, 3], "few": [4, 5, 6]})
+    flat = flat_results(given)
+    assert list(flat)[:5] == ["top1", "top5", "mean_acc", "mean_acc-many", "mean_acc-few"]
+    assert [flat[f"acc-class{c}"] for c in (0, 1)] == [r["acc"] for r in given["classes"][:2]]
+    assert len(flat) == 5 + K and all(isinstance(value, float) for value in flat.values())
