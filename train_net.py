@@ -33,6 +33,7 @@ import longtail.modeling  # noqa: F401  (registers models)
 from longtail.config import add_longtail_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.post_hoc import apply_post_hoc
 from longtail.engine.trainer import check_classes, training_records
 from longtail.utils.io import atomic_write
 from longtail.utils.names import registered
@@ -180,6 +181,8 @@ def _run(args: argparse.Namespace) -> None:
         model = Trainer.build_model(deployed)
         checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        # By the class counts of the training set, which the deployed config does not name.
+        apply_post_hoc(cfg, model)
         evaluate(cfg, model)
         return
     if cfg.MODEL.POST_HOC.METHOD:

@@ -126,8 +126,8 @@ def _add_classifier_config(cfg: CN) -> None:
 
 def _add_class_loss_config(cfg: CN) -> None:
     # The loss of a detector's box classifier. All tasks: cross_entropy, reweighted_cross_entropy,
-    # class_balanced, focal, balanced_softmax, ldam_drw, seesaw. Images and detectors: eql, eqlv2,
-    # bags. Detectors on LVIS: federated.
+    # class_balanced, focal, ldam_drw, seesaw. Images and detectors: balanced_softmax (on pixels
+    # there are two, by their priors), eql, eqlv2, bags. Detectors on LVIS: federated.
     cfg.MODEL.ROI_BOX_HEAD.CLASS_LOSS = "cross_entropy"
     # What the losses leave open, on every task.
     loss = cfg.MODEL.CLASS_LOSS = CN()
@@ -158,8 +158,8 @@ def _add_class_loss_config(cfg: CN) -> None:
     # many samples of other bins count for one of a bin.
     loss.BAGS_BINS = [10, 100, 1000]
     loss.BAGS_BETA = 8.0
-    # federated: classes sampled in an iteration besides those in the images, and the exponent of
-    # the frequency that they are sampled by.
+    # federated: classes that an iteration compares, those in its images filled up by sampling, and
+    # the exponent of the frequency that they are sampled by.
     loss.FEDERATED_NUM_CLASSES = 50
     loss.FEDERATED_POWER = 0.5
 

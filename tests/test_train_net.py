@@ -158,7 +158,7 @@ def test_deployed_config_has_no_branch(tmp_path):
         (["DATASETS.TRAIN", "('nowhere',)"], "nowhere' is not registered"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth do not exist: set MODEL.WEIGHTS"),
-        (["MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "focal"], "PIXEL_LOSS must be one of"),
+        (["MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "lovasz"], "PIXEL_LOSS must be one of"),
         (["MODEL.SEM_SEG_HEAD.NAME", "FNCHead"], "near names: FCNHead"),
         (["TEST.SEM_SEG.MODE", "tiles"], "SEM_SEG.MODE must be one of"),
         (["SOLVER.ACCUMULATION_STEPS", "3"], "divide SOLVER.IMS_PER_BATCH: got 3, 1 proc"),

@@ -82,8 +82,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW with the config's rules for learning rates and weight decay.
 
     Weight decay is ``WEIGHT_DECAY``, but ``WEIGHT_DECAY_NORM`` for normalisation layers,
-    ``WEIGHT_DECAY_BIAS`` for biases and 0 for ``NO_DECAY_PARAMS`` and for what the model itself
-    names in an attribute ``no_decay_params``. The learning rate is ``BASE_LR``, times
+    ``WEIGHT_DECAY_BIAS`` for biases and 0 for ``NO_DECAY_PARAMS`` and for what a module of the
+    model names in an attribute ``no_decay_params``. The learning rate is ``BASE_LR``, times
     ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
 
     Args:
@@ -119,7 +119,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 f"SOLVER.NO_DECAY_PARAMS: the model has no parameter whose last name is {name!r}; "
                 f"it has {', '.join(sorted(known))}"
             )
-    no_decay = {*solver.NO_DECAY_PARAMS, *getattr(model, "no_decay_params", ())}
+    no_decay = {*solver.NO_DECAY_PARAMS}
+    for module in model.modules():
+        no_decay.update(getattr(module, "no_decay_params", ()))
     factors = layer_factors(model, solver.LAYER_DECAY)
     groups = []
     seen = set()

@@ -1,7 +1,9 @@
 """Second stages: a trained model is frozen, and some modules of it are trained.
 
-A model is a second stage if it has the attribute ``trained_module_names``, the names that its
-trained submodules have in their parents. All else stays bit for bit as ``MODEL.WEIGHTS`` has it.
+A model is a second stage if it, or its semantic head, has the attribute ``trained_module_names``,
+the names that the trained submodules have in their parents. All else stays bit for bit as
+``MODEL.WEIGHTS`` has it. It may also have ``remedies``: what to do about weights with an unexpected
+tensor, by a part of its name.
 """
 
 from typing import Any
@@ -17,7 +19,13 @@ SHOWN = 5
 
 def is_second_stage(model: nn.Module) -> bool:
     """Whether only a part of the model is to be trained."""
-    return bool(getattr(model, "trained_module_names", ()))
+    return _declaring(model) is not None
+
+
+def _declaring(model: nn.Module) -> nn.Module | None:
+    """The module that says what is trained."""
+    modules = (model, getattr(model, "sem_seg_head", None))
+    return next((m for m in modules if getattr(m, "trained_module_names", ())), None)
 
 
 def trained_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -26,11 +34,12 @@ def trained_modules(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: the model has none of the modules that it names.
     """
-    names = model.trained_module_names
+    declaring = _declaring(model)
+    names = declaring.trained_module_names
     found = {name: m for name, m in model.named_modules() if name.rpartition(".")[2] in names}
     if not found:
         raise ValueError(
-            f"{type(model).__name__} trains the modules {', '.join(names)} and has none of them"
+            f"{type(declaring).__name__} trains the modules {', '.join(names)} and has none of them"
         )
     return found
 
@@ -125,6 +134,8 @@ class SecondStageCheckpointer(Checkpointer):
         for name, module in trained_modules(self.model).items():
             parameters |= {f"{name}.{key}" for key, _ in module.named_parameters()}
             tensors |= {f"{name}.{key}" for key in module.state_dict()}
+        # Old checkpoints of detectron2 have them; they come from the config.
+        unexpected = set(incompatible.unexpected_keys) - {"pixel_mean", "pixel_std"}
         # A first stage has none of the trained parameters. Not "missing == tensors": whatever else
         # is missing would be lost among them, and BatchNorm never misses its num_batches_tracked.
         if parameters <= missing:
@@ -134,8 +145,9 @@ class SecondStageCheckpointer(Checkpointer):
                     "OUTPUT_DIR to another folder"
                 )
             missing -= tensors
-        # Old checkpoints of detectron2 have them; they come from the config.
-        unexpected = set(incompatible.unexpected_keys) - {"pixel_mean", "pixel_std"}
+            # The state of the first stage's loss, where the second one trains with another.
+            trained = tuple(f"{name}." for name in trained_modules(self.model))
+            unexpected = {name for name in unexpected if not name.startswith(trained)}
         problems = [
             *(f"{n} has shape {g}, the model {o}" for n, (g, o) in sorted(shapes.items())),
             *(f"{name} is missing" for name in sorted(missing)),
@@ -145,9 +157,15 @@ class SecondStageCheckpointer(Checkpointer):
             more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise ValueError(
                 f"the weights are not those of this model's first stage: "
-                f"{'; '.join(problems[:SHOWN])}{more}. Set MODEL.WEIGHTS to a checkpoint of the "
-                "config that this second stage is based on"
+                f"{'; '.join(problems[:SHOWN])}{more}. {self._remedy(unexpected)}"
             )
+
+    def _remedy(self, unexpected: set[str]) -> str:
+        """What the second stage says of tensors that it knows, or in general."""
+        for part, remedy in getattr(_declaring(self.model), "remedies", {}).items():
+            if any(part in name for name in unexpected):
+                return remedy
+        return "Set MODEL.WEIGHTS to a checkpoint of the config that this second stage is based on"
 
 
 def load_second_stage(model: nn.Module, weights: str) -> None:

@@ -25,7 +25,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.utils.data import DataLoader
 
+from longtail.data.classification_mapper import ClassificationDatasetMapper
 from longtail.data.mapper import SemSegDatasetMapper
 from longtail.data.samplers import build_train_sampler
 from longtail.evaluation import build_evaluator
@@ -38,6 +40,11 @@ from .speed import apply_speed_options
 from .stages import SecondStageCheckpointer, freeze, is_second_stage, trained_parameters_report
 from .step import StepTrainer
 from .tta import SemanticSegmentorWithTTA
+
+# By the type of a data set: what reads it, and the kind of its classes with the model's part that
+# has as many. The others are detectors.
+MAPPERS = {"sem_seg": SemSegDatasetMapper, "classification": ClassificationDatasetMapper}
+CLASSES = {"sem_seg": ("stuff", "SEM_SEG_HEAD"), "classification": ("thing", "CLASSIFIER")}
 
 
 class HostMemory(HookBase):
@@ -160,12 +167,28 @@ class Trainer(DefaultTrainer):
         dataset = training_records(cfg)
         mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
         sampler = build_train_sampler(cfg, dataset)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+        options = {}
+        if isinstance(mapper, ClassificationDatasetMapper):
+            # All crops are squares: there is nothing to group, and no original size to do it by.
+            options["aspect_ratio_grouping"] = False
+        return build_detection_train_loader(
+            cfg, mapper=mapper, dataset=dataset, sampler=sampler, **options
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         mapper = build_mapper(cfg, dataset_name, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        if not isinstance(mapper, ClassificationDatasetMapper):
+            return loader
+        # Images of one size: one at a time, as detectron2 gives them, would starve a GPU.
+        return DataLoader(
+            loader.dataset,
+            batch_size=max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()),
+            sampler=loader.sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -207,9 +230,8 @@ def training_records(cfg: CfgNode) -> list[dict]:
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
     """What reads and augments a record of this data set."""
-    if MetadataCatalog.get(dataset_name).get("evaluator_type") == "sem_seg":
-        return SemSegDatasetMapper(cfg, is_train)
-    return DatasetMapper(cfg, is_train)
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    return MAPPERS.get(kind, DatasetMapper)(cfg, is_train)
 
 
 def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
@@ -222,9 +244,9 @@ def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
         ValueError: a data set has another number of classes than the model.
     """
     for name in names:
-        is_sem_seg = MetadataCatalog.get(name).get("evaluator_type") == "sem_seg"
-        kind, head = ("stuff", "SEM_SEG_HEAD") if is_sem_seg else ("thing", "ROI_HEADS")
-        classes = MetadataCatalog.get(name).get(f"{kind}_classes") or ()
+        metadata = MetadataCatalog.get(name)
+        kind, head = CLASSES.get(metadata.get("evaluator_type"), ("thing", "ROI_HEADS"))
+        classes = metadata.get(f"{kind}_classes") or ()
         num_classes = cfg.MODEL[head].NUM_CLASSES
         if len(classes) != num_classes:
             raise ValueError(

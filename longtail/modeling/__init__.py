@@ -1,6 +1,12 @@
 """Backbones, heads and losses: baselines, with no method inside."""
 
-from .backbone import TimmBackbone, TimmPlainBackbone
+from .backbone import TimmBackbone, TimmClassificationBackbone, TimmPlainBackbone
+from .classification import (
+    ImageClassifier,
+    RetrainedImageClassifier,
+    ScaledImageClassifier,
+    SecondStageImageClassifier,
+)
 from .cosine import CosineLinear
 from .roi_heads import (
     LongTailCascadeROIHeads,
@@ -19,14 +25,19 @@ from .sem_seg import (
 __all__ = [
     "CosineLinear",
     "FCNHead",
+    "ImageClassifier",
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
     "OCRHead",
     "PSPHead",
+    "RetrainedImageClassifier",
+    "ScaledImageClassifier",
+    "SecondStageImageClassifier",
     "SemSegHead",
     "SeparableDeepLabV3PlusHead",
     "TimmBackbone",
+    "TimmClassificationBackbone",
     "TimmPlainBackbone",
     "UPerHead",
 ]

@@ -1,5 +1,8 @@
 """Pixel losses as pure functions: the paper's baseline and its rivals of Tables 1 and 6.
 
+What they share with other losses of class scores is here, too: means over all processes, and class
+weights.
+
 Shape alphabet:
     N: images of the batch
     K: classes
@@ -31,6 +34,14 @@ def mean_over_processes(count: Tensor) -> Tensor:
     return torch.where(count > 0, count, torch.ones_like(count))
 
 
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of a tensor, the same shape in all processes, over these; without a gradient."""
+    values = values.detach().clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
 def pixel_cross_entropy(
     logits: Tensor,
     labels: Tensor,
@@ -40,6 +51,8 @@ def pixel_cross_entropy(
     ignore_label: int = 255,
 ) -> Tensor:
     """Softmax cross-entropy over the valid pixels, optionally re-weighted or balanced.
+
+    Samples without a place are taken as well: logits (N, K) and labels (N,).
 
         L = sum_i w(y_i) l_i / sum_i w(y_i)
         l_i = -log( F(y_i) exp(z_iy) / sum_k F(k) exp(z_ik) )
@@ -59,7 +72,8 @@ def pixel_cross_entropy(
     """
     logits, labels = logits.float(), labels.long()
     if class_prior is not None:
-        logits = logits + class_prior.to(logits).log()[:, None, None]
+        log_prior = class_prior.to(logits).log()
+        logits = logits + log_prior.view(-1, *[1] * (logits.ndim - 2))
     weight = None if class_weight is None else class_weight.to(logits)
     total = F.cross_entropy(
         logits, labels, weight=weight, ignore_index=ignore_label, reduction="sum"
@@ -113,11 +127,31 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Ten
     return 1 - dice.mean()
 
 
-def inverse_frequency_weights(class_counts: Tensor) -> Tensor:
-    """Re-weighting by inverse frequency: w_c proportional to 1 / n_c, with mean 1.
+def scale_to_mean_one(values: Tensor, class_counts: Tensor) -> Tensor:
+    """Values of classes, scaled to mean 1 over the classes that occur.
+
+    Args:
+        values: (K,).
+        class_counts: (K,) counts n >= 0; a class with n = 0 gets the value 0.
+
+    Returns:
+        (K,), float32.
+
+    Raises:
+        ValueError: no class occurs.
+    """
+    occurs = class_counts > 0
+    if not occurs.any():
+        raise ValueError("class_counts must have a positive count, got zeros alone")
+    return torch.where(occurs, values / values[occurs].mean(), 0).float()
+
+
+def inverse_frequency_weights(class_counts: Tensor, exponent: float = 1.0) -> Tensor:
+    """Re-weighting by inverse frequency: w_c proportional to (1 / n_c)^exponent, with mean 1.
 
     Args:
         class_counts: (K,) counts n >= 0; a class with n = 0 gets weight 0, it never occurs.
+        exponent: >= 0; 0 weighs all classes alike.
 
     Returns:
         (K,) weights, float32; the mean is over the classes that occur.
@@ -125,8 +159,30 @@ def inverse_frequency_weights(class_counts: Tensor) -> Tensor:
     Raises:
         ValueError: no class occurs.
     """
-    counts = class_counts.double()
-    if not (counts > 0).any():
-        raise ValueError("class_counts must have a positive count, got zeros alone")
-    weights = torch.where(counts > 0, 1 / counts.clamp(min=1e-12), 0)
-    return (weights / weights[counts > 0].mean()).float()
+    # A class that does not occur is left out in the end; 1 is any finite value.
+    values = class_counts.double().where(class_counts > 0, 1.0).pow(-exponent)
+    return scale_to_mean_one(values, class_counts)
+
+
+def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
+    """Re-weighting by the effective number of samples (Cui et al. 2019), with mean 1:
+
+        w_c proportional to (1 - beta) / (1 - beta^n_c)
+
+    beta = 0 weighs all classes alike, beta -> 1 by 1 / n. Between them, classes of far more than
+    1 / (1 - beta) samples are weighed alike: for counts of pixels, beta must be that close to 1.
+
+    Args:
+        class_counts: (K,) counts n >= 0; a class with n = 0 gets weight 0, it never occurs.
+        beta: in [0, 1).
+
+    Returns:
+        (K,) weights, float32; the mean is over the classes that occur.
+
+    Raises:
+        ValueError: no class occurs.
+    """
+    log_beta = torch.tensor(beta, dtype=torch.float64).log()
+    # 1 - beta^n without the cancellation of beta near 1.
+    effective = -torch.expm1(class_counts.double().clamp(min=1) * log_beta)
+    return scale_to_mean_one(1 / effective, class_counts)

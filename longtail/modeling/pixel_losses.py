@@ -15,13 +15,15 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from .class_losses import PIXELS, SampleMeanLoss, build_class_loss, class_loss_names
 from .losses import dice_loss, pixel_cross_entropy, total_weight
 
 PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
 PIXEL_LOSS_REGISTRY.__doc__ = """
 Registry of pixel losses: callables of a config that return a module with
 ``forward(logits (N,K,H,W), labels (N,H,W)) -> scalar`` and, for gradient accumulation,
-``normalizer(labels) -> scalar``: what the loss is a mean over.
+``normalizer(labels) -> scalar``: what the loss is a mean over. Class losses that are not in here
+are those of :mod:`.class_losses`, pixel by pixel.
 """
 
 
@@ -31,11 +33,15 @@ def build_pixel_loss(cfg: CfgNode) -> nn.Module:
     Raises:
         ValueError: no loss has that name.
     """
-    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS
-    if name not in PIXEL_LOSS_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in PIXEL_LOSS_REGISTRY))
-        raise ValueError(f"MODEL.SEM_SEG_HEAD.PIXEL_LOSS must be one of {known}, got {name!r}")
-    return PIXEL_LOSS_REGISTRY.get(name)(cfg)
+    name = PIXELS.loss_name(cfg)
+    if name in PIXEL_LOSS_REGISTRY:
+        return PIXEL_LOSS_REGISTRY.get(name)(cfg)
+    others = class_loss_names(PIXELS)
+    if name in others:
+        class_loss = build_class_loss(cfg, name, PIXELS)
+        return PixelClassLoss(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, class_loss=class_loss)
+    known = ", ".join(sorted({*others, *(key for key, _ in PIXEL_LOSS_REGISTRY)}))
+    raise ValueError(f"{PIXELS.loss_key} must be one of {known}, got {name!r}")
 
 
 class PixelCrossEntropy(nn.Module):
@@ -107,6 +113,30 @@ class DiceLoss(nn.Module):
                 "count differently"
             )
         return torch.tensor(float(len(labels)), device=labels.device)
+
+
+class PixelClassLoss(nn.Module):
+    """A class loss over the valid pixels."""
+
+    def __init__(self, ignore_label: int = 255, *, class_loss: SampleMeanLoss) -> None:
+        """
+        Args:
+            ignore_label: label of the pixels that are left out.
+            class_loss: of one pixel, with K logits.
+        """
+        super().__init__()
+        self.ignore_label = ignore_label
+        self.class_loss = class_loss
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K, H, W) logits and (N, H, W) labels to a scalar."""
+        valid = labels != self.ignore_label
+        # One copy of the logits that count, the only one here.
+        return self.class_loss(logits.permute(0, 2, 3, 1)[valid], labels[valid].long())
+
+    def normalizer(self, labels: Tensor) -> Tensor:
+        """The valid pixels of (N, H, W) labels, or the sum of their weights."""
+        return self.class_loss.normalizer(labels[labels != self.ignore_label].long())
 
 
 @PIXEL_LOSS_REGISTRY.register()

@@ -76,6 +76,20 @@ def test_which_models_are_second_stages():
         trained_modules(none)
 
 
+def test_a_semantic_head_can_say_it_for_its_model():
+    model = nn.ModuleDict({"backbone": block(), "sem_seg_head": Head()})
+    assert not is_second_stage(model)
+    model["sem_seg_head"].trained_module_names = ("adapter",)
+    assert is_second_stage(model)
+    assert list(trained_modules(model)) == ["sem_seg_head.adapter"]
+    freeze(model)
+    learned = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(learned) == 4 and all(".adapter." in name for name in learned)
+    model["sem_seg_head"].trained_module_names = ("calibration",)
+    with pytest.raises(ValueError, match="Head trains the modules calibration and has none"):
+        trained_modules(model)
+
+
 def test_only_what_is_named_is_trained():
     model = SecondStage()
     model.heads[0].adapter[0].weight.requires_grad_(False)  # whatever it was before
@@ -228,6 +242,17 @@ def test_a_missing_tensor_is_named_and_only_it(tmp_path, name, stage):
 def test_an_unexpected_tensor_is_named(tmp_path, stage):
     path = save(stage(), tmp_path, lambda state: state.update(other=torch.zeros(1)))
     assert ": other is unexpected. " in failure(path)
+
+
+def test_a_second_stage_can_say_what_an_unexpected_tensor_means(tmp_path):
+    path = save(FirstStage(), tmp_path, lambda state: state.update(branch=torch.zeros(1)))
+    model = SecondStage()
+    model.remedies = {"nothing": "No.", "branch": "Train without a branch"}
+    with pytest.raises(ValueError, match="branch is unexpected. Train without a branch$"):
+        audit(path, model)
+    model.remedies = {"classifier": "It is the model's own"}
+    with pytest.raises(ValueError, match="config that this second stage is based on$"):
+        audit(path, model)
 
 
 def test_a_weight_of_another_class_count_is_named_with_both_shapes(tmp_path):

@@ -6,7 +6,18 @@ import torch
 from PIL import Image
 
 import longtail.engine.pixel_losses  # noqa: F401  (registers)
-from longtail.modeling.losses import dice_loss, inverse_frequency_weights, pixel_cross_entropy
+from longtail.modeling.class_losses.functional import (
+    focal_loss,
+    ldam_loss,
+    ldam_margins,
+    seesaw_loss,
+)
+from longtail.modeling.losses import (
+    dice_loss,
+    effective_number_weights,
+    inverse_frequency_weights,
+    pixel_cross_entropy,
+)
 from longtail.modeling.pixel_losses import build_pixel_loss
 from tests.tiny import register_stripes, tiny_config
 
@@ -31,6 +42,15 @@ def build(cfg, name):
     return build_pixel_loss(cfg)
 
 
+def pixel_by_pixel(logits, labels, loss):
+    """The mean of the loss over the valid pixels, one after the other."""
+    values = [
+        loss(logits[n, :, y, x][None], labels[n, y, x][None])
+        for n, y, x in (labels < 3).nonzero().tolist()
+    ]
+    return torch.cat(values).mean() if values else logits.sum() * 0
+
+
 EXPECTED = {
     "cross_entropy": pixel_cross_entropy,
     "reweighted_cross_entropy": lambda z, y: pixel_cross_entropy(
@@ -41,6 +61,13 @@ EXPECTED = {
     ),
     "balanced_softmax_region_prior": lambda z, y: pixel_cross_entropy(
         z, y, class_prior=torch.tensor(IMAGES)
+    ),
+    "class_balanced": lambda z, y: pixel_cross_entropy(
+        z, y, class_weight=effective_number_weights(torch.tensor(PIXELS), 0.9999)
+    ),
+    "focal": lambda z, y: pixel_by_pixel(z, y, lambda z, y: focal_loss(z, y, 2.0)),
+    "ldam_drw": lambda z, y: pixel_by_pixel(
+        z, y, lambda z, y: ldam_loss(z, y, ldam_margins(torch.tensor(PIXELS), 10.0))
     ),
     "dice": dice_loss,
     "dice_cross_entropy": lambda z, y: dice_loss(z, y) + pixel_cross_entropy(z, y),
@@ -60,6 +87,60 @@ def test_each_name_is_its_function(cfg, name):
     assert not loss.state_dict()
 
 
+def make_maps():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 4, generator=generator).requires_grad_()
+    labels = torch.randint(0, 3, (2, 4, 4), generator=generator)
+    labels[0, :3] = 255
+    return logits, labels
+
+
+def test_seesaw_counts_the_valid_pixels(cfg):
+    logits, labels = make_maps()
+    loss = build(cfg, "seesaw")
+    counts = torch.stack([(labels == k).sum() for k in range(3)])
+    for times in (1, 2):
+        value = loss(logits, labels)
+        assert torch.equal(loss.state_dict()["class_loss.class_counts"], times * counts)
+    expected = pixel_by_pixel(logits, labels, lambda z, y: seesaw_loss(z, y, counts, 0.8, 2.0))
+    torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
+
+
+def test_the_exponent_of_the_weights(cfg):
+    cfg.MODEL.CLASS_LOSS.REWEIGHT_EXPONENT = 0.5
+    weights = inverse_frequency_weights(torch.tensor(PIXELS), 0.5)
+    assert torch.equal(build(cfg, "reweighted_cross_entropy").class_weight, weights)
+
+
+@pytest.mark.parametrize("reweighted", [False, True])
+@pytest.mark.parametrize("name", ["class_balanced", "focal", "ldam_drw", "seesaw"])
+def test_parts_of_a_batch_add_up(cfg, name, reweighted):
+    """With the normalizers of the parts, as gradient accumulation does it."""
+    cfg.MODEL.CLASS_LOSS.LDAM_REWEIGHT_FROM = 0.0 if reweighted else 1.0
+    cfg.MODEL.CLASS_LOSS.EFFECTIVE_NUMBER_BETA = 0.9
+    loss = build(cfg, name).eval()  # of Seesaw, every part would count the pixels before it
+    logits, labels = make_maps()
+    shares = [loss.normalizer(part) for part in labels.split(1)]
+    assert shares[0] != shares[1] and shares[0] > 0
+    total = sum(
+        loss(z, y) * share / sum(shares)
+        for z, y, share in zip(logits.split(1), labels.split(1), shares, strict=True)
+    )
+    torch.testing.assert_close(total, loss(logits, labels), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["focal", "ldam_drw", "seesaw"])
+def test_ignored_pixels_have_no_gradient(cfg, name):
+    logits, labels = make_maps()
+    (gradient,) = torch.autograd.grad(build(cfg, name)(logits, labels), logits)
+    assert torch.equal((gradient != 0).any(dim=1), labels != 255)
+
+
+def test_losses_of_one_class_for_each_sample_alone(cfg):
+    with pytest.raises(ValueError, match=r"PIXEL_LOSS must be one of .*seesaw.*, got 'eql'"):
+        build(cfg, "eql")
+
+
 def test_the_config_names_the_ignored_label(cfg):
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 2
     logits, labels = torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 2)
@@ -68,8 +149,8 @@ def test_the_config_names_the_ignored_label(cfg):
 
 
 def test_an_unknown_name_lists_the_known_ones(cfg):
-    with pytest.raises(ValueError, match=r"PIXEL_LOSS must be one of .*dice.*, got 'focal'"):
-        build(cfg, "focal")
+    with pytest.raises(ValueError, match=r"PIXEL_LOSS must be one of .*dice.*, got 'lovasz'"):
+        build(cfg, "lovasz")
 
 
 @pytest.mark.parametrize("name", [name for name in EXPECTED if "_prior" in name])

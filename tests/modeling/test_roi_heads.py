@@ -1,12 +1,26 @@
 """Our ROI heads are detectron2's, with a box classifier that can be chosen."""
 
+import numpy as np
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+import longtail.engine.class_losses as class_losses
+from longtail.data.class_stats import ClassStats
 from longtail.modeling import CosineLinear, LongTailFastRCNNOutputLayers
+from longtail.modeling.class_losses import (
+    BOXES,
+    BalancedGroupSoftmax,
+    Equalization,
+    Focal,
+    build_class_loss,
+    class_loss_names,
+)
 from tests.tiny_detection import CASCADE, detector_config, detector_inputs
 
 KINDS = {
@@ -111,3 +125,152 @@ def test_options_of_the_config_reach_the_output_layers(tmp_path):
     (predictor,) = predictors(model)
     assert predictor.test_topk_per_image == 7 and predictor.test_score_thresh == 0.02
     assert predictor.loss_weight == {"loss_box_reg": 3.0}
+
+
+# --- the class loss
+
+LOSS = "MODEL.ROI_BOX_HEAD.CLASS_LOSS"
+# Names of tensors of the losses that have a memory, in a checkpoint.
+MEMORY = {
+    "seesaw": {"class_counts"},
+    "eqlv2": {"positive_gradients", "negative_gradients"},
+    "bags": {"bins"},
+}
+
+
+@pytest.fixture
+def statistics(monkeypatch):
+    counts = np.array([500, 20, 3])
+    stats = ClassStats(("red", "green", "blue"), 600, None, counts, counts)
+    monkeypatch.setattr(class_losses, "get_class_stats", lambda names: stats)
+
+
+@pytest.mark.parametrize(("kind", "classifier"), [("mask", "linear"), ("cascade", "cosine")])
+@pytest.mark.parametrize("name", class_loss_names(BOXES))
+def test_every_class_loss_trains_and_predicts(tmp_path, statistics, name, kind, classifier):
+    options = [LOSS, name, "MODEL.ROI_BOX_HEAD.CLASSIFIER", classifier]
+    model = build(tmp_path, kind, *options, "DATASETS.TRAIN", "('toy',)")
+    losses = training_losses(model)
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    for predictor in predictors(model):
+        outputs = 4 + (5 if name == "bags" else 0)
+        assert predictor.cls_score.out_features == outputs
+        gradient = predictor.cls_score.weight.grad
+        assert gradient.isfinite().all() and gradient.abs().max() > 0
+    # Without the training set, from the checkpoint alone.
+    deployed = build(tmp_path, kind, *options)
+    deployed.load_state_dict(model.state_dict())
+    outputs = []
+    with torch.no_grad():
+        for one in (model, deployed):
+            outputs.append([item["instances"] for item in one.eval()(detector_inputs())])
+    for given, expected in zip(*outputs, strict=True):
+        assert len(given) > 0 and torch.equal(given.scores, expected.scores)
+        assert given.pred_classes.max() < 3
+    own = {key for key in model.state_dict() if "class_loss" in key}
+    stages = [""] if kind == "mask" else [".0", ".1", ".2"]
+    assert own == {
+        f"roi_heads.box_predictor{stage}.class_loss.{key}"
+        for stage in stages
+        for key in MEMORY.get(name, ())
+    }
+
+
+def test_the_stages_of_a_cascade_count_for_themselves(tmp_path):
+    model = build(tmp_path, "cascade", LOSS, "seesaw")
+    training_losses(model)
+    counts = [predictor.class_loss.class_counts for predictor in predictors(model)]
+    assert all(count.sum() == 2 * 16 for count in counts[:1])
+    assert len({count.data_ptr() for count in counts}) == 3
+    # Later stages have stricter thresholds, hence other labels.
+    assert len({tuple(count.tolist()) for count in counts}) > 1
+
+
+@pytest.mark.parametrize("classifier", ["linear", "cosine"])
+def test_a_linear_classifier_of_sigmoids_starts_from_a_small_probability(tmp_path, classifier):
+    model = build(tmp_path, "mask", LOSS, "eqlv2", "MODEL.ROI_BOX_HEAD.CLASSIFIER", classifier)
+    (predictor,) = predictors(model)
+    with torch.no_grad():
+        probabilities = predictor.class_loss.probabilities(predictor.cls_score(torch.zeros(1, 12)))
+    expected = 0.01 if classifier == "linear" else 0.5
+    assert probabilities[0].tolist() == pytest.approx([expected] * 3 + [0])
+
+
+def make_layers(class_loss) -> LongTailFastRCNNOutputLayers:
+    return LongTailFastRCNNOutputLayers(
+        ShapeSpec(channels=2),
+        box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
+        num_classes=2,
+        class_loss=class_loss,
+    )
+
+
+def make_proposals(classes) -> list[Instances]:
+    boxes = Boxes(torch.tensor([[0.0, 0, 9, 9]]).repeat(len(classes), 1))
+    labels = torch.tensor(classes, dtype=torch.long)
+    return [Instances((9, 9), proposal_boxes=boxes, gt_boxes=boxes, gt_classes=labels)]
+
+
+def test_the_loss_and_its_weight():
+    layers = make_layers(Focal(2, background=True, gamma=2.0))
+    layers.loss_weight = {"loss_cls": 3.0}
+    logits, proposals = torch.randn(5, 3), make_proposals([0, 1, 2, 2, 1])
+    with EventStorage():
+        losses = layers.losses((logits, torch.zeros(5, 8)), proposals)
+    expected = 3 * layers.class_loss(logits, proposals[0].gt_classes)
+    assert torch.equal(losses["loss_cls"], expected) and losses["loss_box_reg"] == 0
+
+
+@pytest.mark.parametrize(
+    "class_loss",
+    [
+        Equalization(2, background=True, tail=torch.tensor([True, False])),
+        BalancedGroupSoftmax(2, background=True, bins=torch.tensor([0, 1]), num_bins=2, beta=8.0),
+    ],
+    ids=["sigmoids", "bags"],
+)
+def test_what_detectron2_logs(class_loss):
+    """Classes 0 and 1 right, a class taken for background, and background that is none."""
+    # Of the classes, and by sigmoids of nothing else.
+    logits = torch.tensor([[9.0, -9], [-9, 9], [-9, -9], [9, -9]])
+    if isinstance(class_loss, BalancedGroupSoftmax):
+        foreground = torch.tensor([[9.0, -9], [9, -9], [-9, 9], [9, -9]])
+        logits = torch.cat([logits, torch.zeros(4, 2), foreground], dim=1)
+    else:
+        logits = torch.cat([logits, torch.full((4, 1), 99.0)], dim=1)
+    layers = make_layers(class_loss)
+    with EventStorage() as storage:
+        layers.losses((logits, torch.zeros(4, 8)), make_proposals([0, 1, 1, 2]))
+        logged = {key.rpartition("/")[2]: value for key, (value, _) in storage.latest().items()}
+    assert logged["cls_accuracy"] == pytest.approx(2 / 4)
+    assert logged["fg_cls_accuracy"] == pytest.approx(2 / 3)
+    assert logged["false_negative"] == pytest.approx(1 / 3)
+
+
+def test_no_rois_backpropagate_through_every_loss(tmp_path, statistics):
+    cfg = detector_config(tmp_path, ["DATASETS.TRAIN", "('toy',)"])
+    cfg.defrost()
+    for name in class_loss_names(BOXES):
+        cfg.MODEL.ROI_BOX_HEAD.CLASS_LOSS = name
+        loss = build_class_loss(cfg, name, BOXES)
+        layers = LongTailFastRCNNOutputLayers(cfg, ShapeSpec(channels=2), class_loss=loss)
+        with EventStorage():
+            losses = layers.losses(layers(torch.zeros(0, 2)), make_proposals([]))
+        assert losses["loss_cls"].item() == 0
+        losses["loss_cls"].backward()
+        assert (layers.cls_score.weight.grad == 0).all()
+
+
+def test_an_unknown_class_loss(tmp_path):
+    with pytest.raises(ValueError, match="ROI_BOX_HEAD.CLASS_LOSS must be one of .*federated"):
+        build(tmp_path, "mask", LOSS, "dice")
+
+
+@pytest.mark.parametrize("key", ["USE_SIGMOID_CE", "USE_FED_LOSS"])
+def test_the_options_of_newer_versions_of_detectron2(tmp_path, key):
+    cfg = detector_config(tmp_path)
+    cfg.defrost()
+    cfg.MODEL.ROI_BOX_HEAD[key] = True
+    with pytest.raises(ValueError, match=f"{key} must be False: .*CLASS_LOSS names the loss"):
+        build_model(cfg)

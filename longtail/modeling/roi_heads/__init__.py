@@ -1,4 +1,4 @@
-"""ROI heads whose box classifier can be chosen."""
+"""ROI heads whose box classifier and its loss can be chosen."""
 
 from .fast_rcnn import LongTailFastRCNNOutputLayers
 from .roi_heads import LongTailCascadeROIHeads, LongTailROIHeads

@@ -1,9 +1,19 @@
-"""Fast R-CNN's output layers with a linear or a cosine classifier."""
+"""Fast R-CNN's output layers with a linear or a cosine classifier and one of the class losses.
 
+Shape alphabet:
+    R: RoIs
+    K: foreground classes; background is the class K
+    D: outputs of the classifier, K + 1 for most losses
+"""
+
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from torch import Tensor, nn
 
+from longtail.modeling.class_losses import BOXES, ClassLoss, CrossEntropy, SigmoidLoss
 from longtail.modeling.cosine import CosineLinear
 
 CLASSIFIERS = ("linear", "cosine")
@@ -13,26 +23,84 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
     """detectron2's output layers; ``cls_score`` is linear or a :class:`CosineLinear`."""
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, classifier: str = "linear", **kwargs) -> None:
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        classifier: str = "linear",
+        class_loss: ClassLoss | None = None,
+        **kwargs,
+    ) -> None:
         """
         Args:
             input_shape: shape of the box features, (C,) or (C, H, W).
             classifier: ``"linear"`` or ``"cosine"``.
+            class_loss: of K classes and background; by default cross-entropy.
             kwargs: as for detectron2's FastRCNNOutputLayers.
 
         Raises:
             ValueError: another classifier.
         """
         super().__init__(input_shape, **kwargs)
+        self.class_loss = class_loss or CrossEntropy(self.num_classes, background=True)
         if classifier not in CLASSIFIERS:
             raise ValueError(
                 f"MODEL.ROI_BOX_HEAD.CLASSIFIER must be one of {CLASSIFIERS}, got {classifier!r}"
             )
+        in_features, out_features = self.cls_score.in_features, self.class_loss.num_logits
         if classifier == "cosine":
-            linear = self.cls_score
-            self.cls_score = CosineLinear(linear.in_features, linear.out_features)
+            self.cls_score = CosineLinear(in_features, out_features)
+            return
+        # detectron2's own is kept where it fits: a new one would draw other random numbers.
+        if out_features != self.cls_score.out_features:
+            self.cls_score = nn.Linear(in_features, out_features)
+            nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.constant_(self.cls_score.bias, self.class_loss.initial_bias)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        # Options of newer versions of detectron2.
+        for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
+            if cfg.MODEL.ROI_BOX_HEAD.get(key, False):
+                raise ValueError(
+                    f"MODEL.ROI_BOX_HEAD.{key} must be False: {BOXES.loss_key} names the loss "
+                    "(such as federated)"
+                )
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "classifier": cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER}
+
+    def losses(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """As detectron2's, with the class loss as ``loss_cls``.
+
+        Args:
+            predictions: (R, D) logits and box deltas.
+            proposals: of each image, with their ground truth.
+        """
+        logits, deltas = predictions
+        losses = super().losses((self._logged_scores(logits.detach()), deltas), proposals)
+        classes = torch.cat([p.gt_classes for p in proposals])
+        loss = self.classification_loss(logits, classes)
+        return {**losses, "loss_cls": loss * self.loss_weight.get("loss_cls", 1.0)}
+
+    def classification_loss(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """The loss of (R, D) logits of RoIs whose ground truth is (R,), K for background."""
+        return self.class_loss(logits, classes)
+
+    def _logged_scores(self, logits: Tensor) -> Tensor:
+        """(R, K + 1) scores whose largest is the prediction in detectron2's log."""
+        if self.class_loss.is_softmax:
+            return logits
+        scores = self.class_loss.probabilities(logits)
+        if isinstance(self.class_loss, SigmoidLoss):
+            # Background is what no class claims with more than one half.
+            scores[:, -1] = 0.5
+        return scores
+
+    def predict_probs(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[Tensor, ...]:
+        """(R, K + 1) probabilities, for each image those of its proposals."""
+        probabilities = self.class_loss.probabilities(predictions[0])
+        return probabilities.split([len(p) for p in proposals])

@@ -1,11 +1,14 @@
 """Mask R-CNN's and Cascade R-CNN's ROI heads around output layers of our own."""
 
+import copy
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+
+from longtail.modeling.class_losses import BOXES, build_class_loss
 
 from .fast_rcnn import LongTailFastRCNNOutputLayers
 
@@ -21,7 +24,7 @@ class _OwnPredictor:
 
         It is called once for all stages of a cascade: statistics are looked up here.
         """
-        return {}
+        return {"class_loss": build_class_loss(cfg, BOXES.loss_name(cfg), BOXES)}
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -29,9 +32,10 @@ class _OwnPredictor:
         arguments = cls.predictor_arguments(cfg)
 
         def exchange(predictor, head):
-            # Every stage of a cascade has its own box transform.
+            # Every stage of a cascade has its own box transform, and a loss that counts for itself.
             transform = {"box2box_transform": predictor.box2box_transform}
-            return cls.predictor_class(cfg, head.output_shape, **transform, **arguments)
+            own = copy.deepcopy(arguments)
+            return cls.predictor_class(cfg, head.output_shape, **transform, **own)
 
         if "box_predictors" in parts:
             pairs = zip(parts["box_predictors"], parts["box_heads"], strict=True)
@@ -43,9 +47,12 @@ class _OwnPredictor:
 
 @ROI_HEADS_REGISTRY.register()
 class LongTailROIHeads(_OwnPredictor, StandardROIHeads):
-    """detectron2's StandardROIHeads (Mask R-CNN) with ``MODEL.ROI_BOX_HEAD.CLASSIFIER``."""
+    """detectron2's StandardROIHeads (Mask R-CNN) with a classifier and a loss of choice.
+
+    ``MODEL.ROI_BOX_HEAD.CLASSIFIER`` and ``CLASS_LOSS`` name them.
+    """
 
 
 @ROI_HEADS_REGISTRY.register()
 class LongTailCascadeROIHeads(_OwnPredictor, CascadeROIHeads):
-    """detectron2's CascadeROIHeads with ``MODEL.ROI_BOX_HEAD.CLASSIFIER`` at every stage."""
+    """detectron2's CascadeROIHeads with the same choices at every stage."""

@@ -3,10 +3,16 @@
 Shape alphabet:
     C: channels of the classifier's input feature
     K: classes
+    N, H, W: images, height and width of feature maps
+    S: samples: RoIs, pixels or images
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .functional import calibrate_logits
 
@@ -79,3 +85,64 @@ class AdaptiveCalibration(nn.Module):
             (..., K) calibrated scores.
         """
         return calibrate_logits(logits, self.alpha, self.beta, self.confidence(features))
+
+    def confidence_map(self, features: Tensor) -> Tensor:
+        """:meth:`confidence` of every cell: (N, C, H, W) features to (N, 1, H, W)."""
+        layer = self.confidence_layer
+        if layer is None:
+            return torch.ones_like(features[:, :1])
+        # As a convolution: a linear layer would copy the features to have their channels last.
+        return F.conv2d(features, layer.weight[:, :, None, None], layer.bias).sigmoid()
+
+    def calibrate_map(self, logits: Tensor, confidence: Tensor) -> Tensor:
+        """Calibrate every cell.
+
+        Args:
+            logits: (N, K, H, W) scores of the frozen classifier.
+            confidence: (N, 1, H, W), see :meth:`confidence_map`.
+
+        Returns:
+            (N, K, H, W) calibrated scores.
+        """
+        z, sigma = (x.movedim(1, -1) for x in (logits, confidence))
+        return calibrate_logits(z, self.alpha, self.beta, sigma).movedim(-1, 1)
+
+
+@torch.no_grad()
+def log_calibration(
+    calibration: AdaptiveCalibration,
+    confidence: Tensor,
+    classes: Tensor,
+    class_groups: Mapping[str, Sequence[int]],
+) -> None:
+    """Write a calibration to detectron2's event storage, as ``disalign/...``.
+
+    For each group the mean alpha and beta of its classes, and the 10, 50 and 90 % quantiles of
+    sigma over its samples.
+
+    Args:
+        calibration: what is trained.
+        confidence: S values of sigma, in any shape.
+        classes: as many ground truth classes, in the same order.
+        class_groups: class indices by group; one that holds classes beyond K, the background, has
+            no alpha and beta.
+    """
+    sigma, classes = confidence.flatten().float(), classes.flatten()
+    scalars = {}
+    for name, indices in class_groups.items():
+        members = torch.as_tensor(indices, device=classes.device)
+        if indices and max(indices) < len(calibration.alpha):
+            scalars[f"alpha/{name}"] = calibration.alpha[members].mean()
+            scalars[f"beta/{name}"] = calibration.beta[members].mean()
+        of_group = sigma[torch.isin(classes, members)]
+        if len(of_group):
+            levels = of_group.new_tensor([0.1, 0.5, 0.9])
+            quantiles = of_group.quantile(levels).unbind()
+            for level, value in zip((10, 50, 90), quantiles, strict=True):
+                scalars[f"sigma_q{level}/{name}"] = value
+    if scalars:
+        # One transfer from the device for all of them.
+        values = torch.stack(list(scalars.values())).tolist()
+        storage = get_event_storage()
+        for key, value in zip(scalars, values, strict=True):
+            storage.put_scalar(f"disalign/{key}", value)

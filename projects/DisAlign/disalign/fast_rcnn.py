@@ -12,14 +12,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
-from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from longtail.modeling.losses import mean_over_processes
 from longtail.modeling.roi_heads import LongTailFastRCNNOutputLayers
 
-from .calibration import AdaptiveCalibration
+from .calibration import AdaptiveCalibration, log_calibration
 from .functional import alignment_loss
 
 
@@ -53,9 +51,16 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
             kwargs: as for LongTailFastRCNNOutputLayers.
 
         Raises:
-            ValueError: weights of another length than the number of classes.
+            ValueError: weights of another length than the number of classes, or a class loss
+                whose probabilities are no softmax.
         """
         super().__init__(input_shape, **kwargs)
+        if not self.class_loss.is_softmax:
+            raise ValueError(
+                "DisAlign calibrates the logits of a softmax, and the first stage's loss "
+                f"{type(self.class_loss).__name__} gives none: train it with another "
+                "MODEL.ROI_BOX_HEAD.CLASS_LOSS (such as cross_entropy)"
+            )
         weights = torch.as_tensor(class_weights, dtype=torch.float32)
         if weights.shape != (self.num_classes,):
             raise ValueError(
@@ -79,12 +84,6 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         options = cfg.MODEL.DISALIGN
-        # Options of newer versions of detectron2.
-        for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
-            if cfg.MODEL.ROI_BOX_HEAD.get(key, False):
-                raise ValueError(
-                    f"DisAlign aligns a softmax: MODEL.ROI_BOX_HEAD.{key} must be False"
-                )
         return {
             **super().from_config(cfg, input_shape),
             "magnitude": options.MAGNITUDE,
@@ -105,14 +104,6 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
         features = x.flatten(1)
         return self.class_scores(features), self.bbox_pred(features)
 
-    def losses(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> dict[str, Tensor]:
-        """As detectron2's, with the alignment loss as ``loss_cls``."""
-        losses = super().losses(predictions, proposals)
-        classes = torch.cat([p.gt_classes for p in proposals])
-        return {**losses, "loss_cls": self._loss(predictions[0], classes)}
-
     def calibration_loss(self, features: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss of RoIs, and nothing else.
 
@@ -125,36 +116,14 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
         """
         scores = self.class_scores(features)
         _log_classification_stats(scores, classes)
-        self._log_calibration(features, classes)
-        return self._loss(scores, classes)
+        groups = {**self.class_groups, "background": [self.num_classes]}
+        log_calibration(self.calibration, self.calibration.confidence(features), classes, groups)
+        return self.classification_loss(scores, classes) * self.loss_weight.get("loss_cls", 1.0)
 
-    def _loss(self, scores: Tensor, classes: Tensor) -> Tensor:
+    def classification_loss(self, scores: Tensor, classes: Tensor) -> Tensor:
+        """The alignment loss, whatever the first stage's was."""
         loss = alignment_loss(scores, classes, self.class_weights, weighted_mean=self.weighted_mean)
         weights = self.class_weights[classes]
         total = (weights if self.weighted_mean else torch.ones_like(weights)).sum()
         # The mean is over the RoIs of all processes: the loss does not depend on their number.
-        return loss * (total / mean_over_processes(total)) * self.loss_weight.get("loss_cls", 1.0)
-
-    @torch.no_grad()
-    def _log_calibration(self, features: Tensor, classes: Tensor) -> None:
-        """Per frequency group: mean alpha and beta, and quantiles of sigma over its RoIs."""
-        sigma = self.calibration.confidence(features).flatten().float()
-        groups = {**self.class_groups, "background": [self.num_classes]}
-        scalars = {}
-        for name, indices in groups.items():
-            members = torch.as_tensor(indices, device=classes.device)
-            if name != "background" and indices:
-                scalars[f"alpha/{name}"] = self.calibration.alpha[members].mean()
-                scalars[f"beta/{name}"] = self.calibration.beta[members].mean()
-            of_group = sigma[torch.isin(classes, members)]
-            if len(of_group):
-                levels = of_group.new_tensor([0.1, 0.5, 0.9])
-                quantiles = of_group.quantile(levels).unbind()
-                for level, value in zip((10, 50, 90), quantiles, strict=True):
-                    scalars[f"sigma_q{level}/{name}"] = value
-        if scalars:
-            # One transfer from the device for all of them.
-            values = torch.stack(list(scalars.values())).tolist()
-            storage = get_event_storage()
-            for key, value in zip(scalars, values, strict=True):
-                storage.put_scalar(f"disalign/{key}", value)
+        return loss * (total / mean_over_processes(total))

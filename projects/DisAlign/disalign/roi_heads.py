@@ -43,11 +43,12 @@ class _SecondStage:
     @classmethod
     def predictor_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
         """Class weights of Eq. 11 and frequency groups, from the training annotations."""
+        arguments = super().predictor_arguments(cfg)
         num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
         options = cfg.MODEL.DISALIGN
         if not cfg.DATASETS.TRAIN:
             # Inference needs neither, and should not need the training annotations.
-            return {"class_weights": torch.ones(num_classes), "class_groups": {}}
+            return {**arguments, "class_weights": torch.ones(num_classes), "class_groups": {}}
         stats = get_class_stats(cfg.DATASETS.TRAIN)
         if stats.instance_count is None:
             raise ValueError(
@@ -60,7 +61,8 @@ class _SecondStage:
             class_names=stats.class_names,
             clamp_zero_counts=options.CLAMP_ZERO_COUNTS,
         )
-        return {"class_weights": weights, "class_groups": frequency_groups(stats.image_count)}
+        groups = frequency_groups(stats.image_count)
+        return {**arguments, "class_weights": weights, "class_groups": groups}
 
     @property
     def predictors(self) -> list[DisAlignFastRCNNOutputLayers]:

@@ -9,9 +9,6 @@ Shape alphabet:
     R: regions of the batch
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -20,15 +17,13 @@ from torch import Tensor, nn
 
 from longtail.data.class_stats import get_class_stats
 from longtail.modeling.losses import mean_over_processes
-from longtail.utils.names import registered
+from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, count_regions, pool_regions
 
-BASE_PREFIX = "base_head."
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class RegionRebalanceHead(nn.Module):
+class RegionRebalanceHead(SemSegHeadWrapper):
     """Wrap a semantic head; in training add ``loss_region``, otherwise be that head.
 
     The features that enter the base head's pixel classifier are pooled into regions, which an
@@ -36,10 +31,12 @@ class RegionRebalanceHead(nn.Module):
 
         L_all = L_pixel + lambda L_reg      (Eq. 9)
 
-    In evaluation mode nothing but the base head runs. In checkpoints the base head's tensors carry
-    the names that they have without the wrapper, so that checkpoints with and without the branch
-    load into each other.
+    In evaluation mode nothing but the base head runs. Checkpoints with and without the branch load
+    into each other.
     """
+
+    config_node = "REGION_REBALANCE"
+    own_module = "region_classifier"
 
     @configurable
     def __init__(
@@ -57,13 +54,11 @@ class RegionRebalanceHead(nn.Module):
     ) -> None:
         """
         Args:
-            base_head: a head with detectron2's interface, ``head(features, targets)`` giving
-                (logits, losses), and an attribute ``ignore_value``.
+            base_head, pixel_classifier: see :class:`SemSegHeadWrapper`; what enters the classifier
+                is pooled.
             num_classes: K.
             class_counts: (K,) region frequencies F of Eq. 7, the number of training images that
                 show each class.
-            pixel_classifier: name of the base head's submodule whose input is pooled; it is, or
-                begins with, a convolution to the classes (and may hold its dropout).
             loss_weight: lambda of Eq. 9, >= 0.
             balanced: False for plain cross-entropy over regions (component I of Figure 7).
             scope: ``"image"`` or ``"batch"``, see :func:`pool_regions`.
@@ -73,7 +68,7 @@ class RegionRebalanceHead(nn.Module):
         Raises:
             ValueError: an option out of range, counts of another length, or no such submodule.
         """
-        super().__init__()
+        super().__init__(base_head, pixel_classifier)
         counts = torch.as_tensor(class_counts)
         if counts.shape != (num_classes,):
             raise ValueError(
@@ -88,40 +83,28 @@ class RegionRebalanceHead(nn.Module):
             raise ValueError(
                 f"LABEL_DOWNSAMPLING must be one of {DOWNSAMPLINGS}, got {label_downsampling!r}"
             )
-        self.base_head = base_head
         self.num_classes = num_classes
-        self.ignore_value = base_head.ignore_value
-        self.pixel_classifier = pixel_classifier
         self.loss_weight = loss_weight
         self.balanced = balanced
         self.scope = scope
         self.label_downsampling = label_downsampling
         # The statistics belong to the data, not to the weights: they stay out of checkpoints.
         self.register_buffer("class_counts", counts, persistent=False)
-        channels = _input_channels(_submodule(base_head, pixel_classifier), pixel_classifier)
-        self.region_classifier = _region_classifier(channels, hidden_channels, num_classes)
-        self._register_state_dict_hook(_hide_wrapper)
-        self._register_load_state_dict_pre_hook(self._restore_wrapper)
+        self.region_classifier = _region_classifier(
+            self.pixel_channels, hidden_channels, num_classes
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         options = cfg.MODEL.REGION_REBALANCE
-        if cls.__name__ == options.BASE_HEAD_NAME:
-            raise ValueError(
-                "MODEL.REGION_REBALANCE.BASE_HEAD_NAME must name the head to wrap, "
-                f"got {cls.__name__} itself"
-            )
+        base_head = cls.build_base_head(cfg, input_shape)
         # Only component II reads F: component I alone needs no statistics.
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         counts = torch.ones(num_classes, dtype=torch.int64)
         if options.BALANCED:
             counts = torch.as_tensor(get_class_stats(cfg.DATASETS.TRAIN).image_count)
         return {
-            "base_head": registered(
-                SEM_SEG_HEADS_REGISTRY,
-                options.BASE_HEAD_NAME,
-                "MODEL.REGION_REBALANCE.BASE_HEAD_NAME",
-            )(cfg, input_shape),
+            "base_head": base_head,
             "num_classes": num_classes,
             "class_counts": counts,
             "pixel_classifier": options.PIXEL_CLASSIFIER,
@@ -147,8 +130,8 @@ class RegionRebalanceHead(nn.Module):
         """
         if not self.training:
             return self.base_head(features, targets)
-        classifier = _submodule(self.base_head, self.pixel_classifier)
-        with _captured_input(classifier, self.pixel_classifier) as captured:
+        captured: list[Tensor] = []
+        with self.classifier_hook(lambda entered, _: captured.append(entered)):
             output, losses = self.base_head(features, targets)
         return output, {**losses, "loss_region": self.region_loss(captured[0], targets)}
 
@@ -203,44 +186,6 @@ class RegionRebalanceHead(nn.Module):
             normalizers["loss_region"] = torch.tensor(float(count), device=targets.device)
         return normalizers
 
-    @staticmethod
-    def _restore_wrapper(state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-        for key in [k for k in state_dict if k.startswith(prefix)]:
-            name = key[len(prefix) :]
-            if not name.startswith(("region_classifier.", BASE_PREFIX)):
-                state_dict[prefix + BASE_PREFIX + name] = state_dict.pop(key)
-
-
-def _hide_wrapper(
-    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
-) -> dict[str, Tensor]:
-    start = prefix + BASE_PREFIX
-    for key in [k for k in state_dict if k.startswith(start)]:
-        state_dict[prefix + key[len(start) :]] = state_dict.pop(key)
-    return state_dict
-
-
-def _submodule(base_head: nn.Module, name: str) -> nn.Module:
-    try:
-        return base_head.get_submodule(name)
-    except AttributeError:
-        known = ", ".join(child for child, _ in base_head.named_children())
-        raise ValueError(
-            f"{type(base_head).__name__} has no pixel classifier {name!r}: set "
-            f"MODEL.REGION_REBALANCE.PIXEL_CLASSIFIER to the submodule that maps pixel features "
-            f"to classes (its children are: {known})"
-        ) from None
-
-
-def _input_channels(classifier: nn.Module, name: str) -> int:
-    for module in classifier.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise ValueError(
-        f"MODEL.REGION_REBALANCE.PIXEL_CLASSIFIER names {name!r}, a {type(classifier).__name__} "
-        "without a convolution: name the module that holds the 1x1 convolution to the classes"
-    )
-
 
 def _region_classifier(channels: int, hidden: int, num_classes: int) -> nn.Module:
     classifier = nn.Linear(hidden or channels, num_classes)
@@ -253,19 +198,3 @@ def _region_classifier(channels: int, hidden: int, num_classes: int) -> nn.Modul
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.ReLU(), classifier)
-
-
-@contextlib.contextmanager
-def _captured_input(module: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    """Collect what enters ``module`` while the context is open; exactly one call is expected."""
-    captured: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-    try:
-        yield captured
-    finally:
-        handle.remove()
-    if len(captured) != 1:
-        raise RuntimeError(
-            f"the pixel classifier {name!r} ran {len(captured)} times in one forward pass, "
-            "expected once: set MODEL.REGION_REBALANCE.PIXEL_CLASSIFIER to a module that runs once"
-        )

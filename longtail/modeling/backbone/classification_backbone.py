@@ -1,0 +1,127 @@
+"""Any timm model as a backbone that returns one vector an image.
+
+Shape alphabet:
+    N: images
+    C: channels of the vector
+"""
+
+import timm
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from longtail.utils.errors import first_line
+
+from . import resnext  # noqa: F401  (registers with timm)
+from .freezing import NORMS, freeze_batch_norm, freeze_modules, paths_up_to_level
+from .pretrained import check_name, create_model
+from .timm_backbone import LAST_LEVEL
+
+
+@BACKBONE_REGISTRY.register()
+class TimmClassificationBackbone(Backbone):
+    """A timm model up to what enters its classifier: pooled, or made of a class token."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: int = 224,
+        pretrained: str = "",
+        norm: str = "BN",
+        freeze_at: int = 0,
+        drop_path: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            name: timm's name of the model, such as ``resnext50_32x4d``.
+            image_size: side of the square images, in pixels; many models take any.
+            pretrained: initial weights, see :func:`.pretrained.create_model`.
+            norm: ``"BN"``, or ``"FrozenBN"`` for batch normalization with fixed statistics, scale
+                and shift, in training as in testing. Other normalizations stay.
+            freeze_at: what has no gradient and fixed batch normalization: 0 nothing, 1 the stem,
+                2 also the level of stride 4 (a ResNet's first block), .. 4 all but the level of
+                stride 32 and what follows it, 5 everything.
+            drop_path: rate of stochastic depth of the last block, in [0, 1).
+
+        Raises:
+            ValueError: timm has no such model, it takes no images of this size, makes no vector
+                of them, or has not this option.
+        """
+        super().__init__()
+        check_name(name)
+        self._out_features = ["pooled"]
+        self._out_feature_channels = {"pooled": _num_channels(name, image_size)}
+        self._out_feature_strides = {"pooled": None}
+        self.model = create_model(name, num_classes=0, drop_path=drop_path, pretrained=pretrained)
+        self._freeze(name, norm, freeze_at)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        options = cfg.MODEL.TIMM
+        for key, value in (("OUTPUT_STRIDE", 32), ("CHECKPOINTING", False)):
+            if options[key] != value:
+                raise ValueError(
+                    f"MODEL.TIMM.{key} must be {value} for TimmClassificationBackbone, "
+                    f"got {options[key]}"
+                )
+        return {
+            "name": options.NAME,
+            "image_size": cfg.INPUT.CLASSIFICATION.SIZE,
+            "pretrained": options.PRETRAINED,
+            "norm": options.NORM,
+            "freeze_at": options.FREEZE_AT,
+            "drop_path": options.DROP_PATH,
+        }
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) normalized images to ``{"pooled": (N, C)}``."""
+        return {"pooled": self.model(image)}
+
+    def _freeze(self, name: str, norm: str, freeze_at: int) -> None:
+        if norm not in NORMS:
+            raise ValueError(f"MODEL.TIMM.NORM must be one of {list(NORMS)}, got {norm!r}")
+        if freeze_at not in range(LAST_LEVEL + 1):
+            raise ValueError(
+                f"MODEL.TIMM.FREEZE_AT must be one of 0 .. {LAST_LEVEL}, got {freeze_at}"
+            )
+        if norm == "FrozenBN":
+            freeze_batch_norm(self.model)
+        if freeze_at:
+            ends = _level_ends(self.model)
+            if not ends:
+                raise ValueError(
+                    f"MODEL.TIMM.FREEZE_AT: timm does not tell which modules of {name} make which "
+                    f"level of strides 4 to {2**LAST_LEVEL}, got {freeze_at}: set it to 0"
+                )
+            freeze_modules(self.model, paths_up_to_level(self.model, ends, freeze_at))
+
+
+def _num_channels(name: str, image_size: int) -> int:
+    """C, seen without memory."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            look = timm.create_model(name, num_classes=0).eval()
+            output = look(torch.empty(1, 3, image_size, image_size))
+    # What timm raises depends on the model, and may be an assertion without a message.
+    except Exception as error:
+        raise ValueError(
+            f"MODEL.TIMM.NAME: {name} does not take images of {image_size} x {image_size} pixels "
+            f"(INPUT.CLASSIFICATION.SIZE): {first_line(error)}"
+        ) from None
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise ValueError(f"MODEL.TIMM.NAME: {name} does not make one vector of an image")
+    return output.shape[1]
+
+
+def _level_ends(model: nn.Module) -> dict[int, str]:
+    """For each level, log2 of its stride, the path of its last module; {} if they are unknown."""
+    info = list(getattr(model, "feature_info", ()))
+    ends = {level["reduction"].bit_length() - 1: level["module"] for level in info}
+    paths = {path for path, _ in model.named_modules()}
+    # A vision transformer has one stride; some models have levels that are no module.
+    known = len(ends) == len(info) and max(ends, default=0) == LAST_LEVEL
+    return ends if known and paths.issuperset(ends.values()) else {}

@@ -1,0 +1,44 @@
+"""Losses of a classifier, the same for images, pixels and boxes."""
+
+from .build import (
+    BOXES,
+    CLASS_LOSS_REGISTRY,
+    EVERYWHERE,
+    IMAGES,
+    PIXELS,
+    ClassLoss,
+    LossTask,
+    SampleMeanLoss,
+    build_class_loss,
+    class_loss_names,
+    loss_option,
+    register_class_loss,
+)
+from .groups import BalancedGroupSoftmax
+from .sigmoid import Equalization, Federated, GradientEqualization, SigmoidLoss
+from .softmax import LDAM, CrossEntropy, Focal, Seesaw, SoftmaxEqualization
+
+__all__ = [
+    "BOXES",
+    "CLASS_LOSS_REGISTRY",
+    "EVERYWHERE",
+    "IMAGES",
+    "LDAM",
+    "PIXELS",
+    "BalancedGroupSoftmax",
+    "ClassLoss",
+    "CrossEntropy",
+    "Equalization",
+    "Federated",
+    "Focal",
+    "GradientEqualization",
+    "LossTask",
+    "SampleMeanLoss",
+    "Seesaw",
+    "SigmoidLoss",
+    "SoftmaxEqualization",
+    "build_class_loss",
+    "class_loss_names",
+    "loss_option",
+    "register_class_loss",
+]

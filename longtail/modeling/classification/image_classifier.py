@@ -1,0 +1,121 @@
+"""The image classifier: a backbone that makes a vector of an image, a classifier, a loss.
+
+Shape alphabet:
+    N: images of the batch
+    C: channels of the vector
+    K: classes
+    D: outputs of the classifier, K for most losses
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from torch import Tensor, nn
+
+from longtail.modeling.class_losses import IMAGES, ClassLoss, build_class_loss
+from longtail.modeling.cosine import CosineLinear
+
+
+@META_ARCH_REGISTRY.register()
+class ImageClassifier(nn.Module):
+    """Classify images of one class each."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        class_loss: ClassLoss,
+        classifier_type: str = "linear",
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+    ) -> None:
+        """
+        Args:
+            backbone: with the output ``pooled``, (N, C).
+            class_loss: says how many outputs the classifier needs, and what their probabilities
+                are.
+            classifier_type: ``"linear"`` or ``"cosine"``.
+            pixel_mean, pixel_std: (3,), in the order and scale of the input's channels.
+
+        Raises:
+            ValueError: the backbone makes no vector, or another type of classifier.
+        """
+        super().__init__()
+        if "pooled" not in backbone.output_shape():
+            raise ValueError(
+                f"{type(self).__name__} needs one vector an image, MODEL.BACKBONE.NAME "
+                f"TimmClassificationBackbone, got {type(backbone).__name__}"
+            )
+        self.backbone = backbone
+        self.class_loss = class_loss
+        self.classifier_type = classifier_type
+        self.classifier = self.new_classifier()
+        self.register_buffer(
+            "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
+        )
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {
+            "backbone": build_backbone(cfg),
+            "class_loss": build_class_loss(cfg, cfg.MODEL.CLASSIFIER.LOSS, IMAGES),
+            "classifier_type": cfg.MODEL.CLASSIFIER.TYPE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def new_classifier(self) -> nn.Module:
+        """A classifier of the model's type, with initial weights: C to D.
+
+        Raises:
+            ValueError: there is no such type.
+        """
+        in_features = self.backbone.output_shape()["pooled"].channels
+        out_features = self.class_loss.num_logits
+        if self.classifier_type == "cosine":
+            return CosineLinear(in_features, out_features)
+        if self.classifier_type != "linear":
+            raise ValueError(
+                f"MODEL.CLASSIFIER.TYPE must be 'linear' or 'cosine', got {self.classifier_type!r}"
+            )
+        linear = nn.Linear(in_features, out_features)
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.constant_(linear.bias, self.class_loss.initial_bias)
+        return linear
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: dicts with ``image``, (3, H, W) of one size in the batch, and for
+                training ``label``, 0..K-1.
+
+        Returns:
+            In training ``{"loss_cls": scalar}``, otherwise for each image ``{"scores": (K,)}``,
+            its probabilities.
+        """
+        features = self.features(batched_inputs)
+        if self.training:
+            classes = torch.tensor([item["label"] for item in batched_inputs], device=self.device)
+            return {"loss_cls": self.loss(features, classes)}
+        # Not in the lower precision that the layers may have.
+        probabilities = self.class_loss.probabilities(self.class_logits(features).float())
+        return [{"scores": scores} for scores in probabilities]
+
+    def features(self, batched_inputs: list[dict]) -> Tensor:
+        """What enters the classifier: (N, C)."""
+        images = torch.stack([item["image"].to(self.device) for item in batched_inputs])
+        return self.backbone((images - self.pixel_mean) / self.pixel_std)["pooled"]
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """(N, C) features to (N, D) logits."""
+        return self.classifier(features)
+
+    def loss(self, features: Tensor, classes: Tensor) -> Tensor:
+        """(N, C) features and (N,) classes to a scalar, a mean over the images of all processes."""
+        return self.class_loss(self.class_logits(features), classes)

@@ -1,0 +1,95 @@
+"""Second stages of an image classifier: its features are frozen, a small part is trained.
+
+Everything but the modules in ``trained_module_names`` is frozen by :mod:`longtail.engine.stages`.
+
+Shape alphabet:
+    N: images of the batch
+    C: channels of the features
+    D: outputs of the classifier, K (classes) for most losses
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from .image_classifier import ImageClassifier
+
+
+class SecondStageImageClassifier(ImageClassifier):
+    """What second stages have in common: no gradient below the classifier's input.
+
+    A second stage that trains with ``class_loss`` names it among its trained modules, since some
+    losses have a state (such as counts of what they have seen) that belongs to the training.
+    """
+
+    trained_module_names: tuple[str, ...] = ()
+
+    @torch.no_grad()
+    def features(self, batched_inputs: list[dict]) -> Tensor:
+        return super().features(batched_inputs)
+
+
+@META_ARCH_REGISTRY.register()
+class RetrainedImageClassifier(SecondStageImageClassifier):
+    """cRT: a new classifier is trained on the frozen features.
+
+    With class-balanced sampling it is the method of Kang et al.; on a balanced training set of
+    many more images it is the empirical bound of DisAlign's Section 3.1. The first stage's
+    classifier stays in the checkpoint.
+    """
+
+    trained_module_names = ("retrained_classifier", "class_loss")
+
+    @configurable
+    def __init__(self, **kwargs) -> None:
+        """
+        Args:
+            kwargs: as for :class:`ImageClassifier`.
+        """
+        super().__init__(**kwargs)
+        self.retrained_classifier = self.new_classifier()
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        return self.retrained_classifier(features)
+
+
+class ClassScaling(nn.Module):
+    """One factor for each logit, 1 at the start."""
+
+    def __init__(self, num_logits: int) -> None:
+        """
+        Args:
+            num_logits: D.
+        """
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(num_logits))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(N, D) to (N, D)."""
+        return logits * self.factor
+
+
+@META_ARCH_REGISTRY.register()
+class ScaledImageClassifier(SecondStageImageClassifier):
+    """LWS (learnable weight scaling) of Kang et al.: z_j = f_j (w_j.x + b_j), f is trained.
+
+    At the start f = 1: the scores are exactly the first stage's.
+    """
+
+    trained_module_names = ("scaling", "class_loss")
+    # Decay would pull the factors to 0, those of classes that are rarely drawn the most: the
+    # method is to learn them from the data alone.
+    no_decay_params = ("factor",)
+
+    @configurable
+    def __init__(self, **kwargs) -> None:
+        """
+        Args:
+            kwargs: as for :class:`ImageClassifier`.
+        """
+        super().__init__(**kwargs)
+        self.scaling = ClassScaling(self.class_loss.num_logits)
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        return self.scaling(super().class_logits(features))

@@ -1,0 +1,199 @@
+"""The second stage of semantic segmentation: a frozen head whose pixel scores are calibrated.
+
+Shape alphabet:
+    N: images of the batch
+    C: channels of the pixel features
+    H, W: height and width of the pixel features
+    h, w: height and width of the (padded) images and their label maps
+    K: classes
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from longtail.data.class_stats import get_class_stats
+from longtail.evaluation.functional import groups_by_pixel_share
+from longtail.modeling.losses import mean_over_processes, pixel_cross_entropy, total_weight
+from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
+
+from .calibration import AdaptiveCalibration, log_calibration
+from .functional import generalized_reweight
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class DisAlignSemSegHead(SemSegHeadWrapper):
+    """Wrap a trained semantic head and calibrate its scores (Eq. 5) at every pixel.
+
+    The wrapped head is in evaluation mode also in training: what its dropout, its auxiliary head or
+    a region branch would do there is not computed. The calibration takes the place of the pixel
+    classifier's output, at the resolution of the features; what follows, up to the scores at image
+    size, is in training what it is in testing.
+    """
+
+    config_node = "DISALIGN"
+    own_module = "calibration"
+    # All other parameters and buffers of the model are frozen (longtail.engine.stages).
+    trained_module_names = ("calibration",)
+    # Decay would pull alpha to 0, away from the identity.
+    no_decay_params = ("alpha", "beta")
+    remedies = {
+        "region_classifier.": "They are of a head with a region branch: set "
+        "MODEL.DISALIGN.BASE_HEAD_NAME to RegionRebalanceHead"
+    }
+
+    @configurable
+    def __init__(
+        self,
+        base_head: nn.Module,
+        *,
+        num_classes: int,
+        class_weights: Tensor,
+        class_groups: Mapping[str, Sequence[int]],
+        pixel_classifier: str = "predictor",
+        loss_weight: float = 1.0,
+        weighted_mean: bool = True,
+        **calibration: bool,
+    ) -> None:
+        """
+        Args:
+            base_head, pixel_classifier: see :class:`SemSegHeadWrapper`.
+            num_classes: K.
+            class_weights: (K,) w_c of Eq. 11.
+            class_groups: class indices by frequency group, for the log.
+            loss_weight: factor of the loss.
+            weighted_mean: the loss is sum(w l) / sum(w) over the valid pixels; otherwise
+                sum(w l) / their number.
+            calibration: options of :class:`AdaptiveCalibration`.
+
+        Raises:
+            ValueError: weights of another length than the number of classes, or no such submodule.
+        """
+        super().__init__(base_head, pixel_classifier)
+        weights = torch.as_tensor(class_weights, dtype=torch.float32)
+        if weights.shape != (num_classes,):
+            raise ValueError(
+                f"class_weights must have shape ({num_classes},), got {tuple(weights.shape)}: "
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the training set do not belong together"
+            )
+        # They belong to the data, not to the weights: they stay out of checkpoints.
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
+        self.loss_weight = loss_weight
+        self.weighted_mean = weighted_mean
+        self.calibration = AdaptiveCalibration(num_classes, self.pixel_channels, **calibration)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        options, head = cfg.MODEL.DISALIGN, cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "base_head": cls.build_base_head(cfg, input_shape),
+            "num_classes": head.NUM_CLASSES,
+            "pixel_classifier": options.PIXEL_CLASSIFIER,
+            "loss_weight": head.LOSS_WEIGHT,
+            "weighted_mean": options.WEIGHTED_MEAN,
+            "magnitude": options.MAGNITUDE,
+            "margin": options.MARGIN,
+            "confidence": options.CONFIDENCE,
+            "confidence_bias": options.CONFIDENCE_BIAS,
+            **_class_statistics(cfg),
+        }
+
+    def train(self, mode: bool = True) -> "DisAlignSemSegHead":
+        """The wrapped head stays in evaluation mode."""
+        super().train(mode)
+        self.base_head.eval()
+        return self
+
+    def forward(
+        self, features: dict[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """
+        Args:
+            features: the backbone's feature maps by name.
+            targets: (N, h, w) labels, needed in training.
+
+        Returns:
+            In training None and the alignment loss as ``loss_sem_seg``; otherwise the wrapped
+            head's (N, K, h, w) logits, calibrated, and no losses.
+        """
+        confidence: list[Tensor] = []
+
+        def calibrate(entered: Tensor, logits: Tensor) -> Tensor:
+            confidence.append(self.calibration.confidence_map(entered))
+            return self.calibration.calibrate_map(logits, confidence[0])
+
+        with self.classifier_hook(calibrate):
+            logits, _ = self.base_head(features)
+        if not self.training:
+            return logits, {}
+        self._log(confidence[0], targets)
+        height, width = targets.shape[1:]
+        # Logits end with the last feature cell, which may reach over the image, as in testing.
+        return None, {"loss_sem_seg": self.alignment_loss(logits[..., :height, :width], targets)}
+
+    def alignment_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Eq. 9 and 10 over the valid pixels of all processes.
+
+        Args:
+            logits: (N, K, h, w), calibrated.
+            targets: (N, h, w) labels.
+
+        Returns:
+            A scalar; zero, with a zero gradient, if no pixel is valid.
+        """
+        loss = pixel_cross_entropy(
+            logits, targets, class_weight=self.class_weights, ignore_label=self.ignore_value
+        )
+        if not self.weighted_mean:
+            total = total_weight(targets, self.class_weights, self.ignore_value)
+            count = total_weight(targets, None, self.ignore_value)
+            loss = loss * (mean_over_processes(total) / mean_over_processes(count))
+        return self.loss_weight * loss
+
+    def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
+        """What the loss is a mean over: with it, the losses of parts add up to a batch's.
+
+        Args:
+            targets: (N, h, w) labels.
+        """
+        weights = self.class_weights if self.weighted_mean else None
+        return {"loss_sem_seg": total_weight(targets, weights, self.ignore_value)}
+
+    def _log(self, confidence: Tensor, targets: Tensor) -> None:
+        size = confidence.shape[2:]
+        cells = F.interpolate(targets[:, None].float(), size=size, mode="nearest").long()
+        log_calibration(self.calibration, confidence, cells, self.class_groups)
+
+
+def _class_statistics(cfg: CfgNode) -> dict:
+    """Class weights of Eq. 11 and groups, from the pixels of the training set."""
+    options, names = cfg.MODEL.DISALIGN, cfg.DATASETS.TRAIN
+    if not names:
+        # Inference needs neither, and should not need the training set.
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        return {"class_weights": torch.ones(num_classes), "class_groups": {}}
+    stats = get_class_stats(names)
+    if stats.pixel_count is None:
+        raise ValueError(
+            f"{', '.join(names)} has no label maps: DisAlign weighs the classes of a semantic "
+            "head by their pixels"
+        )
+    weights = generalized_reweight(
+        torch.from_numpy(stats.pixel_count),
+        options.RHO,
+        class_names=stats.class_names,
+        clamp_zero_counts=options.CLAMP_ZERO_COUNTS,
+    )
+    # As the evaluator's.
+    groups = MetadataCatalog.get(names[0]).get("class_groups", None)
+    return {
+        "class_weights": weights,
+        "class_groups": groups or groups_by_pixel_share(stats.pixel_count),
+    }
