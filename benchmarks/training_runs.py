@@ -64,7 +64,7 @@ def train(run: Run, datasets: Path, threads: int) -> dict:
     """
     command = ["--config-file", os.path.relpath(run.config, ROOT), *run.options]
     command += ["OUTPUT_DIR", str(run.folder)]
-    _check_same(run)
+    check_same(run)
     report = run.folder / run.result
     if not report.is_file():
         script = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
@@ -96,7 +96,7 @@ def run_all(names: list[str], seeds: list[int], start: Callable[[str, int], dict
     }
 
 
-def _check_same(run: Run) -> None:
+def check_same(run: Run) -> None:
     """What was run in the folder before, if anything, must have had the same config."""
     earlier = run.folder / "config.yaml"
     if not earlier.is_file():

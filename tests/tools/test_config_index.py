@@ -67,6 +67,36 @@ VALID = {
         ),
         Header(("DisAlign, Table 8, COCO: Mask R-CNN, on LVIS v0.5",), ("20.8 / 21.2",), ""),
     ),
+    "image classification": (
+        (
+            "# DisAlign, Tables 1, 10: ResNet-50, baseline, on ImageNet-LT.",
+            "# Expected accuracy: 41.6, many 64.0, medium 33.8, few 5.8.",
+            "# Measured accuracy: 41.5 ± 0.2, many 64.1, medium 33.0, few 5.0 (make bench).",
+            COMMAND,
+        ),
+        Header(
+            ("DisAlign, Tables 1, 10: ResNet-50, baseline, on ImageNet-LT",),
+            ("41.6 / 64.0 / 33.8 / 5.8",),
+            "41.5 ± 0.2 / 64.1 / 33.0 / 5.0 (make bench)",
+        ),
+    ),
+    "evaluation alone, of which the paper has the average": (
+        (
+            "# DisAlign, Table 1: ResNet-50, logit adjustment, on ImageNet-LT.",
+            "# Expected accuracy: 50.4.",
+            COMMAND.replace(" --num", " --eval-only --num"),
+        ),
+        Header(("DisAlign, Table 1: ResNet-50, logit adjustment, on ImageNet-LT",), ("50.4",), ""),
+    ),
+    "a figure, accuracy not published": (
+        (
+            "# DisAlign, Figures 1, 2: ResNet-50, empirical bound.",
+            "# Expected accuracy: not published.",
+            "# Measured accuracy: not yet.",
+            COMMAND,
+        ),
+        Header(("DisAlign, Figures 1, 2: ResNet-50, empirical bound",), ("not published",), ""),
+    ),
     "no figure in the paper": (
         ("# In none of DisAlign's tables: Mask R-CNN.", "# Expected AP: not published.", COMMAND),
         Header(("In none of DisAlign's tables: Mask R-CNN",), ("not published",), ""),
@@ -103,6 +133,10 @@ INVALID = {
     "a figure that is none": (
         (ROW, "# Expected mIoU: 39,32 (s.s.).", COMMAND),
         "unknown form .*39,32",
+    ),
+    "an accuracy without one of its groups": (
+        (ROW, "# Expected accuracy: 41.6, many 64.0, few 5.8.", COMMAND),
+        "unknown form",
     ),
     "a measurement without source": (
         ("# In neither paper.", "# Measured mIoU: 3.5.", COMMAND),
@@ -175,6 +209,9 @@ def test_the_index_of_this_repository():
     config_index.main(["--check"])
 
 
+ACCURACIES = ("average", "many", "medium", "few")
+
+
 def results_of(file: Path) -> dict[str, dict[str, str]]:
     """Of a file in benchmarks/results: "mean ± deviation" of each metric, by config."""
     found: dict[str, dict[str, str]] = {}
@@ -184,7 +221,12 @@ def results_of(file: Path) -> dict[str, dict[str, str]]:
             return
         statistics = next((v for k, v in node.items() if k.startswith("mean and standard")), None)
         if "configs" in node and statistics is not None:
-            for method, config in node["configs"].items():
+            configs = node["configs"]
+            if isinstance(configs, str):
+                # A folder, whose configs are named as the methods.
+                methods = next(iter(statistics.values()))
+                configs = {m: f"{configs}/{m}.yaml" for m in methods if " - " not in m}
+            for method, config in configs.items():
                 for metric, value in statistics.items():
                     mean, deviation = value[method]
                     text = "" if mean is None else f"{mean:.1f}"
@@ -205,7 +247,8 @@ def test_measured_figures_are_those_of_the_named_file():
         if not source.startswith("benchmarks/results/"):
             continue
         results = results_of(root / source)[path.relative_to(root).as_posix()]
-        metrics = ("box AP", "mask AP") if " / " in figures else ("mIoU",)
+        number = figures.count(" / ") + 1
+        metrics = {1: ("mIoU",), 2: ("box AP", "mask AP"), 4: ACCURACIES}[number]
         for figure, metric in zip(figures.split(" / "), metrics, strict=True):
             # The deviation may be left out.
             assert results[metric].startswith(figure), (path, metric)
