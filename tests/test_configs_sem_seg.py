@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from config_index import comment_lines, read_header
 
 from tests.test_configs import CONFIGS, ROOT, loaded
@@ -11,6 +12,12 @@ from tests.test_configs_lvis import assert_values, differences, flat
 FOLDERS = {"ADE20K": "160k", "COCO-Stuff164K": "320k", "COCO-Stuff10K": "40k"}
 ROWS = [path for path in CONFIGS if path.relative_to(ROOT).parts[1] in FOLDERS]
 RIVALS = [path for path in ROWS if path.stem.endswith("_rr")]
+SECOND_STAGES = [
+    path
+    for path in CONFIGS
+    if path.stem.endswith("_disalign")
+    and path.relative_to(ROOT).parts[1] in ("ADE20K", "CamVid", "quickstart")
+]
 
 # Method, backbone, single-scale and multi-scale mIoU, in percent, of the paper's baseline and of
 # Region Rebalance.
@@ -44,14 +51,14 @@ DeepLabv3+ ResNet-50c   35.84 36.85    36.53 38.03
 DeepLabv3+ ResNet-101c  38.14 39.00    38.72 40.19
 """
 # DisAlign, Table 15 (Table 6 has its multi-scale figures): single-scale and multi-scale mIoU, and
-# single-scale mIoU of head, body and tail classes.
+# single-scale mIoU of head, body and tail classes, of its baseline and of DisAlign.
 TABLE_15 = """
-FCN R-50          36.1 38.1    62.5 38.1 27.6
-FCN R-101         39.9 41.4    65.3 42.0 31.7
-FCN S-101         45.6 46.2    66.6 47.5 38.6
-DeepLabV3+ R-50   43.9 44.9    66.6 47.1 35.6
-DeepLabV3+ R-101  45.5 46.4    67.6 48.2 37.6
-DeepLabV3+ S-101  46.5 47.3    68.0 49.1 38.8
+FCN R-50          36.1 38.1    62.5 38.1 27.6    37.5 40.1    62.6 40.2 28.8
+FCN R-101         39.9 41.4    65.3 42.0 31.7    41.8 43.7    65.5 44.1 33.7
+FCN S-101         45.6 46.2    66.6 47.5 38.6    46.2 46.9    66.6 48.0 39.4
+DeepLabV3+ R-50   43.9 44.9    66.6 47.1 35.6    44.4 45.7    66.6 47.2 36.5
+DeepLabV3+ R-101  45.5 46.4    67.6 48.2 37.6    46.0 47.1    67.6 48.4 38.5
+DeepLabV3+ S-101  46.5 47.3    68.0 49.1 38.8    46.9 47.8    67.8 49.2 39.6
 """
 # By stem: row, figure, and the one key that differs from a config beside the folder.
 LOSS, WEIGHT = "MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "MODEL.REGION_REBALANCE.LOSS_WEIGHT"
@@ -88,8 +95,10 @@ def rows_of_the_papers() -> dict[str, dict[str, str]]:
     for line in TABLE_15.strip().splitlines():
         method, backbone, *figures = line.split()
         path = f"ADE20K/{STEMS[method]}_{STEMS[backbone]}_160k"
-        row = {f"DisAlign, Tables 6, 15: {method}, {backbone}, baseline": " / ".join(figures[:2])}
-        rows[path] = {**rows.get(path, {}), **row}
+        row = f"DisAlign, Tables 6, 15: {method}, {backbone}"
+        baseline = {f"{row}, baseline": " / ".join(figures[:2])}
+        rows[path] = {**rows.get(path, {}), **baseline}
+        rows[f"{path}_disalign"] = {f"{row}, DisAlign": " / ".join(figures[5:7])}
     return rows
 
 
@@ -111,15 +120,17 @@ def test_every_row_with_its_figures():
         if header.rows and path.parent.name != "ablations":
             found[name_of(path)] = dict(zip(header.rows, header.published, strict=True))
     assert found == rows_of_the_papers()
-    # Tables 3, 4 and 7, and what only DisAlign has.
-    assert len(found) == 22 + 20 + 4 + 4
+    # Tables 3, 4 and 7, what only DisAlign has of baselines, and its second stages.
+    assert len(found) == 22 + 20 + 4 + 4 + 6
 
 
 def test_figures_of_class_groups():
     for line in TABLE_15.strip().splitlines():
-        method, backbone, _, _, *groups = line.split()
-        comment = comment_lines(config_of(f"ADE20K/{STEMS[method]}_{STEMS[backbone]}_160k"))
-        assert f"Its head / body / tail: {' / '.join(groups)} (s.s.)." in comment
+        method, backbone, *figures = line.split()
+        name = f"ADE20K/{STEMS[method]}_{STEMS[backbone]}_160k"
+        for ending, groups in (("", figures[2:5]), ("_disalign", figures[7:])):
+            comment = comment_lines(config_of(name + ending))
+            assert f"Its head / body / tail: {' / '.join(groups)} (s.s.)." in comment
 
 
 def test_every_ablation_changes_one_key():
@@ -153,6 +164,38 @@ def test_a_rival_adds_the_branch_to_its_baseline(path):
         "MODEL.REGION_REBALANCE.BALANCED": True,
     }
     assert_values(loaded(path), expected)
+
+
+@pytest.mark.parametrize("path", SECOND_STAGES, ids=name_of)
+def test_a_second_stage_follows_its_first(path):
+    base = yaml.safe_load(path.read_text(encoding="utf-8"))["_BASE_"]
+    first = loaded(path.parent / base)
+    assert path.stem == f"{Path(base).stem}_disalign"
+    assert f"Stage 2, after {base}" in " ".join(comment_lines(path))
+    published = path.parent.name == "ADE20K"
+    head = first.MODEL.SEM_SEG_HEAD.NAME
+    expected = {
+        "MODEL.SEM_SEG_HEAD.NAME": "DisAlignSemSegHead",
+        "MODEL.DISALIGN.BASE_HEAD_NAME": head,
+        "MODEL.DISALIGN.RHO": 0.3,
+        "MODEL.WEIGHTS": f"{first.OUTPUT_DIR}/model_final.pth",
+        "MODEL.TIMM.PRETRAINED": "",
+        # Section B.2; on short recipes a quarter, chosen beforehand.
+        "SOLVER.MAX_ITER": 8000 if published else first.SOLVER.MAX_ITER // 4,
+        "SOLVER.IMS_PER_BATCH": 32 if published else first.SOLVER.IMS_PER_BATCH,
+    }
+    assert_values(loaded(path), expected)
+    changed = differences(path, first)
+    assert changed <= {*expected, "TEST.EXPECTED_RESULTS", "OUTPUT_DIR"}
+
+
+def test_the_second_stages():
+    deeplab = "deeplabv3plus_lite0"
+    small = {f"{f}/{deeplab}{e}" for f in ("CamVid", "quickstart") for e in ("", "_rr")}
+    large = {name for name in rows_of_the_papers() if name.endswith("_disalign")}
+    both = {"ADE20K/deeplabv3plus_R_50c_160k_rr_disalign"}
+    expected = large | both | {f"{name}_disalign" for name in small}
+    assert {name_of(path) for path in SECOND_STAGES} == expected and len(expected) == 11
 
 
 CNN = {
@@ -215,16 +258,19 @@ def test_recipe_and_data(path):
     folder = path.relative_to(ROOT).parts[1]
     recipe = SWIN if "_swin_" in path.stem else BEIT if "_beit_" in path.stem else CNN
     classes = 150 if folder == "ADE20K" else 171
-    iterations = int(FOLDERS[folder].removesuffix("k")) * 1000
+    first_iterations = int(FOLDERS[folder].removesuffix("k")) * 1000
+    second = {"SOLVER.IMS_PER_BATCH": 32, "SOLVER.MAX_ITER": 8000}
     upper = "upernet" in path.stem or "ocrnet" in path.stem
     data = {
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": classes,
-        "SOLVER.MAX_ITER": iterations,
-        "TEST.EVAL_PERIOD": iterations // 10,
+        "SOLVER.MAX_ITER": first_iterations,
+        "TEST.EVAL_PERIOD": first_iterations // 10,
         "MODEL.TIMM.OUTPUT_STRIDE": 32 if upper else 8,
         "OUTPUT_DIR": f"output/{name_of(path)}",
     }
-    assert_values(loaded(path), recipe | data)
+    assert_values(loaded(path), recipe | data | (second if path in SECOND_STAGES else {}))
+    if path in SECOND_STAGES:
+        return
     # Where the ImageNet weights come from.
     model = loaded(path).MODEL
     assert (model.WEIGHTS == "") == (model.TIMM.PRETRAINED == "timm")

@@ -11,8 +11,10 @@ anything, and the command:
     # Measured mIoU: 43.9 ± 0.2 (benchmarks/results/NAME.json).
     #   python train_net.py --config-file configs/FOLDER/NAME.yaml --num-gpus 8
 
-Figures of detection are "AP: box 20.8, mask 21.2"; also valid are "Expected mIoU: not published."
+Figures of detection are "AP: box 20.8, mask 21.2", those of image classification "accuracy: 41.6,
+many 64.0, medium 33.8, few 5.8" or "accuracy: 41.6"; also valid are "Expected mIoU: not published."
 and "Measured mIoU: not yet.". A config without a row says "In neither paper" and expects nothing.
+The command of a config that only evaluates has "--eval-only".
 """
 
 import argparse
@@ -45,7 +47,12 @@ their recipes, `Base-*.yaml` what configs share; a semantic row is a model and i
 | `_cosine` | cosine classifier, `*` in DisAlign's tables |
 | `_rfs` | repeat factor sampling |
 | `_coco` | weights from COCO instead of ImageNet |
+| `_90e`, `_200e` | epochs |
 | `_disalign` | DisAlign's second stage, from the weights that the config without it has written |
+| `_crt`, `_lws` | other second stages: the classifier retrained, or scaled, on balanced samples |
+| `_bound` | the classifier retrained on balanced data: DisAlign's empirical bound |
+| `_ncm`, `_tau_norm`, `_logit_adjustment` | post hoc, on the same weights: evaluation only |
+| `_class_balanced`, `_square_root` | sampler of the first stage |
 
 The second stage is a second command:
 
@@ -60,23 +67,28 @@ LVIS: figures are AP in percent, box / mask. Any of these configs can be trained
 `DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler`. `R_50` configs of `LVIS-Synthetic` and
 `LVIS-CamVid` are for a GPU, `lite0` for a CPU.
 
+Image classification: figures are class-balanced top-1 accuracy in percent, average / many / medium
+/ few classes. `digits-LT` and `synthetic-LT` are for a CPU; `linear` and `cosine` are their
+baselines, the other configs are named by the loss, the sampler or what comes after the baseline.
+
 "Measured here" is on the machine that the named file describes, with the standard deviation over
 seeds where there were several.
 """
 
 ROW = re.compile(
-    r"((?:Region Rebalance, (?:Table|Figure) \d+|DisAlign, Tables? \d+[^:]*"
+    r"((?:Region Rebalance, (?:Table|Figure) \d+|DisAlign, (?:Table|Figure)s? \d+[^:]*"
     r"|In none of DisAlign's tables): .+)\."
 )
 ROW_STARTS = ("Region Rebalance, ", "DisAlign, ", "In none of ")
 NUMBER = r"(\d+\.\d+(?: ± \d+\.\d+)?)"
 FIGURES = (
     rf"(?:mIoU: {NUMBER}(?: \(s\.s\.\))?(?:, {NUMBER} \(m\.s\., with TEST\.AUG\.ENABLED True\))?"
-    rf"|AP: box {NUMBER}, mask {NUMBER})"
+    rf"|AP: box {NUMBER}, mask {NUMBER}"
+    rf"|accuracy: {NUMBER}(?:, many {NUMBER}, medium {NUMBER}, few {NUMBER})?)"
 )
 # What follows the full stop is for the reader of the config.
-EXPECTED = re.compile(rf"Expected (?:{FIGURES}|(?:mIoU|AP): (not published))\.(?: .+)?")
-MEASURED = re.compile(rf"Measured (?:{FIGURES} (\([^()]+\))|(?:mIoU|AP): not yet)\.")
+EXPECTED = re.compile(rf"Expected (?:{FIGURES}|(?:mIoU|AP|accuracy): (not published))\.(?: .+)?")
+MEASURED = re.compile(rf"Measured (?:{FIGURES} (\([^()]+\))|(?:mIoU|AP|accuracy): not yet)\.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,8 @@ class Header:
     """What the comment at the head of a config says.
 
     rows: the papers' rows that it stands for; none if it is in neither paper.
-    published: a figure for each row: "s.s. / m.s.", "s.s.", "box / mask" or "not published".
+    published: a figure for each row: "s.s. / m.s.", "s.s.", "box / mask",
+        "average / many / medium / few", "average" or "not published".
     measured: figures of the same form and in parentheses what they were measured with, a file of
         this repository or a command; "" where nothing was measured.
     """
@@ -143,7 +156,8 @@ def _parse(lines: list[str], name: str) -> Header:
     if not rows and "In neither paper" not in " ".join(lines):
         raise ValueError("names no row ('Region Rebalance, Table 3: ...'), nor 'In neither paper'")
     command = f"python train_net.py --config-file {name}"
-    if command not in [line.removesuffix(" --num-gpus 8") for line in lines]:
+    without_options = [re.sub(r"( --eval-only)?( --num-gpus 8)?$", "", line) for line in lines]
+    if command not in without_options:
         raise ValueError(f"lacks the command {command!r}")
     return Header(tuple(rows), tuple(published), measured)
 
