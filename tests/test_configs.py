@@ -38,6 +38,10 @@ def test_loads_and_stands_for_something(path):
     read_header(path, ROOT / "configs")
 
 
+# Classes of the sets of images of one class each, by the start of their names.
+IMAGE_CLASSES = {"imagenet": 1000, "places": 365, "inaturalist2018": 8142, "digits": 10}
+
+
 @each_config
 def test_data_sets(path):
     cfg = loaded(path)
@@ -49,7 +53,10 @@ def test_data_sets(path):
         if "synthetic" in name:
             continue
         metadata = MetadataCatalog.get(name)
-        if metadata.evaluator_type == "lvis":
+        if metadata.evaluator_type == "classification":
+            # Most know their classes once they are loaded.
+            assert cfg.MODEL.CLASSIFIER.NUM_CLASSES == IMAGE_CLASSES[name.split("_")[0]], name
+        elif metadata.evaluator_type == "lvis":
             assert len(metadata.thing_classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES, name
         else:
             assert len(metadata.stuff_classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, name
