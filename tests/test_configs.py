@@ -55,7 +55,7 @@ def test_data_sets(path):
         metadata = MetadataCatalog.get(name)
         if metadata.evaluator_type == "classification":
             # Most know their classes once they are loaded.
-            assert cfg.MODEL.CLASSIFIER.NUM_CLASSES == IMAGE_CLASSES[name.split("_")[0]], name
+            assert IMAGE_CLASSES[name.split("_")[0]] == cfg.MODEL.CLASSIFIER.NUM_CLASSES, name
         elif metadata.evaluator_type == "lvis":
             assert len(metadata.thing_classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES, name
         else:
