@@ -244,7 +244,7 @@ def build(*overrides, kind="fcn"):
 @pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
 def test_weights_are_equation_11_of_the_training_pixels(monkeypatch, rho):
     pixels = [7000, 40, 300]
-    monkeypatch.setattr("disalign.sem_seg.get_class_stats", Counted(pixels))
+    monkeypatch.setattr("disalign.reference.get_class_stats", Counted(pixels))
     head = build("MODEL.DISALIGN.RHO", rho)
     raw = [(1 / r) ** rho for r in pixels]
     expected = torch.tensor([3 * w / sum(raw) for w in raw])
@@ -255,7 +255,7 @@ def test_weights_are_equation_11_of_the_training_pixels(monkeypatch, rho):
 
 def test_groups_are_the_data_sets_if_it_has_some(monkeypatch):
 
-    monkeypatch.setattr("disalign.sem_seg.get_class_stats", Counted([7, 4, 3]))
+    monkeypatch.setattr("disalign.reference.get_class_stats", Counted([7, 4, 3]))
     groups = {"head": [1], "body": [], "tail": [0, 2]}
     monkeypatch.setattr(
         "disalign.sem_seg.MetadataCatalog.get", lambda name: {"class_groups": groups}
@@ -301,14 +301,14 @@ def test_groups_are_the_data_sets_if_it_has_some(monkeypatch):
     ],
 )
 def test_bad_options_are_named(monkeypatch, pixels, overrides, message):
-    monkeypatch.setattr("disalign.sem_seg.get_class_stats", Counted(pixels))
+    monkeypatch.setattr("disalign.reference.get_class_stats", Counted(pixels))
     with pytest.raises(ValueError, match=message) as info:
         build(*overrides)
     assert "\n" not in str(info.value)
 
 
 def test_a_class_without_pixels_can_count_as_one(monkeypatch):
-    monkeypatch.setattr("disalign.sem_seg.get_class_stats", Counted([4, 0, 1]))
+    monkeypatch.setattr("disalign.reference.get_class_stats", Counted([4, 0, 1]))
     head = build("MODEL.DISALIGN.CLAMP_ZERO_COUNTS", True, "MODEL.DISALIGN.RHO", 1.0)
     # 1/4, 1, 1, times 3 / (9/4).
     torch.testing.assert_close(head.class_weights, torch.tensor([1 / 3, 4 / 3, 4 / 3]))

@@ -14,11 +14,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from torch import Tensor
 
-from longtail.modeling.losses import mean_over_processes
 from longtail.modeling.roi_heads import LongTailFastRCNNOutputLayers
 
 from .calibration import AdaptiveCalibration, log_calibration
-from .functional import alignment_loss
+from .reference import calibration_options, checked_class_weights, mean_alignment_loss
 
 
 class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
@@ -61,12 +60,9 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
                 f"{type(self.class_loss).__name__} gives none: train it with another "
                 "MODEL.ROI_BOX_HEAD.CLASS_LOSS (such as cross_entropy)"
             )
-        weights = torch.as_tensor(class_weights, dtype=torch.float32)
-        if weights.shape != (self.num_classes,):
-            raise ValueError(
-                f"class_weights must have shape ({self.num_classes},), got {tuple(weights.shape)}: "
-                "MODEL.ROI_HEADS.NUM_CLASSES and the training set do not belong together"
-            )
+        weights = checked_class_weights(
+            class_weights, self.num_classes, "MODEL.ROI_HEADS.NUM_CLASSES"
+        )
         # They belong to the data, not to the weights: they stay out of checkpoints.
         weights = torch.cat([weights, weights.new_ones(1)])
         self.register_buffer("class_weights", weights, persistent=False)
@@ -83,15 +79,7 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        options = cfg.MODEL.DISALIGN
-        return {
-            **super().from_config(cfg, input_shape),
-            "magnitude": options.MAGNITUDE,
-            "margin": options.MARGIN,
-            "confidence": options.CONFIDENCE,
-            "confidence_bias": options.CONFIDENCE_BIAS,
-            "weighted_mean": options.WEIGHTED_MEAN,
-        }
+        return {**super().from_config(cfg, input_shape), **calibration_options(cfg)}
 
     def class_scores(self, features: Tensor) -> Tensor:
         """(R, C) features to (R, K + 1) calibrated scores."""
@@ -122,8 +110,4 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
 
     def classification_loss(self, scores: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss, whatever the first stage's was."""
-        loss = alignment_loss(scores, classes, self.class_weights, weighted_mean=self.weighted_mean)
-        weights = self.class_weights[classes]
-        total = (weights if self.weighted_mean else torch.ones_like(weights)).sum()
-        # The mean is over the RoIs of all processes: the loss does not depend on their number.
-        return loss * (total / mean_over_processes(total))
+        return mean_alignment_loss(scores, classes, self.class_weights, self.weighted_mean)

@@ -8,18 +8,20 @@ Shape alphabet:
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from longtail.data.class_stats import get_class_stats
 from longtail.data.frequency_groups import shot_groups
 from longtail.modeling.classification import SecondStageImageClassifier
-from longtail.modeling.losses import mean_over_processes
 
 from .calibration import AdaptiveCalibration, log_calibration
-from .functional import alignment_loss, generalized_reweight
+from .reference import (
+    calibration_options,
+    checked_class_weights,
+    class_weights,
+    mean_alignment_loss,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,12 +68,7 @@ class DisAlignImageClassifier(SecondStageImageClassifier):
                 "MODEL.CLASSIFIER.LOSS of a softmax, such as cross_entropy"
             )
         num_classes = self.class_loss.num_logits
-        weights = torch.as_tensor(class_weights, dtype=torch.float32)
-        if weights.shape != (num_classes,):
-            raise ValueError(
-                f"class_weights must have shape ({num_classes},), got {tuple(weights.shape)}: "
-                "MODEL.CLASSIFIER.NUM_CLASSES and the training set do not belong together"
-            )
+        weights = checked_class_weights(class_weights, num_classes, "MODEL.CLASSIFIER.NUM_CLASSES")
         # They belong to the data, not to the weights: they stay out of checkpoints.
         self.register_buffer("class_weights", weights, persistent=False)
         self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
@@ -87,15 +84,12 @@ class DisAlignImageClassifier(SecondStageImageClassifier):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        options = cfg.MODEL.DISALIGN
+        weights, stats = class_weights(cfg, "image_count", cfg.MODEL.CLASSIFIER.NUM_CLASSES)
         return {
             **super().from_config(cfg),
-            **_class_statistics(cfg),
-            "weighted_mean": options.WEIGHTED_MEAN,
-            "magnitude": options.MAGNITUDE,
-            "margin": options.MARGIN,
-            "confidence": options.CONFIDENCE,
-            "confidence_bias": options.CONFIDENCE_BIAS,
+            **calibration_options(cfg),
+            "class_weights": weights,
+            "class_groups": shot_groups(stats.image_count) if stats else {},
         }
 
     def class_logits(self, features: Tensor) -> Tensor:
@@ -106,30 +100,6 @@ class DisAlignImageClassifier(SecondStageImageClassifier):
         """The alignment loss (Eq. 9 and 10): (N, C) features and (N,) classes to a scalar."""
         confidence = self.calibration.confidence(features)
         log_calibration(self.calibration, confidence, classes, self.class_groups)
-        loss = alignment_loss(
-            self.class_logits(features),
-            classes,
-            self.class_weights,
-            weighted_mean=self.weighted_mean,
+        return mean_alignment_loss(
+            self.class_logits(features), classes, self.class_weights, self.weighted_mean
         )
-        weights = self.class_weights[classes]
-        total = (weights if self.weighted_mean else torch.ones_like(weights)).sum()
-        # The mean is over the images of all processes: the loss does not depend on their number.
-        return loss * (total / mean_over_processes(total))
-
-
-def _class_statistics(cfg: CfgNode) -> dict:
-    """Class weights of Eq. 11 and groups, from the images of the training set."""
-    options, names = cfg.MODEL.DISALIGN, cfg.DATASETS.TRAIN
-    if not names:
-        # Inference needs neither, and should not need the training set.
-        num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
-        return {"class_weights": torch.ones(num_classes), "class_groups": {}}
-    stats = get_class_stats(names)
-    weights = generalized_reweight(
-        torch.from_numpy(stats.image_count),
-        options.RHO,
-        class_names=stats.class_names,
-        clamp_zero_counts=options.CLAMP_ZERO_COUNTS,
-    )
-    return {"class_weights": weights, "class_groups": shot_groups(stats.image_count)}

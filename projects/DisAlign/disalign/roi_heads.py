@@ -15,12 +15,11 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from longtail.data.class_stats import get_class_stats
 from longtail.data.frequency_groups import frequency_groups
 from longtail.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
 from .fast_rcnn import DisAlignFastRCNNOutputLayers
-from .functional import generalized_reweight
+from .reference import class_weights
 
 
 class RoIs(NamedTuple):
@@ -44,24 +43,8 @@ class _SecondStage:
     def predictor_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
         """Class weights of Eq. 11 and frequency groups, from the training annotations."""
         arguments = super().predictor_arguments(cfg)
-        num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        options = cfg.MODEL.DISALIGN
-        if not cfg.DATASETS.TRAIN:
-            # Inference needs neither, and should not need the training annotations.
-            return {**arguments, "class_weights": torch.ones(num_classes), "class_groups": {}}
-        stats = get_class_stats(cfg.DATASETS.TRAIN)
-        if stats.instance_count is None:
-            raise ValueError(
-                f"{', '.join(cfg.DATASETS.TRAIN)} has no annotated instances: DisAlign weighs the "
-                "classes of a detector by them"
-            )
-        weights = generalized_reweight(
-            torch.from_numpy(stats.instance_count),
-            options.RHO,
-            class_names=stats.class_names,
-            clamp_zero_counts=options.CLAMP_ZERO_COUNTS,
-        )
-        groups = frequency_groups(stats.image_count)
+        weights, stats = class_weights(cfg, "instance_count", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        groups = frequency_groups(stats.image_count) if stats else {}
         return {**arguments, "class_weights": weights, "class_groups": groups}
 
     @property

@@ -10,7 +10,6 @@ Shape alphabet:
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
@@ -18,13 +17,12 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.data.class_stats import get_class_stats
 from longtail.evaluation.functional import groups_by_pixel_share
 from longtail.modeling.losses import mean_over_processes, pixel_cross_entropy, total_weight
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .calibration import AdaptiveCalibration, log_calibration
-from .functional import generalized_reweight
+from .reference import calibration_options, checked_class_weights, class_weights
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -76,12 +74,9 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
             ValueError: weights of another length than the number of classes, or no such submodule.
         """
         super().__init__(base_head, pixel_classifier)
-        weights = torch.as_tensor(class_weights, dtype=torch.float32)
-        if weights.shape != (num_classes,):
-            raise ValueError(
-                f"class_weights must have shape ({num_classes},), got {tuple(weights.shape)}: "
-                "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the training set do not belong together"
-            )
+        weights = checked_class_weights(
+            class_weights, num_classes, "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        )
         # They belong to the data, not to the weights: they stay out of checkpoints.
         self.register_buffer("class_weights", weights, persistent=False)
         self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
@@ -91,18 +86,21 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        options, head = cfg.MODEL.DISALIGN, cfg.MODEL.SEM_SEG_HEAD
+        head = cfg.MODEL.SEM_SEG_HEAD
+        weights, stats = class_weights(cfg, "pixel_count", head.NUM_CLASSES)
+        groups: Mapping[str, Sequence[int]] = {}
+        if stats:
+            # As the evaluator's.
+            groups = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("class_groups", None)
+            groups = groups or groups_by_pixel_share(stats.pixel_count)
         return {
             "base_head": cls.build_base_head(cfg, input_shape),
             "num_classes": head.NUM_CLASSES,
-            "pixel_classifier": options.PIXEL_CLASSIFIER,
+            "pixel_classifier": cfg.MODEL.DISALIGN.PIXEL_CLASSIFIER,
             "loss_weight": head.LOSS_WEIGHT,
-            "weighted_mean": options.WEIGHTED_MEAN,
-            "magnitude": options.MAGNITUDE,
-            "margin": options.MARGIN,
-            "confidence": options.CONFIDENCE,
-            "confidence_bias": options.CONFIDENCE_BIAS,
-            **_class_statistics(cfg),
+            "class_weights": weights,
+            "class_groups": groups,
+            **calibration_options(cfg),
         }
 
     def train(self, mode: bool = True) -> "DisAlignSemSegHead":
@@ -170,30 +168,3 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
         size = confidence.shape[2:]
         cells = F.interpolate(targets[:, None].float(), size=size, mode="nearest").long()
         log_calibration(self.calibration, confidence, cells, self.class_groups)
-
-
-def _class_statistics(cfg: CfgNode) -> dict:
-    """Class weights of Eq. 11 and groups, from the pixels of the training set."""
-    options, names = cfg.MODEL.DISALIGN, cfg.DATASETS.TRAIN
-    if not names:
-        # Inference needs neither, and should not need the training set.
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        return {"class_weights": torch.ones(num_classes), "class_groups": {}}
-    stats = get_class_stats(names)
-    if stats.pixel_count is None:
-        raise ValueError(
-            f"{', '.join(names)} has no label maps: DisAlign weighs the classes of a semantic "
-            "head by their pixels"
-        )
-    weights = generalized_reweight(
-        torch.from_numpy(stats.pixel_count),
-        options.RHO,
-        class_names=stats.class_names,
-        clamp_zero_counts=options.CLAMP_ZERO_COUNTS,
-    )
-    # As the evaluator's.
-    groups = MetadataCatalog.get(names[0]).get("class_groups", None)
-    return {
-        "class_weights": weights,
-        "class_groups": groups or groups_by_pixel_share(stats.pixel_count),
-    }
