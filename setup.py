@@ -39,7 +39,7 @@ setup(
     package_data={"longtail.data": ["frequencies/*.txt"]},
     install_requires=[
         "torch>=2.3",  # models and training
-        "torchvision>=0.15",  # detectron2's ROIAlign, NMS and deformable convolution
+        "torchvision>=0.18",  # detectron2's ROIAlign, NMS and deformable convolution; augmentation
         "numpy>=2",  # label maps, confusion matrices
         "Pillow",  # images and annotations on disk
         "opencv-python-headless",  # detectron2's visualizer, without libGL

@@ -95,8 +95,9 @@ class StepTrainer(SimpleTrainer):
                 raise
             raise ValueError(
                 "with several processes every parameter must get a gradient, and some do not: let "
+                "the model have no layer whose output no loss depends on (for segmentation, let "
                 "MODEL.TIMM.OUT_FEATURES name only levels that MODEL.SEM_SEG_HEAD.IN_FEATURES and "
-                "AUXILIARY.IN_FEATURE read"
+                "AUXILIARY.IN_FEATURE read)"
             ) from error
 
     def _without_exchange(self) -> AbstractContextManager:
