@@ -190,7 +190,7 @@ def _add_solver_config(cfg: CN) -> None:
     # BASE_LR times this, the one before it times its square, and so on. 1 for none.
     cfg.SOLVER.LAYER_DECAY = 1.0
     # Forward and backward passes that an iteration's IMS_PER_BATCH images are divided into; the
-    # gradient is that of the whole batch.
+    # gradient is that of the whole batch (of detectors, the mean of the parts').
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # LR_SCHEDULER_NAME "WarmupPolyFloorLR": lr(t) = (lr_0 - floor)(1 - t/T)^power + floor with
     # power = POLY_LR_POWER. The floor is a learning rate.

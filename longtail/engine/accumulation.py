@@ -37,13 +37,17 @@ def part_weights(model: nn.Module, parts: list[list[dict]]) -> list[dict[str, Te
     """The factors R_m / sum_j R_j.
 
     Args:
-        model: a semantic segmentor whose head has ``loss_normalizers``, see
+        model: an image classifier; a semantic segmentor whose head has ``loss_normalizers``, see
             :meth:`longtail.modeling.SemSegHead.loss_normalizers`; or any other model.
         parts: what :func:`split_batch` gave.
 
     Returns:
         For each part a scalar for each loss that the model can say it of. Losses without one are
-        taken for means over images: they count 1 / number of parts.
+        taken for means over images: they count 1 / number of parts. Those of detectors are means
+        over the RoIs that are sampled in a part, of which nothing is known before.
+
+    Raises:
+        ValueError: the losses of parts do not add up.
     """
     if len(parts) == 1:
         return [{}]
@@ -62,6 +66,8 @@ def part_weights(model: nn.Module, parts: list[list[dict]]) -> list[dict[str, Te
 
 def _loss_normalizers(model: nn.Module, part: list[dict]) -> dict[str, Tensor]:
     model = model.module if isinstance(model, DistributedDataParallel) else model
+    if hasattr(model, "loss_normalizers"):
+        return model.loss_normalizers(part)
     head = getattr(model, "sem_seg_head", None)
     if not hasattr(head, "loss_normalizers") or "sem_seg" not in part[0]:
         return {}

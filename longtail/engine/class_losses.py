@@ -19,6 +19,7 @@ from longtail.modeling.class_losses import (
     EVERYWHERE,
     IMAGES,
     LDAM,
+    PIXELS,
     BalancedGroupSoftmax,
     ClassLoss,
     CrossEntropy,
@@ -81,9 +82,15 @@ def inverse_weights(cfg: CfgNode, counts: Tensor) -> Tensor:
     return inverse_frequency_weights(counts, loss_option(cfg, "REWEIGHT_EXPONENT"))
 
 
-def effective_weights(cfg: CfgNode, counts: Tensor) -> Tensor:
-    """The (K,) weights of class_balanced and ldam_drw, with mean 1, from (K,) counts."""
+def effective_weights(cfg: CfgNode, task: LossTask) -> Tensor:
+    """The (K,) weights of class_balanced and ldam_drw, with mean 1.
+
+    Of pixels, the images that have a class are counted: pixels are so many that nearly all beta
+    would weigh the classes alike, and neighbours add little to each other, which is what an
+    effective number is about.
+    """
     beta = loss_option(cfg, "EFFECTIVE_NUMBER_BETA", math.nextafter(1, 0))
+    counts = _counts(cfg, task, "image_count" if task is PIXELS else None)
     return effective_number_weights(counts, beta)
 
 
@@ -97,7 +104,7 @@ def reweighted_cross_entropy(cfg: CfgNode, task: LossTask) -> CrossEntropy:
 @register_class_loss(*EVERYWHERE)
 def class_balanced(cfg: CfgNode, task: LossTask) -> CrossEntropy:
     """Cross-entropy weighted by the effective number of samples; background has weight 1."""
-    weights = effective_weights(cfg, _counts(cfg, task))
+    weights = effective_weights(cfg, task)
     return _weighted(cfg, task, weights)
 
 
@@ -124,14 +131,13 @@ def balanced_softmax(cfg: CfgNode, task: LossTask) -> CrossEntropy:
 @register_class_loss(*EVERYWHERE)
 def ldam_drw(cfg: CfgNode, task: LossTask) -> LDAM:
     """LDAM with deferred re-weighting; background has margin 0 and weight 1."""
-    counts = _counts(cfg, task)
-    margins = ldam_margins(counts, loss_option(cfg, "LDAM_MARGIN"))
+    margins = ldam_margins(_counts(cfg, task), loss_option(cfg, "LDAM_MARGIN"))
     start = loss_option(cfg, "LDAM_REWEIGHT_FROM", 1)
     return LDAM(
         task.num_classes(cfg),
         background=task.background,
         margins=_with_background(margins, task, 0),
-        deferred_weights=_with_background(effective_weights(cfg, counts), task, 1),
+        deferred_weights=_with_background(effective_weights(cfg, task), task, 1),
         reweight_from=math.ceil(start * cfg.SOLVER.MAX_ITER),
     )
 

@@ -21,8 +21,8 @@ def reweighted_cross_entropy(cfg: CfgNode) -> PixelCrossEntropy:
 
 @PIXEL_LOSS_REGISTRY.register()
 def class_balanced(cfg: CfgNode) -> PixelCrossEntropy:
-    """Cross-entropy weighted by the effective number of the training pixels of each class."""
-    weights = effective_weights(cfg, _training_counts(cfg, "pixel_count"))
+    """Cross-entropy weighted by the effective number of the training images that have a class."""
+    weights = effective_weights(cfg, PIXELS)
     return PixelCrossEntropy(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, class_weight=weights)
 
 

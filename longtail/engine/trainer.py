@@ -31,6 +31,7 @@ from longtail.data.classification_mapper import ClassificationDatasetMapper
 from longtail.data.mapper import SemSegDatasetMapper
 from longtail.data.samplers import build_train_sampler
 from longtail.evaluation import build_evaluator
+from longtail.modeling.roi_heads import check_box_classifier
 from longtail.utils.names import registered
 
 from .checkpoint import Checkpointer
@@ -137,8 +138,8 @@ class Trainer(DefaultTrainer):
         """The model on its device; batch statistics are shared in a run on several GPUs.
 
         Raises:
-            ValueError: the config names a part that is not registered; or as
-                :func:`.speed.apply_speed_options`.
+            ValueError: the config names a part that is not registered, or asks for a box
+                classifier that the model has not; or as :func:`.speed.apply_speed_options`.
         """
         for registry, key, name in (
             (META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE),
@@ -147,6 +148,7 @@ class Trainer(DefaultTrainer):
         ):
             registered(registry, name, key)
         model = super().build_model(cfg)
+        check_box_classifier(cfg, model)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
             # torch's own conversion would drop the activation of timm's BatchNormAct2d.

@@ -100,6 +100,27 @@ def test_other_sets_have_the_names_of_their_training_set(train, register, tmp_pa
         DatasetCatalog.get(name)
 
 
+def test_without_the_training_set_the_names_are_numbers(register, tmp_path):
+    """An evaluation does not need it; without K nothing says how many there are."""
+    write_list(tmp_path / "test.txt", [("val/9.jpg", 1)])
+    register("toy_train", tmp_path / "nowhere.txt", tmp_path)
+    arguments = (tmp_path / "test.txt", tmp_path)
+    name = register("toy_test", *arguments, training_set="toy_train", num_classes=3)
+    assert MetadataCatalog.get(name).load_labels() == [1]
+    assert MetadataCatalog.get(name).thing_classes == ["0", "1", "2"]
+    register("toy_test", *arguments, training_set="toy_train")
+    with pytest.raises(FileNotFoundError, match=r"toy_train: the list .*nowhere\.txt is missing"):
+        MetadataCatalog.get(name).load_labels()
+
+
+def test_a_label_with_too_many_digits(register, tmp_path):
+    (tmp_path / "list.txt").write_text("a/1.jpg 0\nb/1.jpg 3000000000\n")
+    name = register("toy_digits", tmp_path / "list.txt", tmp_path)
+    message = r"2999999999 of 3000000001 classes have no image \(labels 1, 2, 3, \.\.\.\)"
+    with pytest.raises(ValueError, match=message):
+        MetadataCatalog.get(name).load_labels()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -93,6 +93,11 @@ def test_without_a_training_set_no_statistics_are_read(cfg, monkeypatch, task, n
     assert torch.equal(deployed.probabilities(logits), trained.probabilities(logits))
 
 
+def sample_counts(task):
+    """What the effective number is of: pixels are no samples, their images are."""
+    return torch.tensor(COUNTS["image_count" if task is PIXELS else task.statistic])
+
+
 @each_task
 def test_weights(cfg, task):
     counts = torch.tensor(COUNTS[task.statistic])
@@ -100,7 +105,7 @@ def test_weights(cfg, task):
     cfg.MODEL.CLASS_LOSS.EFFECTIVE_NUMBER_BETA = 0.99
     expected = {
         "reweighted_cross_entropy": inverse_frequency_weights(counts, 0.8),
-        "class_balanced": effective_number_weights(counts, 0.99),
+        "class_balanced": effective_number_weights(sample_counts(task), 0.99),
     }
     for name, weights in expected.items():
         assert weights[3] == 0 and weights[:3].mean().item() == pytest.approx(1)
@@ -123,7 +128,7 @@ def test_margins_and_schedule_of_ldam(cfg, task):
     expected = 6 * np.maximum(COUNTS[task.statistic], 1) ** -0.25
     torch.testing.assert_close(loss.margins, with_background(expected, task, 0.0))
     assert loss.reweight_from == 9  # the first of those >= 8.8
-    weights = effective_number_weights(torch.tensor(COUNTS[task.statistic]), 0.9999)
+    weights = effective_number_weights(sample_counts(task), 0.9999)
     assert torch.equal(loss.deferred_weights, with_background(weights, task, 1.0))
 
 
@@ -209,7 +214,8 @@ def test_bins_that_are_none(cfg, bins):
 @each_task
 def test_statistics_of_another_number_of_classes(cfg, task):
     set_classes(cfg, task, 7)
-    message = f"{task.loss_key} .* needs the {task.statistic} of NUM_CLASSES 7 .*toy has 4 classes"
+    statistic = "image_count" if task is PIXELS else task.statistic
+    message = f"{task.loss_key} .* needs the {statistic} of NUM_CLASSES 7 .*toy has 4 classes"
     assert_refused(message, cfg, "class_balanced", task)
 
 

@@ -19,6 +19,7 @@ from longtail.modeling.class_losses import (
     Seesaw,
     SigmoidLoss,
     SoftmaxEqualization,
+    check_cosine,
 )
 from longtail.modeling.class_losses.functional import ldam_loss, sample_others
 
@@ -115,6 +116,10 @@ def test_probabilities(name, background):
     if loss.is_softmax:
         assert loss.num_logits == K + background
         assert torch.equal(given, F.softmax(logits, dim=-1))
+    elif (name, background) == ("eqlv2", True):
+        foreground = (-logits[:, K:]).sigmoid()
+        torch.testing.assert_close(given[:, :K], logits[:, :K].sigmoid() * foreground)
+        torch.testing.assert_close(given[:, K:], 1 - foreground)
     elif name != "bags":
         assert torch.equal(given[:, :K], logits[:, :K].sigmoid())
         assert loss.num_logits == K + background and (given[:, K:] == 0).all()
@@ -146,19 +151,32 @@ def test_the_mean_over_a_doubled_batch_is_the_same(name):
     torch.testing.assert_close(twice, loss(logits, classes), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_the_output_of_the_background_counts_for_nothing_in_sigmoid_losses(background):
-    for name in ("eqlv2", *(["eql", "federated"] if background else [])):
-        loss = make_loss(name, background).eval()
-        assert isinstance(loss, SigmoidLoss)
-        _, gradient = value_and_gradient(loss, *make_batch(loss))
-        assert (gradient[:, K:] == 0).all() and (gradient[:, :K] != 0).any()
+@pytest.mark.parametrize("name", ["eql", "federated", "eqlv2"])
+def test_what_sigmoid_losses_learn_of_the_background(name):
+    """Nothing; in the equalization loss v2 a binary cross-entropy of weight 1."""
+    loss = make_loss(name, background=True).eval()
+    assert isinstance(loss, SigmoidLoss)
+    logits, classes = make_batch(loss)
+    _, gradient = value_and_gradient(loss, logits, classes)
+    assert (gradient[:, :K] != 0).any()
+    expected = (logits[:, K].sigmoid() - (classes == K).float()) / S
+    assert loss.trains_background == (name == "eqlv2")
+    expected = expected if loss.trains_background else torch.zeros(S)
+    torch.testing.assert_close(gradient[:, K], expected, atol=1e-7, rtol=0)
 
 
 def test_sigmoid_losses_start_from_a_small_probability():
     bias = torch.tensor(make_loss("eqlv2").initial_bias)
     assert bias.sigmoid().item() == pytest.approx(0.01)
     assert make_loss("cross_entropy").initial_bias == 0
+
+
+def test_a_cosine_classifier_has_no_bias_to_start_from():
+    for name in ("eqlv2", "eql", "federated"):
+        with pytest.raises(ValueError, match="^A.KEY cosine has no bias, and .*: set it to linear"):
+            check_cosine("A.KEY", make_loss(name, background=True))
+    for name in (*SOFTMAX[:-1], "bags"):
+        check_cosine("A.KEY", make_loss(name, background=True))
 
 
 def test_equal_weights_and_a_uniform_prior_are_cross_entropy():
@@ -222,6 +240,8 @@ def test_eqlv2_sums_its_own_gradients_up():
                 z, r = logits[i, j].item(), of_negatives[j]
                 weight = 1 + 4 * (1 - r) if j == y else r
                 expected += weight * math.log(1 + math.exp(-z if j == y else z)) / S
+            z = logits[i, K].item()
+            expected += math.log(1 + math.exp(-z if y == K else z)) / S
         value, gradient = value_and_gradient(loss, logits, classes)
         assert value.item() == pytest.approx(expected, rel=1e-5)
         for i, y in enumerate(classes.tolist()):

@@ -158,6 +158,18 @@ def test_seesaw_is_its_formula(p, q):
     assert_is_formula(lambda z: seesaw_loss(z, classes, counts, p, q), formula, logits)
 
 
+def test_seesaw_protects_no_class_from_the_background():
+    """A sample of the background, the last class, has M = 1; all others are as without it."""
+    logits, classes = make_batch()
+    counts = torch.tensor([1, 40, 40, 900])
+    given = seesaw_loss(logits, classes, counts, 0.8, 2.0, background=True)
+    alike = seesaw_loss(logits, classes, torch.ones(K), 0.8, 2.0)
+    others = seesaw_loss(logits, classes, counts, 0.8, 2.0)
+    expected = torch.where(classes == K - 1, alike, others)
+    torch.testing.assert_close(given, expected, atol=0, rtol=1e-12)
+    assert (alike > others + 0.01)[classes == K - 1].any()
+
+
 def test_seesaw_without_exponents_is_cross_entropy():
     logits, classes = make_batch()
     loss = seesaw_loss(logits, classes, torch.tensor(COUNTS), 0, 0)

@@ -63,7 +63,7 @@ EXPECTED = {
         z, y, class_prior=torch.tensor(IMAGES)
     ),
     "class_balanced": lambda z, y: pixel_cross_entropy(
-        z, y, class_weight=effective_number_weights(torch.tensor(PIXELS), 0.9999)
+        z, y, class_weight=effective_number_weights(torch.tensor(IMAGES), 0.9999)
     ),
     "focal": lambda z, y: pixel_by_pixel(z, y, lambda z, y: focal_loss(z, y, 2.0)),
     "ldam_drw": lambda z, y: pixel_by_pixel(

@@ -21,6 +21,7 @@ from longtail.modeling.class_losses import (
     build_class_loss,
     class_loss_names,
 )
+from longtail.modeling.roi_heads import check_box_classifier
 from tests.tiny_detection import CASCADE, detector_config, detector_inputs
 
 KINDS = {
@@ -145,8 +146,17 @@ def statistics(monkeypatch):
     monkeypatch.setattr(class_losses, "get_class_stats", lambda names: stats)
 
 
-@pytest.mark.parametrize(("kind", "classifier"), [("mask", "linear"), ("cascade", "cosine")])
-@pytest.mark.parametrize("name", class_loss_names(BOXES))
+# Losses of sigmoids have to start from a bias.
+SIGMOIDS = {"eql", "eqlv2", "federated"}
+EACH = [
+    (name, kind, classifier)
+    for name in class_loss_names(BOXES)
+    for kind, classifier in (("mask", "linear"), ("cascade", "linear"), ("cascade", "cosine"))
+    if classifier == "linear" or name not in SIGMOIDS
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "classifier"), EACH)
 def test_every_class_loss_trains_and_predicts(tmp_path, statistics, name, kind, classifier):
     options = [LOSS, name, "MODEL.ROI_BOX_HEAD.CLASSIFIER", classifier]
     model = build(tmp_path, kind, *options, "DATASETS.TRAIN", "('toy',)")
@@ -187,14 +197,12 @@ def test_the_stages_of_a_cascade_count_for_themselves(tmp_path):
     assert len({tuple(count.tolist()) for count in counts}) > 1
 
 
-@pytest.mark.parametrize("classifier", ["linear", "cosine"])
-def test_a_linear_classifier_of_sigmoids_starts_from_a_small_probability(tmp_path, classifier):
-    model = build(tmp_path, "mask", LOSS, "eqlv2", "MODEL.ROI_BOX_HEAD.CLASSIFIER", classifier)
+def test_a_linear_classifier_of_sigmoids_starts_from_a_small_probability(tmp_path):
+    model = build(tmp_path, "mask", LOSS, "federated")
     (predictor,) = predictors(model)
     with torch.no_grad():
         probabilities = predictor.class_loss.probabilities(predictor.cls_score(torch.zeros(1, 12)))
-    expected = 0.01 if classifier == "linear" else 0.5
-    assert probabilities[0].tolist() == pytest.approx([expected] * 3 + [0])
+    assert probabilities[0].tolist() == pytest.approx([0.01] * 3 + [0])
 
 
 def make_layers(class_loss) -> LongTailFastRCNNOutputLayers:
@@ -274,3 +282,21 @@ def test_the_options_of_newer_versions_of_detectron2(tmp_path, key):
     cfg.MODEL.ROI_BOX_HEAD[key] = True
     with pytest.raises(ValueError, match=f"{key} must be False: .*CLASS_LOSS names the loss"):
         build_model(cfg)
+
+
+@pytest.mark.parametrize(("key", "value"), [("CLASS_LOSS", "seesaw"), ("CLASSIFIER", "cosine")])
+def test_options_are_not_ignored_by_other_heads(tmp_path, key, value):
+    names = ("MODEL.ROI_HEADS.NAME", "StandardROIHeads")
+    cfg = detector_config(tmp_path, [*names, f"MODEL.ROI_BOX_HEAD.{key}", value])
+    message = f"ROI_BOX_HEAD.{key} {value} needs MODEL.ROI_HEADS.NAME .*, got StandardROIHeads in"
+    with pytest.raises(ValueError, match=message):
+        check_box_classifier(cfg, build_model(cfg))
+    check_box_classifier(detector_config(tmp_path, names), build_model(cfg))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", sorted(SIGMOIDS))
+def test_a_cosine_classifier_does_not_start_sigmoids(tmp_path, name, kind):
+    options = [LOSS, name, "MODEL.ROI_BOX_HEAD.CLASSIFIER", "cosine"]
+    with pytest.raises(ValueError, match="MODEL.ROI_BOX_HEAD.CLASSIFIER cosine has no bias"):
+        build(tmp_path, kind, *options)

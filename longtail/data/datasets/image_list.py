@@ -4,6 +4,7 @@ N images, K classes; labels are 0..K-1.
 """
 
 import contextlib
+import itertools
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -141,7 +142,13 @@ class _ImageSet:
             )
         metadata = MetadataCatalog.get(self.training_set)
         if metadata.get("thing_classes") is None:
-            metadata.load_labels()
+            try:
+                metadata.load_labels()
+            except FileNotFoundError:
+                if self.num_classes is None:
+                    raise
+                # An evaluation does not need the training set.
+                return [str(label) for label in range(self.num_classes)]
         return metadata.thing_classes
 
     @contextlib.contextmanager
@@ -165,11 +172,14 @@ def _check_entries(images: LabeledImages, num_classes: int | None) -> None:
 
 
 def _check_every_class(labels: Sequence[int], num_classes: int | None) -> None:
-    num_classes = max(labels) + 1 if num_classes is None else num_classes
-    absent = sorted(set(range(num_classes)) - set(labels))
+    seen = set(labels)
+    num_classes = max(seen) + 1 if num_classes is None else num_classes
+    absent = num_classes - len(seen)
     if absent:
+        # Not all of them: one label may be a typing error with ten digits.
+        first = list(itertools.islice((k for k in range(num_classes) if k not in seen), SHOWN + 1))
         raise ValueError(
-            f"{len(absent)} of {num_classes} classes have no image (labels {_shown(absent)}): "
+            f"{absent} of {num_classes} classes have no image (labels {_shown(first)}): "
             "add images of them, or number the others from 0 on"
         )
 

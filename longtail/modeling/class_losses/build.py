@@ -120,6 +120,16 @@ class ClassLoss(nn.Module):
         """
         raise NotImplementedError
 
+    def normalizer(self, classes: Tensor) -> Tensor:
+        """What the loss of (S,) labels is a mean over: their number, or the sum of their weights.
+
+        With it the losses of parts add up to a batch's, for gradient accumulation.
+
+        Raises:
+            ValueError: they do not add up.
+        """
+        raise NotImplementedError
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(S, D) logits to (S, K) probabilities, or (S, K + 1) with the background's."""
         return F.softmax(logits, dim=-1)
@@ -144,7 +154,6 @@ class SampleMeanLoss(ClassLoss):
         return losses.sum() / mean_over_processes(self.normalizer(classes))
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """What the loss of (S,) labels is a mean over: the sum of their weights."""
         return total_weight(classes, self.sample_weights(), NO_LABEL)
 
 
@@ -183,6 +192,23 @@ def build_class_loss(cfg: CfgNode, name: str, task: LossTask) -> ClassLoss:
             where = f", which is defined for {' and '.join(t.samples for t in tasks)} alone"
         raise ValueError(f"{task.loss_key} must be one of {', '.join(known)}, got {name!r}{where}")
     return CLASS_LOSS_REGISTRY.get(name)(cfg, task)
+
+
+def check_cosine(key: str, class_loss: ClassLoss) -> None:
+    """Refuse a loss that a cosine classifier cannot start with.
+
+    Args:
+        key: of the config, that asks for a cosine classifier.
+        class_loss: the loss.
+
+    Raises:
+        ValueError: the loss starts from a bias, which a cosine classifier has not.
+    """
+    if class_loss.initial_bias:
+        raise ValueError(
+            f"{key} cosine has no bias, and {type(class_loss).__name__} has to start from one: "
+            "set it to linear, or take a loss of a softmax"
+        )
 
 
 def loss_option(cfg: CfgNode, name: str, high: float = math.inf) -> Any:

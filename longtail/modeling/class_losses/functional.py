@@ -73,7 +73,13 @@ def ldam_loss(logits: Tensor, classes: Tensor, margins: Tensor) -> Tensor:
 
 
 def seesaw_loss(
-    logits: Tensor, classes: Tensor, class_counts: Tensor, p: float, q: float
+    logits: Tensor,
+    classes: Tensor,
+    class_counts: Tensor,
+    p: float,
+    q: float,
+    *,
+    background: bool = False,
 ) -> Tensor:
     """Seesaw loss (Wang et al. 2021):
 
@@ -89,6 +95,7 @@ def seesaw_loss(
         classes: (S,) integers in 0..D-1.
         class_counts: (D,) n >= 0, seen so far; a class that was not seen counts as one sample.
         p, q: exponents >= 0.
+        background: whether D - 1 is the background, for whose samples M is 1.
 
     Returns:
         (S,) losses.
@@ -97,6 +104,8 @@ def seesaw_loss(
         index = classes[:, None]
         log_counts = class_counts.clamp(min=1).to(logits.dtype).log()
         factors = (log_counts - log_counts[index]).mul_(p).clamp_(max=0)
+        if background:
+            factors[classes == logits.shape[1] - 1] = 0
         factors += (logits - logits.gather(1, index)).mul_(q).clamp_(min=0)
     return F.cross_entropy(logits + factors, classes, reduction="none")
 

@@ -68,6 +68,12 @@ class BalancedGroupSoftmax(ClassLoss):
             loss = loss + total / mean_over_processes(count)
         return loss
 
+    def normalizer(self, classes: Tensor) -> Tensor:
+        raise ValueError(
+            "SOLVER.ACCUMULATION_STEPS must be 1 with the loss bags: its bins draw samples from "
+            "the whole batch"
+        )
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(S, D) logits to (S, K), or (S, K + 1), probabilities.
 

@@ -1,7 +1,8 @@
 """Losses of one sigmoid for each class.
 
-As detectron2's own sigmoid loss, in detection the classifier keeps the output of the background,
-which counts for nothing: background is what no class takes for its own.
+As detectron2's own sigmoid loss, in detection the classifier keeps the output of the background. It
+counts for nothing, background being what no class takes for its own, except in the equalization
+loss v2.
 
 Shape alphabet:
     S: samples: images or RoIs
@@ -35,6 +36,8 @@ class SigmoidLoss(SampleMeanLoss):
     """A weighted sum over the classes of binary cross-entropy, the mean of it over samples."""
 
     is_softmax = False
+    # Whether the output of the background is learned.
+    trains_background = False
     initial_bias = -math.log((1 - INITIAL_PROBABILITY) / INITIAL_PROBABILITY)
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -79,7 +82,11 @@ class Equalization(SigmoidLoss):
 
 
 class GradientEqualization(SigmoidLoss):
-    """Equalization loss v2: :func:`.functional.gradient_guided_weights`, and what they are from."""
+    """Equalization loss v2: :func:`.functional.gradient_guided_weights`, and what they are from.
+
+    In detection one more binary cross-entropy, of weight 1, tells background from foreground, and
+    probabilities of classes are multiplied by that of foreground.
+    """
 
     def __init__(
         self,
@@ -96,11 +103,26 @@ class GradientEqualization(SigmoidLoss):
             gamma, mu, alpha: see :func:`.functional.gradient_guided_weights`.
         """
         super().__init__(num_classes, background=background)
+        self.trains_background = background
         self.options = {"gamma": gamma, "mu": mu, "alpha": alpha}
         # Part of the training's state. In float64: after many steps a small gradient would be lost
         # in a float32 sum.
         for name in ("positive_gradients", "negative_gradients"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
+
+    def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        losses = super().sample_losses(logits, classes)
+        if not self.background:
+            return losses
+        is_background = classes == self.num_classes
+        return losses + sigmoid_losses(logits[:, -1], is_background)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(S, D) logits to (S, D) probabilities; of classes they are those of foreground too."""
+        probabilities = logits.sigmoid()
+        if self.background:
+            probabilities[:, :-1] *= 1 - probabilities[:, -1:]
+        return probabilities
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
         of_positives, of_negatives = gradient_guided_weights(

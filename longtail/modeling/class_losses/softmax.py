@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from longtail.modeling.losses import pixel_cross_entropy, sum_over_processes
+from longtail.modeling.losses import pixel_cross_entropy, sum_over_processes, total_weight
 
 from .build import (
     EVERYWHERE,
@@ -60,6 +60,9 @@ class CrossEntropy(ClassLoss):
             class_prior=self.class_prior,
             ignore_label=NO_LABEL,
         )
+
+    def normalizer(self, classes: Tensor) -> Tensor:
+        return total_weight(classes, self.class_weight, NO_LABEL)
 
 
 class Focal(SampleMeanLoss):
@@ -120,8 +123,9 @@ def _iteration() -> int:
 class Seesaw(SampleMeanLoss):
     """:func:`.functional.seesaw_loss` with the counts of all samples seen in training.
 
-    In detection the background is one more class, by far the most frequent: RoIs of background
-    push the classes down as little as their counts say.
+    In detection the background is one more class, but its RoIs push all classes down as in
+    cross-entropy: they are no samples of a frequent class that the rare ones would need protection
+    from. (The authors train two more outputs for foreground and background instead.)
     """
 
     def __init__(self, num_classes: int, *, background: bool = False, p: float, q: float) -> None:
@@ -139,7 +143,9 @@ class Seesaw(SampleMeanLoss):
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
         if self.training:
             self.class_counts += sum_over_processes(classes.bincount(minlength=self.num_logits))
-        return seesaw_loss(logits, classes, self.class_counts, self.p, self.q)
+        return seesaw_loss(
+            logits, classes, self.class_counts, self.p, self.q, background=self.background
+        )
 
 
 class SoftmaxEqualization(SampleMeanLoss):

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
-from longtail.modeling.class_losses import IMAGES, ClassLoss, build_class_loss
+from longtail.modeling.class_losses import IMAGES, ClassLoss, build_class_loss, check_cosine
 from longtail.modeling.cosine import CosineLinear
 
 
@@ -70,11 +70,12 @@ class ImageClassifier(nn.Module):
         """A classifier of the model's type, with initial weights: C to D.
 
         Raises:
-            ValueError: there is no such type.
+            ValueError: there is no such type, or the loss needs another.
         """
         in_features = self.backbone.output_shape()["pooled"].channels
         out_features = self.class_loss.num_logits
         if self.classifier_type == "cosine":
+            check_cosine("MODEL.CLASSIFIER.TYPE", self.class_loss)
             return CosineLinear(in_features, out_features)
         if self.classifier_type != "linear":
             raise ValueError(
@@ -101,11 +102,25 @@ class ImageClassifier(nn.Module):
         """
         features = self.features(batched_inputs)
         if self.training:
-            classes = torch.tensor([item["label"] for item in batched_inputs], device=self.device)
-            return {"loss_cls": self.loss(features, classes)}
+            return {"loss_cls": self.loss(features, self.labels(batched_inputs))}
         # Not in the lower precision that the layers may have.
         probabilities = self.class_loss.probabilities(self.class_logits(features).float())
         return [{"scores": scores} for scores in probabilities]
+
+    def loss_normalizers(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """What the loss is a mean over: with it, the losses of parts add up to a batch's.
+
+        Args:
+            batched_inputs: as in training.
+
+        Raises:
+            ValueError: the losses of parts do not add up.
+        """
+        return {"loss_cls": self.normalizer(self.labels(batched_inputs))}
+
+    def labels(self, batched_inputs: list[dict]) -> Tensor:
+        """(N,) classes of the images."""
+        return torch.tensor([item["label"] for item in batched_inputs], device=self.device)
 
     def features(self, batched_inputs: list[dict]) -> Tensor:
         """What enters the classifier: (N, C)."""
@@ -119,3 +134,7 @@ class ImageClassifier(nn.Module):
     def loss(self, features: Tensor, classes: Tensor) -> Tensor:
         """(N, C) features and (N,) classes to a scalar, a mean over the images of all processes."""
         return self.class_loss(self.class_logits(features), classes)
+
+    def normalizer(self, classes: Tensor) -> Tensor:
+        """What the loss of (N,) classes is a mean over, a scalar."""
+        return self.class_loss.normalizer(classes)

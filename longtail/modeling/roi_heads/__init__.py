@@ -1,6 +1,11 @@
 """ROI heads whose box classifier and its loss can be chosen."""
 
-from .fast_rcnn import LongTailFastRCNNOutputLayers
+from .fast_rcnn import LongTailFastRCNNOutputLayers, check_box_classifier
 from .roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
-__all__ = ["LongTailCascadeROIHeads", "LongTailFastRCNNOutputLayers", "LongTailROIHeads"]
+__all__ = [
+    "LongTailCascadeROIHeads",
+    "LongTailFastRCNNOutputLayers",
+    "LongTailROIHeads",
+    "check_box_classifier",
+]

@@ -13,7 +13,13 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from longtail.modeling.class_losses import BOXES, ClassLoss, CrossEntropy, SigmoidLoss
+from longtail.modeling.class_losses import (
+    BOXES,
+    ClassLoss,
+    CrossEntropy,
+    SigmoidLoss,
+    check_cosine,
+)
 from longtail.modeling.cosine import CosineLinear
 
 CLASSIFIERS = ("linear", "cosine")
@@ -39,7 +45,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
             kwargs: as for detectron2's FastRCNNOutputLayers.
 
         Raises:
-            ValueError: another classifier.
+            ValueError: another classifier, or one that the loss cannot start with.
         """
         super().__init__(input_shape, **kwargs)
         self.class_loss = class_loss or CrossEntropy(self.num_classes, background=True)
@@ -49,6 +55,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
             )
         in_features, out_features = self.cls_score.in_features, self.class_loss.num_logits
         if classifier == "cosine":
+            check_cosine("MODEL.ROI_BOX_HEAD.CLASSIFIER", self.class_loss)
             self.cls_score = CosineLinear(in_features, out_features)
             return
         # detectron2's own is kept where it fits: a new one would draw other random numbers.
@@ -93,7 +100,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.class_loss.is_softmax:
             return logits
         scores = self.class_loss.probabilities(logits)
-        if isinstance(self.class_loss, SigmoidLoss):
+        if isinstance(self.class_loss, SigmoidLoss) and not self.class_loss.trains_background:
             # Background is what no class claims with more than one half.
             scores[:, -1] = 0.5
         return scores
@@ -104,3 +111,25 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
         """(R, K + 1) probabilities, for each image those of its proposals."""
         probabilities = self.class_loss.probabilities(predictions[0])
         return probabilities.split([len(p) for p in proposals])
+
+
+def check_box_classifier(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse options that only :class:`LongTailFastRCNNOutputLayers` reads, where it is not used.
+
+    Args:
+        cfg: a complete config.
+        model: what was built from it.
+
+    Raises:
+        ValueError: the config asks for another classifier or class loss than detectron2's.
+    """
+    if any(isinstance(module, LongTailFastRCNNOutputLayers) for module in model.modules()):
+        return
+    for key, default in (("CLASS_LOSS", "cross_entropy"), ("CLASSIFIER", "linear")):
+        value = cfg.MODEL.ROI_BOX_HEAD[key]
+        if value != default:
+            raise ValueError(
+                f"MODEL.ROI_BOX_HEAD.{key} {value} needs MODEL.ROI_HEADS.NAME LongTailROIHeads or "
+                f"LongTailCascadeROIHeads, got {cfg.MODEL.ROI_HEADS.NAME} in "
+                f"{cfg.MODEL.META_ARCHITECTURE}"
+            )

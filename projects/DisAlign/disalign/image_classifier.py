@@ -21,6 +21,7 @@ from .reference import (
     checked_class_weights,
     class_weights,
     mean_alignment_loss,
+    mean_normalizer,
 )
 
 
@@ -103,3 +104,6 @@ class DisAlignImageClassifier(SecondStageImageClassifier):
         return mean_alignment_loss(
             self.class_logits(features), classes, self.class_weights, self.weighted_mean
         )
+
+    def normalizer(self, classes: Tensor) -> Tensor:
+        return mean_normalizer(classes, self.class_weights, self.weighted_mean)

@@ -103,6 +103,11 @@ def mean_alignment_loss(
         weighted_mean: see :func:`alignment_loss`.
     """
     loss = alignment_loss(logits, classes, weights, weighted_mean=weighted_mean)
-    of_samples = weights[classes]
-    total = (of_samples if weighted_mean else torch.ones_like(of_samples)).sum()
+    total = mean_normalizer(classes, weights, weighted_mean)
     return loss * (total / mean_over_processes(total))
+
+
+def mean_normalizer(classes: Tensor, weights: Tensor, weighted_mean: bool) -> Tensor:
+    """What :func:`mean_alignment_loss` divides by: the sum of the weights, or the samples."""
+    of_samples = weights[classes]
+    return (of_samples if weighted_mean else torch.ones_like(of_samples)).sum()
