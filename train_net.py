@@ -7,15 +7,16 @@ torchrun --nproc_per_node 2 train_net.py --config-file ...
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import verify_results
@@ -33,8 +34,8 @@ import longtail.modeling  # noqa: F401  (registers models)
 from longtail.config import add_longtail_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
-from longtail.engine.post_hoc import apply_post_hoc
-from longtail.engine.trainer import check_classes, training_records
+from longtail.engine.data_sets import check_test_sets, training_records
+from longtail.engine.post_hoc import apply_post_hoc, check_not_applied
 from longtail.utils.io import atomic_write
 from longtail.utils.names import registered
 
@@ -130,13 +131,21 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
     if comm.is_main_process():
-        verify_results(cfg, results)
+        with explained_verification():
+            verify_results(cfg, results)
     return results
 
 
-def _has_classes(name: str) -> bool:
-    metadata = MetadataCatalog.get(name)
-    return bool(metadata.get("stuff_classes") or metadata.get("thing_classes"))
+@contextlib.contextmanager
+def explained_verification() -> Iterator[None]:
+    """End with one line where detectron2 only logs results that are not as expected."""
+    try:
+        yield
+    except SystemExit:
+        raise SystemExit(
+            "error: the results are not those of TEST.EXPECTED_RESULTS (both are in the log): set "
+            "it to [] if the recipe is another on purpose"
+        ) from None
 
 
 def run(args: argparse.Namespace) -> None:
@@ -176,11 +185,11 @@ def _run(args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
     if args.eval_only:
         deployed = deployed_config(cfg)
-        # Some data sets know their classes only once they are loaded.
-        check_classes(cfg, [name for name in cfg.DATASETS.TEST if _has_classes(name)])
+        check_test_sets(cfg)
         model = Trainer.build_model(deployed)
         checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        check_not_applied(cfg, loaded)
         # By the class counts of the training set, which the deployed config does not name.
         apply_post_hoc(cfg, model)
         evaluate(cfg, model)
@@ -194,7 +203,8 @@ def _run(args: argparse.Namespace) -> None:
     trainer.resume_or_load(resume=args.resume)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
-    trainer.train()
+    with explained_verification():
+        trainer.train()
 
 
 def _keep_traceback(args: argparse.Namespace) -> str:

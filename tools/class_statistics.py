@@ -4,10 +4,15 @@ python tools/class_statistics.py --dataset ade20k_sem_seg_train
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tabulate import tabulate
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # train_net.py is in no package
+
+import train_net  # noqa: F401  (registers data sets, yours too)
 from longtail.data.class_stats import ClassStats, locate_class_stats
 from longtail.data.frequency_groups import shot_groups
 

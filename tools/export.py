@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # train_net.py is 
 
 import train_net
 from longtail.engine import Trainer
-from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.checkpoint import CompleteCheckpointer, load_tensors
 from longtail.engine.export import (
     check_kind,
     fold_retrained,
@@ -52,7 +52,7 @@ from longtail.engine.export import (
     write_checkpoint,
     write_torchscript,
 )
-from longtail.engine.post_hoc import apply_post_hoc
+from longtail.engine.post_hoc import APPLIED, apply_post_hoc, check_not_applied
 
 FORMATS = ("auto", "checkpoint", "torchscript")
 # META_ARCHITECTURE of second stages: that of their baseline, and what folds them into it.
@@ -85,7 +85,8 @@ def export(options: argparse.Namespace) -> None:
     cfg = train_net.load_config(options.config_file, options.opts)
     model = Trainer.build_model(train_net.deployed_config(cfg)).eval()
     check_kind(model)
-    CompleteCheckpointer(model).load(options.weights)
+    check_not_applied(cfg, CompleteCheckpointer(model).load(options.weights))
+    _check_nothing_is_left_out(model, options.weights)
     apply_post_hoc(cfg, model)
     folded = None
     if options.format != "torchscript":
@@ -104,9 +105,27 @@ def export(options: argparse.Namespace) -> None:
         return
     deployed = baseline_config(cfg)
     baseline = Trainer.build_model(deployed)
-    difference = write_checkpoint(options.output, model, folded, baseline, size)
+    method = cfg.MODEL.POST_HOC.METHOD
+    notes = {APPLIED: method} if method else {}
+    difference = write_checkpoint(options.output, model, folded, baseline, size, notes)
     print(f"{options.output}: checkpoint, largest relative difference {difference:.2g}")
     print(f"config: {shlex.join([options.config_file, *options.opts, *changes(cfg, deployed)])}")
+
+
+def _check_nothing_is_left_out(model: nn.Module, weights: str) -> None:
+    """A calibration that was trained belongs to what is deployed.
+
+    Raises:
+        ValueError: the weights have tensors of a calibration that the model has not.
+    """
+    saved = load_tensors(weights)
+    unused = set(saved.get("model", saved)) - set(model.state_dict())
+    calibration = sorted(name for name in unused if "calibration." in name)
+    if calibration:
+        raise ValueError(
+            f"{weights} was trained with {calibration[0]}, which this config leaves out: give the "
+            "config that it was trained with"
+        )
 
 
 def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:

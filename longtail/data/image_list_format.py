@@ -38,7 +38,9 @@ def read_image_list(path: str | os.PathLike) -> LabeledImages:
             image, label = line.rsplit(maxsplit=1)
             labels.append(int(label))
         except ValueError:
-            raise ValueError(f"line {number}: expected 'path label', got {line!r:.80}") from None
+            raise ValueError(
+                f"line {number}: expected 'path label', the label an integer, got {line!r:.80}"
+            ) from None
         files.append(image)
     return LabeledImages(files, labels)
 

@@ -31,6 +31,8 @@ PICKLE_GLOBALS = {
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer with atomic files, safe loading and errors that say what to do."""
 
+    missing_remedy = "set MODEL.WEIGHTS to a checkpoint, or to '' to start without"
+
     def save(self, name: str, **extra: Any) -> None:
         """Write ``name.pth`` into the save folder and tag it as the last checkpoint.
 
@@ -66,10 +68,7 @@ class Checkpointer(DetectionCheckpointer):
         # With several processes the file may be on the main one's machine alone.
         alone = comm.get_world_size() == 1
         if alone and path and "://" not in path and not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint, or to '' to "
-                "start without"
-            )
+            raise FileNotFoundError(f"the weights {path} do not exist: {self.missing_remedy}")
         self._path = path
         return super().load(path, *args, **kwargs)
 
@@ -123,6 +122,10 @@ class Checkpointer(DetectionCheckpointer):
 class CompleteCheckpointer(Checkpointer):
     """For inference: weights that leave a part of the model random are an error, not a warning."""
 
+    missing_remedy = (
+        "set MODEL.WEIGHTS to a trained checkpoint, or first train the config that writes it"
+    )
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint that has every tensor of the model; if it has more, the log says so.
 
@@ -142,7 +145,7 @@ class CompleteCheckpointer(Checkpointer):
             example = next(iter(shapes), missing[0])
             detail = " is {}, expected {}".format(*shapes[example]) if shapes else ""
             raise ValueError(
-                f"the weights lack {len(missing)} tensors of the model or have them in another "
+                f"the weights lack {len(missing)} of the model's tensors or have them in another "
                 f"shape (such as {example}{detail}): give the config that they were trained with, "
                 "or the weights that this config has trained (OUTPUT_DIR/model_final.pth)"
             )

@@ -11,7 +11,7 @@ Shape alphabet:
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO
 from unittest import mock
@@ -74,7 +74,12 @@ def check_kind(model: nn.Module) -> None:
 
 
 def write_checkpoint(
-    output: str, model: nn.Module, folded: nn.Module, baseline: nn.Module, size: int
+    output: str,
+    model: nn.Module,
+    folded: nn.Module,
+    baseline: nn.Module,
+    size: int,
+    notes: Mapping[str, str] | None = None,
 ) -> float:
     """Write the tensors of a baseline, load the file into it, and compare it with the model.
 
@@ -84,6 +89,7 @@ def write_checkpoint(
         folded: the same, with what the baseline lacks folded into its classifier.
         baseline: another model, which has only tensors that ``folded`` has too.
         size: H = W of the random images on which they are compared.
+        notes: what else the file says.
 
     Returns:
         The largest difference of the logits, relative to the largest logit.
@@ -93,7 +99,8 @@ def write_checkpoint(
     """
     state = folded.state_dict()
     with atomic_write(output, "wb") as file:
-        torch.save({"model": {name: state[name].cpu() for name in baseline.state_dict()}}, file)
+        tensors = {name: state[name].cpu() for name in baseline.state_dict()}
+        torch.save({"model": tensors, **(notes or {})}, file)
         file.flush()
         CompleteCheckpointer(baseline).load(file.name)
         baseline.eval()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from longtail.data.classification_mapper import ClassificationDatasetMapper
 from longtail.modeling.classification import ImageClassifier
 
-from .trainer import training_records
+from .data_sets import training_records
 
 # No gradients are kept, and features are small: any number of images that fits a step does.
 BATCH_SIZE = 64

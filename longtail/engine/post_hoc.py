@@ -5,8 +5,9 @@ What they leave is a linear classifier of the same shape, on any task.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -20,6 +21,8 @@ from longtail.modeling.post_hoc import logit_adjustment, nearest_class_mean, tau
 
 from .features import training_features
 
+# Where an exported checkpoint names the method that its classifier was changed by.
+APPLIED = "post_hoc"
 # (K, ...) weight and (K,) bias of a layer's classes to those that take their place.
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -54,6 +57,24 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
         weight, bias = change(layer.weight[:K], layer.bias[:K])
         layer.weight[:K], layer.bias[:K] = weight, bias
     logging.getLogger(__name__).info("%s has changed the classifier of %d classes", method, K)
+
+
+def check_not_applied(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to apply a method to what tools/export.py has written with one.
+
+    Args:
+        cfg: the complete config.
+        checkpoint: what the weights' file holds besides them.
+
+    Raises:
+        ValueError: the config has a method, and the weights as well.
+    """
+    applied, method = checkpoint.get(APPLIED), cfg.MODEL.POST_HOC.METHOD
+    if applied and method:
+        raise ValueError(
+            f"{applied} has already changed the classifier of {cfg.MODEL.WEIGHTS}: set "
+            f"MODEL.POST_HOC.METHOD to '' instead of {method}, or give the first stage's weights"
+        )
 
 
 def _tau_norm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:

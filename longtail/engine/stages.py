@@ -83,9 +83,10 @@ def trained_parameters_report(model: nn.Module) -> str:
     frozen: dict[str, int] = {}
     for name, p in parameters:
         if not p.requires_grad:
-            part = ".".join(name.split(".")[:2])
+            module, tensor = name.split(".")[:2], name.split(".")[2:]
+            part = ".".join([*module, "*"] if tensor else module)
             frozen[part] = frozen.get(part, 0) + p.numel()
-    rows = [*trained, *((f"{part}.*", "frozen", count) for part, count in frozen.items())]
+    rows = [*trained, *((part, "frozen", count) for part, count in frozen.items())]
     total = sum(count for *_, count in trained)
     return (
         f"second stage: {total:,} parameters are trained, {sum(frozen.values()):,} are frozen\n"
@@ -95,6 +96,8 @@ def trained_parameters_report(model: nn.Module) -> str:
 
 class SecondStageCheckpointer(Checkpointer):
     """Loads the first stage's checkpoint, or one of the second stage, and nothing else."""
+
+    missing_remedy = "train the first stage, or set MODEL.WEIGHTS to its checkpoint"
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint that has every frozen tensor, and all of the trained ones or none.

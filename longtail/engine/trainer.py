@@ -6,17 +6,10 @@ import resource
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
@@ -28,24 +21,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from longtail.data.classification_mapper import ClassificationDatasetMapper
-from longtail.data.mapper import SemSegDatasetMapper
 from longtail.data.samplers import build_train_sampler
 from longtail.evaluation import build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.utils.names import registered
 
 from .checkpoint import Checkpointer
+from .data_sets import build_mapper, check_test_sets, training_records
 from .inference import build_inference
 from .solver import build_lr_scheduler, build_optimizer
 from .speed import apply_speed_options
 from .stages import SecondStageCheckpointer, freeze, is_second_stage, trained_parameters_report
 from .step import StepTrainer
 from .tta import SemanticSegmentorWithTTA
-
-# By the type of a data set: what reads it, and the kind of its classes with the model's part that
-# has as many. The others are detectors.
-MAPPERS = {"sem_seg": SemSegDatasetMapper, "classification": ClassificationDatasetMapper}
-CLASSES = {"sem_seg": ("stuff", "SEM_SEG_HEAD"), "classification": ("thing", "CLASSIFIER")}
 
 
 class HostMemory(HookBase):
@@ -83,6 +71,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _check_accumulation(cfg)
+        check_test_sets(cfg)
         model = self.build_model(cfg)
         # Bad options of testing end the training now, not at the first evaluation.
         inference = build_inference(cfg, model)
@@ -212,48 +201,6 @@ class Trainer(DefaultTrainer):
         ]
         results = super().test(cfg, model, evaluators)
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in (results or {}).items())
-
-
-def training_records(cfg: CfgNode) -> list[dict]:
-    """The records of ``DATASETS.TRAIN`` in detectron2's format.
-
-    Raises:
-        ValueError: no data set is named, or it has another number of classes than the model.
-    """
-    if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
-    # Some data sets know their classes once they are loaded.
-    check_classes(cfg, cfg.DATASETS.TRAIN)
-    return records
-
-
-def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
-    """What reads and augments a record of this data set."""
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    return MAPPERS.get(kind, DatasetMapper)(cfg, is_train)
-
-
-def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
-    """
-    Args:
-        cfg: read for NUM_CLASSES of the head that a data set is for.
-        names: registered data sets.
-
-    Raises:
-        ValueError: a data set has another number of classes than the model.
-    """
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        kind, head = CLASSES.get(metadata.get("evaluator_type"), ("thing", "ROI_HEADS"))
-        classes = metadata.get(f"{kind}_classes") or ()
-        num_classes = cfg.MODEL[head].NUM_CLASSES
-        if len(classes) != num_classes:
-            raise ValueError(
-                f"{name} has {len(classes)} classes, but MODEL.{head}.NUM_CLASSES is {num_classes}"
-            )
 
 
 def _check_accumulation(cfg: CfgNode) -> None:

@@ -153,12 +153,17 @@ class ClassificationEvaluator(DatasetEvaluator):
         }
         if self._output_dir:
             write_report(report, self._output_dir)
-        logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}")
+        where = f"\nevery class: {self._output_dir}" if self._output_dir else ""
+        logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}{where}")
         return OrderedDict(classification=flat_results(report))
 
     def _count_training_images(self, training_set: str | None) -> list[int] | None:
         """(K,) images, or None if they cannot be known."""
         if training_set is None:
+            logger.warning(
+                f"{self._dataset_name}: no accuracy of classes with many, medium and few training "
+                "images: register it with its training_set"
+            )
             return None
         try:
             stats = get_class_stats(training_set)

@@ -108,7 +108,7 @@ def test_both_stages_with_other_samplers(run, name):
 def test_evaluating_with_the_other_stages_config_does_not_go_unnoticed(run, rectangles):
     test = ("DATASETS.TEST", f"('{rectangles}',)")
     first = str(run("first", "SOLVER.MAX_ITER", "1") / "model_final.pth")
-    with pytest.raises(SystemExit, match="lack 4 tensors .*the weights that this config has"):
+    with pytest.raises(SystemExit, match="lack 4 of .*the weights that this config has"):
         run("second", *SECOND, *test, "MODEL.WEIGHTS", first, eval_only=True)
     options = (*SECOND, "MODEL.WEIGHTS", first, "SOLVER.MAX_ITER", "1")
     second = str(run("second", *options) / "model_final.pth")
@@ -161,7 +161,7 @@ def test_evaluation_needs_the_calibration(tmp_path, run, first_stage, rectangles
     weights = ("MODEL.WEIGHTS", first_stage("mask-linear"))
     test = ("DATASETS.TEST", f"('{rectangles}',)")
     message = failure(tmp_path, run, *weights, *test, eval_only=True)
-    assert "the weights lack 4 tensors of the model" in message and "calibration" in message
+    assert "the weights lack 4 of the model's tensors" in message and "calibration" in message
 
 
 def test_a_category_without_instances(tmp_path, run, first_stage):

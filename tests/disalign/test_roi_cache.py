@@ -14,7 +14,7 @@ from disalign.roi_cache import RoICache, build_roi_cache_loader, write_shard
 from disalign.roi_cache_index import Index, expected_index, shard_name, write_index
 
 import train_net
-from longtail.engine.trainer import build_mapper, training_records
+from longtail.engine.data_sets import build_mapper, training_records
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import NUM_IMAGES, second_stage, write_cache
 

@@ -241,13 +241,16 @@ def test_no_training_set(configure):
 
 
 def test_an_unregistered_training_set(configure):
-    with pytest.raises(KeyError, match="nowhere.* is not registered"):
+    with pytest.raises(ValueError, match="nowhere.* is not registered"):
         Trainer(configure("DATASETS.TRAIN", ("nowhere",)))
 
 
 def test_another_number_of_classes(configure):
+    options = ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7)
+    with pytest.raises(ValueError, match="tiny_stripes_val has 3 classes, but .* is 7"):
+        Trainer(configure(*options))
     with pytest.raises(ValueError, match="tiny_stripes_train has 3 classes, but .* is 7"):
-        Trainer(configure("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7))
+        Trainer(configure(*options, "DATASETS.TEST", ()))
 
 
 def test_a_loss_that_is_not_finite(one_image):

@@ -226,11 +226,11 @@ def other_set(**options):
         unregister("evaluator_labels_other")
 
 
-def test_a_set_without_training_set():
-    assert list(run(other_set(training_set=None))["classification"]) == [
-        *("top1", "top5", "mean_acc"),
-        *(f"acc-{name}" for name in NAMES),
-    ]
+def test_a_set_without_training_set(caplog):
+    with caplog.at_level(logging.WARNING):
+        given = run(other_set(training_set=None))["classification"]
+    assert list(given) == ["top1", "top5", "mean_acc", *(f"acc-{name}" for name in NAMES)]
+    assert "few training images: register it with its training_set" in caplog.text
 
 
 def test_sets_that_cannot_be_evaluated():

@@ -150,3 +150,19 @@ def test_a_broken_image(workplace, tmp_path, num_workers):
     finally:
         unregister(name)
     assert ".png cannot be read as an image" in message and "fetch it again" in message
+
+
+def test_classes_without_images_are_named(workplace, caplog):
+    register_colors("colors_of_two", workplace / "two", (3, 0, 2))
+    try:
+        call(workplace, "two", "DATASETS.TRAIN", "('colors_of_two',)", "DATASETS.TEST", "()")
+    finally:
+        unregister("colors_of_two")
+    log = (workplace / "two" / "log.txt").read_text()
+    assert "colors_of_two has no image of 1 of 3 classes (green): they cannot be learned" in log
+
+
+def test_test_sets_of_other_classes_end_a_training_before_it_starts(workplace):
+    with pytest.raises(SystemExit, match=f"^error: {TEST} has 3 classes, but .* is 5"):
+        call(workplace, "five", "MODEL.CLASSIFIER.NUM_CLASSES", "5")
+    assert not (workplace / "five" / "metrics.json").exists()

@@ -103,7 +103,11 @@ def load_baseline(trained, **changed):
     cfg = train_net.deployed_config(trained.config(options))
     model = Trainer.build_model(cfg).eval()
     saved = torch.load(trained.output, weights_only=True)
-    assert list(saved) == ["model"] and saved["model"].keys() == model.state_dict().keys()
+    assert saved["model"].keys() == model.state_dict().keys()
+    method = trained.cfg.MODEL.POST_HOC.METHOD
+    assert {k: v for k, v in saved.items() if k != "model"} == (
+        {"post_hoc": method} if method else {}
+    )
     CompleteCheckpointer(model).load(str(trained.output))
     return model
 
@@ -304,3 +308,22 @@ def test_models_of_another_kind(trained):
     given = trained("boxes")
     given.options += [ARCHITECTURE, "ProposalNetwork"]
     assert "a ProposalNetwork cannot be exported" in given.fail()
+
+
+def test_a_post_hoc_method_is_not_applied_twice(trained):
+    given = trained("images", "MODEL.POST_HOC.METHOD", "tau_norm")
+    given.run()
+    assert torch.load(given.output, weights_only=True)["post_hoc"] == "tau_norm"
+    given.weights, given.output = given.output, given.folder / "again.pth"
+    message = given.fail()
+    assert "tau_norm has already changed the classifier of" in message
+    # Without a method it is a baseline like any other.
+    given.options += ["MODEL.POST_HOC.METHOD", ""]
+    given.run()
+    assert "post_hoc" not in torch.load(given.output, weights_only=True)
+
+
+def test_a_trained_confidence_is_not_left_out(trained):
+    given = trained("images", ARCHITECTURE, "DisAlignImageClassifier")
+    given.options += WITHOUT_CONFIDENCE
+    assert "was trained with calibration.confidence_layer.bias, which this" in given.fail()

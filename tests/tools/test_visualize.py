@@ -173,7 +173,7 @@ def test_weights_must_fill_the_model(folder, tmp_path):
     del state["sem_seg_head.predictor.weight"]
     torch.save({"model": state}, tmp_path / "part.pth")
     message = fail(tmp_path / "out", "--model", "m", folder / "config.yaml", tmp_path / "part.pth")
-    assert "model 'm': the weights lack 1 tensors" in message
+    assert "model 'm': the weights lack 1 of the model's tensors" in message
     assert "sem_seg_head.predictor.weight" in message
 
 

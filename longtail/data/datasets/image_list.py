@@ -46,7 +46,7 @@ def register_image_list(
         list_file: the list: lines ``path label``, unless ``read`` reads another format.
         image_root: the folder that its paths are relative to.
         training_set: the registered set, of the same classes, whose class counts tell frequent
-            from rare classes; this set itself by default.
+            from rare classes; by default this set itself if ``every_class``, otherwise none.
         classes: K names in the order of the labels; by default what ``read`` gives, or those of
             ``training_set``.
         num_classes: K, where it is known.
@@ -63,10 +63,10 @@ def register_image_list(
         name=name,
         list_file=os.fspath(list_file),
         image_root=os.fspath(image_root),
-        training_set=training_set or name,
+        training_set=training_set or (name if every_class else None),
         num_classes=num_classes,
         every_class=every_class,
-        hint=hint or "correct the path with which the data set was registered",
+        hint=hint or "add them, or correct the path with which the data set was registered",
         read=read,
     )
     metadata = {
@@ -88,7 +88,7 @@ class _ImageSet:
     name: str
     list_file: str
     image_root: str
-    training_set: str
+    training_set: str | None
     num_classes: int | None
     every_class: bool
     hint: str
@@ -120,7 +120,7 @@ class _ImageSet:
         with self._named_errors():
             images = self.read(self.list_file)
         names = metadata.get("thing_classes") or images.class_names
-        if names is None and self.training_set != self.name:
+        if names is None and self.training_set not in (None, self.name):
             names = self._names_of_training_set()
         with self._named_errors():
             num_classes = self.num_classes if names is None else len(names)
@@ -161,14 +161,14 @@ class _ImageSet:
 
 def _check_entries(images: LabeledImages, num_classes: int | None) -> None:
     if not images.files:
-        raise ValueError("the list is empty")
+        raise ValueError("the list is empty: it needs a line 'path label' for each image")
     first: dict[str, int] = {}
     for number, (file, label) in enumerate(zip(images.files, images.labels, strict=True), start=1):
         if label < 0 or (num_classes is not None and label >= num_classes):
             expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
             raise ValueError(f"entry {number}, {file}, has the label {label}, expected {expected}")
         if first.setdefault(file, number) != number:
-            raise ValueError(f"entry {number}, {file}, is entry {first[file]} again")
+            raise ValueError(f"entry {number}, {file}, is entry {first[file]} again: remove one")
 
 
 def _check_every_class(labels: Sequence[int], num_classes: int | None) -> None:
