@@ -1,6 +1,8 @@
 """Fixtures that several test files use."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data folder ../shared/data is not on this machine")
     return folder
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """Runs of train_net.py set up logging for the whole process: take it back."""
+    kept = [logging.getLogger(name) for name in ("detectron2", "fvcore", "longtail")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in kept]
+    yield
+    for logger, (handlers, propagate, level) in zip(kept, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -1,7 +1,6 @@
 """The entry point: one line for bad input, and runs from beginning to end."""
 
 import argparse
-import logging
 import os
 import shutil
 import subprocess
@@ -47,15 +46,10 @@ def options(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def one_process():
-    """Runs set up logging, and tests register data sets, for the whole process: take it back."""
-    kept = [logging.getLogger(name) for name in ("detectron2", "fvcore", "longtail")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in kept]
+def one_process(kept_logging):
+    """Tests register data sets for the whole process: take it back."""
     yield
     register_synthetic(datasets_root())
-    for logger, (handlers, propagate, level) in zip(kept, before, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 def command_line(config_file, *overrides, eval_only=False, resume=False):

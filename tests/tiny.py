@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
@@ -72,3 +73,18 @@ def tiny_config(folder: Path, overrides: tuple | list = ()) -> CfgNode:
     """That config, read, with pairs of keys and values replaced."""
     options = ["OUTPUT_DIR", str(folder / "output"), *overrides]
     return train_net.load_config(str(tiny_config_file(folder)), options)
+
+
+def uneven_pixels(num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (4, 3, 8, 8) and labels (4, 32, 32), 0..K-1 or 255.
+
+    The images have very different numbers of regions and valid pixels; the last has none.
+    """
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=generator)
+    targets = torch.zeros(4, 32, 32, dtype=torch.long)
+    targets[1] = torch.randint(0, num_classes, (32, 32), generator=generator)
+    targets[2, :, 16:] = 3
+    targets[2, 10:] = 255
+    targets[3] = 255
+    return features, targets

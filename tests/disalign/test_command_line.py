@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 
 import pytest
 import torch
@@ -13,16 +12,7 @@ from longtail.data.datasets.lvis import register_lvis_instances
 from longtail.engine import Trainer
 from tests.tiny_detection import CLASSES, DETECTOR, write_rectangles
 
-
-@pytest.fixture(autouse=True)
-def one_process():
-    """Runs set up logging for the whole process: take it back."""
-    kept = [logging.getLogger(name) for name in ("detectron2", "fvcore", "longtail")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in kept]
-    yield
-    for logger, (handlers, propagate, level) in zip(kept, before, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("kept_logging")
 
 
 @pytest.fixture

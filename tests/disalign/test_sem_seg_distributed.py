@@ -15,6 +15,7 @@ from longtail.modeling import FCNHead
 from longtail.modeling.pixel_losses import PixelCrossEntropy
 from tests.disalign.detectors import disturb
 from tests.processes import run_in_two_processes
+from tests.tiny import uneven_pixels
 
 K = 4
 
@@ -41,18 +42,6 @@ def make_head(weighted_mean: bool) -> DisAlignSemSegHead:
     return head
 
 
-def make_batch():
-    """Four images with very different numbers and weights of valid pixels; the last has none."""
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=generator)
-    targets = torch.zeros(4, 32, 32, dtype=torch.long)
-    targets[1] = torch.randint(0, K, (32, 32), generator=generator)
-    targets[2, :, 16:] = 3
-    targets[2, 10:] = 255
-    targets[3] = 255
-    return features, targets
-
-
 def gradients(model, features, targets) -> dict[str, torch.Tensor]:
     with EventStorage():
         model({"res5": features}, targets)[1]["loss_sem_seg"].backward()
@@ -60,7 +49,7 @@ def gradients(model, features, targets) -> dict[str, torch.Tensor]:
 
 
 def worker(rank: int, folder: Path) -> None:
-    features, targets = make_batch()
+    features, targets = uneven_pixels(K)
     # Rank 1 has far fewer valid pixels; in the second round none at all.
     for name, split in (("uneven", [[0, 1], [2, 3]]), ("empty", [[0, 1, 2], [3]])):
         for weighted_mean in (True, False):
@@ -81,7 +70,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("weighted_mean", [True, False])
 @pytest.mark.parametrize("name", ["uneven", "empty"])
 def test_gradients_equal_those_of_one_process(folder, name, weighted_mean):
-    expected = gradients(make_head(weighted_mean), *make_batch())
+    expected = gradients(make_head(weighted_mean), *uneven_pixels(K))
     given = torch.load(folder / f"{name}_{weighted_mean}.pth", weights_only=True)
     assert given.keys() == expected.keys() and len(given) == 4
     for key, gradient in expected.items():

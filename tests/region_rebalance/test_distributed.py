@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from longtail.modeling import FCNHead
 from longtail.modeling.pixel_losses import PixelCrossEntropy
 from tests.processes import run_in_two_processes
+from tests.tiny import uneven_pixels
 
 K = 5
 
@@ -30,20 +31,8 @@ def make_head() -> RegionRebalanceHead:
     return head.double().train()
 
 
-def make_batch():
-    """Four images with very different numbers of regions and valid pixels; the last has none."""
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=generator)
-    targets = torch.zeros(4, 32, 32, dtype=torch.long)
-    targets[1] = torch.randint(0, K, (32, 32), generator=generator)
-    targets[2, :, 16:] = 3
-    targets[2, 10:] = 255
-    targets[3] = 255
-    return features, targets
-
-
 def worker(rank: int, folder: Path) -> None:
-    features, targets = make_batch()
+    features, targets = uneven_pixels(K)
     # Rank 1 has far fewer regions; in the second round none at all.
     for name, split in (("uneven", [[0, 1], [2, 3]]), ("empty", [[0, 1, 2], [3]])):
         head = make_head()
@@ -58,7 +47,7 @@ def worker(rank: int, folder: Path) -> None:
 def test_gradients_equal_those_of_one_process(tmp_path):
     run_in_two_processes(worker, tmp_path)
     head = make_head()
-    features, targets = make_batch()
+    features, targets = uneven_pixels(K)
     sum(head({"res5": features}, targets)[1].values()).backward()
     for name in ("uneven", "empty"):
         gradients = torch.load(tmp_path / f"{name}.pth", weights_only=True)

@@ -1,7 +1,6 @@
 """tools/cache_roi_features.py, and train_net.py on what it wrote."""
 
 import argparse
-import logging
 import re
 import shutil
 from types import SimpleNamespace
@@ -190,18 +189,9 @@ def test_a_missing_image_is_one_line_and_a_later_run_continues(run, stage2, tmp_
     assert len(contents(tmp_path / "cache")) == 4
 
 
-@pytest.fixture
-def quiet():
-    """A run sets up logging for the whole process: take it back."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "longtail")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
-def test_train_net_trains_on_the_cache_without_the_training_images(run, stage2, tmp_path, quiet):
+def test_train_net_trains_on_the_cache_without_the_training_images(
+    run, stage2, tmp_path, kept_logging
+):
     cache, output = tmp_path / "cache", tmp_path / "output"
     run(cache)
     options = [
