@@ -120,9 +120,10 @@ class GradientEqualization(SigmoidLoss):
     def probabilities(self, logits: Tensor) -> Tensor:
         """(S, D) logits to (S, D) probabilities; of classes they are those of foreground too."""
         probabilities = logits.sigmoid()
-        if self.background:
-            probabilities[:, :-1] *= 1 - probabilities[:, -1:]
-        return probabilities
+        if not self.background:
+            return probabilities
+        classes, background = probabilities.split([self.num_classes, 1], dim=1)
+        return torch.cat([classes * (1 - background), background], dim=1)
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
         of_positives, of_negatives = gradient_guided_weights(
