@@ -7,6 +7,7 @@ python tools/generate_synthetic.py --classification  images: synthetic_lt_{train
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,6 +128,17 @@ def _add_scene_options(
         )
 
 
+# What messages call a parameter: the flag that sets it.
+FLAGS = {
+    "region_imbalance": "--region-imbalance",
+    "pixel_imbalance": "--pixel-imbalance",
+    "num_classes": "--classes",
+    "max_images": "--images",
+    "image_size": "--size",
+    "imbalance": "--imbalance",
+}
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows default values, and the commands of the description line by line."""
 
@@ -146,7 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             _make_sem_seg(options)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        parameters = rf"\b({'|'.join(FLAGS)})\b"
+        message = re.sub(parameters, lambda match: FLAGS[match[0]], str(error))
+        raise SystemExit(f"error: {message}") from error
     print(f"folder: {options.output}")
 
 

@@ -147,7 +147,7 @@ def test_command(root, capsys):
     # round(4 * 2 ** (-k / 2)) = 4, 3, 2
     assert "few: 3 classes, 9 images in train" in out and "many: 0 classes" in out
     assert f"folder: {root}/synthetic_lt" in out
-    with pytest.raises(SystemExit, match="^error: max_images must be at least imbalance"):
+    with pytest.raises(SystemExit, match="^error: --images must be at least --imbalance"):
         generate_synthetic.main([*command, "--imbalance", "5"])
     with pytest.raises(SystemExit, match="^error: choose one of --lvis and --classification"):
         generate_synthetic.main(["--lvis", "--classification"])
