@@ -5,10 +5,10 @@
 
 The methods are the configs in ``configs/digits-LT`` and ``configs/synthetic-LT``. A seed draws the
 images, which classes are rare, and the networks. Second stages and post hoc methods start from the
-first stage of their seed. First stages have one recipe and budget, and so have second stages. What
-had to be chosen was chosen on the validation images of other seeds than those reported, every run
-is evaluated on test once, at its end. Stopped, it keeps what it finished: the same command
-continues.
+first stage of their seed. First stages have one recipe and budget, and so have second stages;
+``linear_longer`` is the baseline with the iterations of both. What had to be chosen was chosen on
+the validation images of other seeds than those reported, every run is evaluated on test once, at
+its end. Stopped, it keeps what it finished: the same command continues.
 """
 
 import argparse

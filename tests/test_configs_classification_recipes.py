@@ -204,7 +204,7 @@ def test_its_command_trains_or_only_evaluates(path):
 SMALL = {"digits-LT": "digits_lt", "synthetic-LT": "synthetic_lt"}
 LOSSES = ("reweighted_cross_entropy", "class_balanced", "focal", "balanced_softmax", "seesaw")
 LOSSES += ("eql", "eqlv2", "bags")
-BENCHMARK = {"linear": {}, "cosine": {"TYPE": "cosine"}}
+BENCHMARK = {"linear": {}, "cosine": {"TYPE": "cosine"}, "linear_longer": {}}
 BENCHMARK |= {loss: {"LOSS": loss} for loss in LOSSES}
 BENCHMARK["ldam_drw"] = {"LOSS": "ldam_drw", "TYPE": "cosine"}
 BENCHMARK["class_balanced_sampling"] = {"SAMPLER": "ClassBalanced"}
@@ -250,7 +250,15 @@ def test_a_method_differs_from_the_baseline_by_itself(path):
     stage_2 = values["ARCHITECTURE"] != "ImageClassifier"
     allowed = {"SOLVER.BASE_LR", "SOLVER.MAX_ITER"} if stage_2 else set()
     allowed |= {"MODEL.POST_HOC.TAU"} if values["METHOD"] == "tau_norm" else set()
+    allowed |= {"SOLVER.MAX_ITER"} if path.stem.endswith("_longer") else set()
     assert changed == allowed
+
+
+@pytest.mark.parametrize("folder", SMALL)
+def test_the_longer_baseline_has_the_iterations_of_both_stages(folder):
+    stages = [loaded(config_of(f"{folder}/{name}")) for name in ("linear", "linear_disalign")]
+    longer = loaded(config_of(f"{folder}/linear_longer"))
+    assert sum(cfg.SOLVER.MAX_ITER for cfg in stages) == longer.SOLVER.MAX_ITER
 
 
 def test_numbers_of_small_classes():
