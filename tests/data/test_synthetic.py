@@ -293,5 +293,5 @@ def test_command_prints_the_measured_factors_and_refuses_in_one_line(tmp_path):
     assert "region imbalance factor: train 6.0" in run.stdout
     run = run_tool(*arguments, 2)
     assert run.returncode == 1
-    assert run.stderr.startswith("error: pixel_imbalance must be at least")
+    assert run.stderr.startswith("error: --pixel-imbalance must be at least")
     assert run.stderr.count("\n") == 1
