@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # train_net.py is 
 
 import train_net
 from longtail.engine import Trainer
-from longtail.engine.checkpoint import CompleteCheckpointer, load_tensors
+from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.export import (
     check_kind,
     fold_retrained,
@@ -85,8 +85,9 @@ def export(options: argparse.Namespace) -> None:
     cfg = train_net.load_config(options.config_file, options.opts)
     model = Trainer.build_model(train_net.deployed_config(cfg)).eval()
     check_kind(model)
-    check_not_applied(cfg, CompleteCheckpointer(model).load(options.weights))
-    _check_nothing_is_left_out(model, options.weights)
+    checkpointer = CompleteCheckpointer(model)
+    check_not_applied(cfg, checkpointer.load(options.weights))
+    _check_nothing_is_left_out(checkpointer.unused, options.weights)
     apply_post_hoc(cfg, model)
     folded = None
     if options.format != "torchscript":
@@ -112,14 +113,12 @@ def export(options: argparse.Namespace) -> None:
     print(f"config: {shlex.join([options.config_file, *options.opts, *changes(cfg, deployed)])}")
 
 
-def _check_nothing_is_left_out(model: nn.Module, weights: str) -> None:
+def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
     """A calibration that was trained belongs to what is deployed.
 
     Raises:
         ValueError: the weights have tensors of a calibration that the model has not.
     """
-    saved = load_tensors(weights)
-    unused = set(saved.get("model", saved)) - set(model.state_dict())
     calibration = sorted(name for name in unused if "calibration." in name)
     if calibration:
         raise ValueError(

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -125,6 +126,8 @@ class CompleteCheckpointer(Checkpointer):
     missing_remedy = (
         "set MODEL.WEIGHTS to a trained checkpoint, or first train the config that writes it"
     )
+    # Names of the tensors that the file has and the model has not.
+    unused: Sequence[str] = ()
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint that has every tensor of the model; if it has more, the log says so.
@@ -138,6 +141,7 @@ class CompleteCheckpointer(Checkpointer):
         return super().load(path, *args, **kwargs)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
+        self.unused = list(incompatible.unexpected_keys)
         # What has another shape was taken out before loading, so it is missing as well.
         missing = incompatible.missing_keys
         if missing:
