@@ -16,10 +16,10 @@ UNFINISHED := .venv/.unfinished
 setup: $(READY)
 
 demo: $(READY)
-	$(BIN)/python tools/quickstart.py
+	$(BIN)/longtail quickstart
 
 disalign: $(READY)
-	$(BIN)/python tools/disalign_quickstart.py
+	$(BIN)/longtail disalign-quickstart
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -36,7 +36,7 @@ bench: $(READY)
 # The build tools are pinned and installed first, so that packages without a wheel are built with
 # them (--no-build-isolation) and not with whatever is newest. The folder projects is listed for its
 # time stamp: a new project there is a new package. A set-up that was cut short starts afresh.
-$(READY): constraints.txt setup.py pyproject.toml $(wildcard tools/*detectron2*.py) $(wildcard projects)
+$(READY): constraints.txt setup.py pyproject.toml $(wildcard longtail/*/*detectron2*.py) $(wildcard projects)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
 	"error: $(PYTHON) is Python %d.%d; Python 3.10 to 3.12 is needed: make PYTHON=python3.11" % v)'
 	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
@@ -46,5 +46,5 @@ $(READY): constraints.txt setup.py pyproject.toml $(wildcard tools/*detectron2*.
 	$(PIP) install --quiet --constraint constraints.txt pip setuptools wheel
 	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable ".[dev]"
 	$(PIP) install --quiet --no-deps --constraint constraints.txt lvis
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python tools/install_detectron2.py
+	PIP_CONSTRAINT=constraints.txt $(BIN)/longtail install-detectron2
 	@rm -f $(UNFINISHED); touch $(READY)

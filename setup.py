@@ -1,7 +1,7 @@
 """What the three packages are and need; pinned versions of all of it are in constraints.txt.
 
 Two things are not named below. detectron2 has no release on the package index:
-tools/install_detectron2.py sees to it. lvis, which the tests and benchmarks of our LVIS evaluator
+longtail install-detectron2 sees to it. lvis, which the tests and benchmarks of our LVIS evaluator
 compare with, asks for the windowed OpenCV, which needs libGL and overwrites the headless one: it is
 installed with ``pip install --no-deps lvis==0.5.3``.
 """
@@ -34,9 +34,20 @@ setup(
     description="Long-tailed recognition for detectron2: Region Rebalance and DisAlign",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=[p for name, folder in PACKAGES.items() for p in with_subpackages(name, folder)],
-    package_dir=PACKAGES,
-    package_data={"longtail.data": ["frequencies/*.txt"]},
+    packages=[
+        *(p for name, folder in PACKAGES.items() for p in with_subpackages(name, folder)),
+        "longtail.configs",
+    ],
+    # The configs travel with the package, as detectron2's do.
+    package_dir={**PACKAGES, "longtail.configs": "configs"},
+    package_data={
+        "longtail.data.statistics": ["frequencies/*.txt"],
+        "longtail.configs": ["**/*.yaml", "**/*.csv", "README.md"],
+    },
+    entry_points={
+        "console_scripts": ["longtail = longtail.commands:main"],
+        "longtail.projects": [f"{name} = {name}.project:PROJECT" for name in find_projects()],
+    },
     install_requires=[
         "torch>=2.3",  # models and training
         "torchvision>=0.18",  # detectron2's ROIAlign, NMS and deformable convolution; augmentation

@@ -8,16 +8,14 @@ the same steps: a difference of two noisy totals could not show one percent.
 
 import argparse
 import statistics
-import sys
 import time
 
 import torch
 from common import ROOT, save_result
 from region_rebalance import RegionRebalanceHead
 
-sys.path.insert(0, str(ROOT))
+from longtail.config import load_config
 from longtail.engine import Trainer
-from train_net import load_config
 
 CLASSES_IN_IMAGE = 16
 

@@ -12,7 +12,6 @@ import argparse
 import copy
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,13 +23,12 @@ from detectron2.config import CfgNode
 from disalign import AdaptiveCalibration
 from torch import nn
 
-sys.path.insert(0, str(ROOT))
-from longtail.data.class_stats import get_class_stats
+from longtail.config import deployed_config, load_config
 from longtail.data.datasets.synthetic import LT_NAME, register_synthetic_lt
+from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.synthetic import write_classification_dataset
 from longtail.engine import Trainer
-from longtail.engine.post_hoc import METHODS, apply_post_hoc
-from train_net import deployed_config, load_config
+from longtail.engine.deployment.post_hoc import METHODS, apply_post_hoc
 
 TARGET = "at most 1 percent"
 # Config of the second stage, and the META_ARCHITECTURE without it.

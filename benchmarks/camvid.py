@@ -12,7 +12,6 @@ once, at its end.
 
 import argparse
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,10 +27,8 @@ from training_runs import (
     train,
 )
 
-sys.path.insert(0, str(ROOT))
-
+from longtail.config import load_config
 from longtail.data.prepare import prepare_dataset
-from train_net import load_config
 
 METHODS = ("baseline", "rr")
 ON_GPU = torch.cuda.is_available()

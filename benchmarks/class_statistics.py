@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tabulate import tabulate
 
-from longtail.data.class_stats import compute_class_stats
+from longtail.data.statistics.class_stats import compute_class_stats
 
 NUM_CLASSES = 150
 HEIGHT, WIDTH = 512, 683

@@ -14,7 +14,6 @@ its end. Stopped, it keeps what it finished: the same command continues.
 import argparse
 import json
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -27,15 +26,14 @@ from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
 from training_runs import Run, check_same, compare, comparison_rows, parallel_runs
 
-sys.path.insert(0, str(ROOT))
-
+from longtail.config import deployed_config, load_config
 from longtail.data.datasets import register_all
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic import write_classification_dataset
+from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
-from longtail.engine.post_hoc import apply_post_hoc
+from longtail.engine.deployment.post_hoc import apply_post_hoc
 from longtail.utils.io import atomic_write
-from train_net import ProjectTrainer, deployed_config, load_config
 
 # Folder of configs -> name of the data set.
 DATASETS = {"digits-LT": "digits_lt", "synthetic-LT": "synthetic_lt"}
@@ -132,17 +130,17 @@ def perform(job: Job) -> dict:
 
 def fit(cfg: CfgNode) -> None:
     """Train; the evaluation is at the end."""
-    trainer = ProjectTrainer(cfg)
+    trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
 
 
 def evaluate(cfg: CfgNode) -> None:
     """Evaluate a trained model as MODEL.POST_HOC changes it."""
-    model = ProjectTrainer.build_model(deployed_config(cfg))
+    model = Trainer.build_model(deployed_config(cfg))
     CompleteCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     apply_post_hoc(cfg, model)
-    ProjectTrainer.test(cfg, model)
+    Trainer.test(cfg, model)
 
 
 def figures(report: dict) -> dict[str, float]:

@@ -22,7 +22,6 @@ the last of its proposals are replaced by boxes around the objects, in every kin
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -33,11 +32,10 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from disalign import generalized_reweight
 
-sys.path.insert(0, str(ROOT))
-from longtail.data.frequency_groups import frequency_groups
+from longtail.config import load_config
+from longtail.data.statistics.groups import frequency_groups
 from longtail.engine import Trainer
-from longtail.engine.stages import freeze
-from train_net import load_config
+from longtail.engine.training.stages import freeze
 
 CONFIG = ROOT / "configs/LVISv1/mask_rcnn_R_50_FPN.yaml"
 NORMAL, PLAIN = "normal step", "requires_grad alone"

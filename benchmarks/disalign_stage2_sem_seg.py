@@ -15,7 +15,6 @@ peak of a process that runs nothing but the step, less what it held with model a
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -25,10 +24,9 @@ from common import ROOT, in_child, memory, save_result, start_memory
 from detectron2.utils.events import EventStorage
 from disalign_stage2 import seconds
 
-sys.path.insert(0, str(ROOT))
+from longtail.config import load_config
 from longtail.engine import Trainer
-from longtail.engine.stages import freeze, is_second_stage
-from train_net import load_config
+from longtail.engine.training.stages import freeze, is_second_stage
 
 MODELS = {"FCN": "fcn_R_50c_160k", "DeepLabV3+": "deeplabv3plus_R_50c_160k"}
 # The ends of the configs' names.

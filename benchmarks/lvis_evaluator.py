@@ -81,10 +81,10 @@ class Clock:
 
 def measure_ours(folder: str) -> dict[str, Any]:
     """Seconds, MB and figures of our evaluation."""
-    from longtail.evaluation.lvis_annotations import read_lvis_annotations
-    from longtail.evaluation.lvis_detections import match_detections, select_detections
-    from longtail.evaluation.lvis_metrics import join_matches
-    from longtail.evaluation.lvis_report import compute_figures
+    from longtail.evaluation.lvis.annotations import read_lvis_annotations
+    from longtail.evaluation.lvis.detections import match_detections, select_detections
+    from longtail.evaluation.lvis.metrics import join_matches
+    from longtail.evaluation.lvis.report import compute_figures
 
     stored, clock, matches = Stored(folder), Clock(), []
     before = start_memory()

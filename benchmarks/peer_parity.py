@@ -23,10 +23,9 @@ from detectron2.config import CfgNode
 from mmseg_peers import build_peer, peer_config
 from torch import Tensor, nn
 
-sys.path.insert(0, str(ROOT))
+from longtail.config import load_config
 from longtail.engine import Trainer
 from longtail.modeling.conversion import from_peer, to_peer
-from train_net import load_config
 
 CONFIGS = ROOT / "configs" / "ADE20K"
 # The tables of BEiT fix the size of its images. At 640, the papers', one convolution of UPerHead

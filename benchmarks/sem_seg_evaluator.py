@@ -22,7 +22,7 @@ from detectron2.evaluation import SemSegEvaluator as Detectron2Evaluator
 from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
-from longtail.evaluation.functional import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
 
 DATASET = "benchmark_sem_seg_evaluator"
 IGNORE_LABEL = 255

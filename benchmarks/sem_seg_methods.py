@@ -27,9 +27,9 @@ from training_runs import (
     train,
 )
 
+from longtail.config import load_config
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic import SyntheticConfig, write_dataset
-from train_net import load_config
 
 MODEL = "deeplabv3plus_lite0"
 # Method -> the method whose run it continues.

@@ -20,7 +20,6 @@ but the step, less what it held with model and data.
 import argparse
 import importlib.util
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +31,8 @@ from mmseg_peers import build_peer
 from tabulate import tabulate
 from torch import nn
 
-sys.path.insert(0, str(ROOT))
+from longtail.config import load_config
 from longtail.engine import Trainer
-from train_net import load_config
 
 ON_GPU = torch.cuda.is_available()
 MODELS = [

@@ -14,10 +14,8 @@ import torch
 import yaml
 from common import ROOT
 
-sys.path.insert(0, str(ROOT))
-
+from longtail.config import load_config
 from longtail.utils.cores import available_cores
-from train_net import load_config
 
 
 @dataclass(frozen=True)

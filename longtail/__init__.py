@@ -1,1 +1,3 @@
-"""What the methods in projects/ share: data, class statistics, models, evaluation, engine."""
+"""Long-tailed recognition on detectron2: data, losses, models, evaluation, engine and commands."""
+
+__version__ = "0.1.0"

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
-import train_net
+from longtail.config import load_config
 from longtail.data.datasets import register_sem_seg
 
 COLORS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], dtype=np.uint8)
@@ -64,7 +64,7 @@ SEED: 1
 def tiny_config_file(folder: Path) -> Path:
     """A config file with a small model on a CPU; data sets and OUTPUT_DIR are to be added."""
     path = folder / "tiny.yaml"
-    base = Path(train_net.__file__).parent / "configs" / "Base-SemSeg-R50c.yaml"
+    base = Path(__file__).resolve().parents[1] / "configs" / "Base-SemSeg-R50c.yaml"
     path.write_text(TINY.format(base=base), encoding="utf-8")
     return path
 
@@ -72,7 +72,7 @@ def tiny_config_file(folder: Path) -> Path:
 def tiny_config(folder: Path, overrides: tuple | list = ()) -> CfgNode:
     """That config, read, with pairs of keys and values replaced."""
     options = ["OUTPUT_DIR", str(folder / "output"), *overrides]
-    return train_net.load_config(str(tiny_config_file(folder)), options)
+    return load_config(str(tiny_config_file(folder)), options)
 
 
 def uneven_pixels(num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-import train_net
+from longtail.config import load_config
 
 CLASSES = ("red", "green", "blue")
 COLORS = np.array([[190, 60, 60], [60, 190, 60], [60, 60, 190]])
@@ -92,7 +92,7 @@ def classification_config_file(folder: Path) -> Path:
 def classification_config(folder: Path, overrides: tuple | list = ()) -> CfgNode:
     """That config, read, with pairs of keys and values replaced."""
     options = ["OUTPUT_DIR", str(folder / "output"), *overrides]
-    return train_net.load_config(str(classification_config_file(folder)), options)
+    return load_config(str(classification_config_file(folder)), options)
 
 
 def classification_inputs(seed: int = 0, count: int = 6) -> list[dict]:

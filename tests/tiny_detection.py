@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
-import train_net
+from longtail.config import load_config
 from longtail.data.datasets.lvis import register_lvis_instances
 
 CLASSES = ["red", "green", "blue"]
@@ -121,7 +121,7 @@ def detector_config(folder: Path, overrides: tuple | list = ()) -> CfgNode:
     path = folder / "detector.yaml"
     path.write_text(DETECTOR, encoding="utf-8")
     options = ["OUTPUT_DIR", str(folder / "output"), *overrides]
-    return train_net.load_config(str(path), options)
+    return load_config(str(path), options)
 
 
 def detector_inputs(count: int = 2, seed: int = 0) -> list[dict]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cache_roi_features import make_cache
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from disalign import roi_cache_index
+from disalign.commands.cache_roi_features import make_cache
 
 from longtail.engine import Trainer
 from tests.tiny_detection import CASCADE, detector_config, register_rectangles

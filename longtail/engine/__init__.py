@@ -1,10 +1,10 @@
 """Training, testing and launching: what brings data, models and evaluation together."""
 
-import longtail.engine.class_losses  # registers
-import longtail.engine.pixel_losses  # noqa: F401  (registers)
+import longtail.losses.from_statistics  # registers
+import longtail.losses.pixels_from_statistics  # noqa: F401  (registers)
+from longtail.engine.inference.tta import SemanticSegmentorWithTTA
+from longtail.engine.training.trainer import Trainer
 
 from .launch import launch_training
-from .trainer import Trainer
-from .tta import SemanticSegmentorWithTTA
 
 __all__ = ["SemanticSegmentorWithTTA", "Trainer", "launch_training"]

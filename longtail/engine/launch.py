@@ -9,7 +9,7 @@ import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-from longtail.compat import create_local_process_group
+from longtail.utils.detectron2 import create_local_process_group
 
 
 def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

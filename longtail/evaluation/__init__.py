@@ -1,10 +1,10 @@
 """Evaluators and the pure metric functions that they use."""
 
 from longtail.evaluation.build import build_evaluator
-from longtail.evaluation.classification_evaluator import ClassificationEvaluator
-from longtail.evaluation.lvis_evaluator import LVISEvaluator
-from longtail.evaluation.lvis_inference import UnpastedInference
-from longtail.evaluation.sem_seg_evaluator import SemSegEvaluator
+from longtail.evaluation.classification.evaluator import ClassificationEvaluator
+from longtail.evaluation.lvis.evaluator import LVISEvaluator
+from longtail.evaluation.lvis.inference import UnpastedInference
+from longtail.evaluation.sem_seg.evaluator import SemSegEvaluator
 
 __all__ = [
     "ClassificationEvaluator",

@@ -4,9 +4,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
-from longtail.evaluation.classification_evaluator import ClassificationEvaluator
-from longtail.evaluation.lvis_evaluator import LVISEvaluator
-from longtail.evaluation.sem_seg_evaluator import SemSegEvaluator
+from longtail.evaluation.classification.evaluator import ClassificationEvaluator
+from longtail.evaluation.lvis.evaluator import LVISEvaluator
+from longtail.evaluation.sem_seg.evaluator import SemSegEvaluator
 
 
 def build_evaluator(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 from torch import nn
 
-from .class_losses import BOXES, IMAGES, PIXELS, LossTask
+from longtail.losses import BOXES, IMAGES, PIXELS, LossTask
+
 from .classification import ImageClassifier
 from .sem_seg.wrapping import SemSegHeadWrapper
 

@@ -1,6 +1,6 @@
 """Small lists of images of one class each; the images are empty files, which nothing here opens."""
 
-from longtail.data.image_list_format import image_list_text
+from longtail.data.formats.image_list import image_list_text
 
 
 def make_images(image_root, files):

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from tools import prepare_datasets
+from longtail.commands import prepare
 
 
 def save_image(path, size=(3, 2)):
@@ -41,7 +41,7 @@ def files_under(folder):
 def run_tool(*arguments):
     """The tool's exit code in this process."""
     try:
-        prepare_datasets.main([str(argument) for argument in arguments])
+        prepare.main([str(argument) for argument in arguments])
     except SystemExit as end:
         return end.code
     return 0

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from detectron2.data import transforms as T
 
-from longtail.data.augmentation import PadToSize, RandomScaleResize, build_sem_seg_augmentation
+from longtail.data.mappers.augmentation import (
+    PadToSize,
+    RandomScaleResize,
+    build_sem_seg_augmentation,
+)
 from tests.tiny import tiny_config
 
 

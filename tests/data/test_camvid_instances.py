@@ -1,4 +1,4 @@
-"""tools/prepare_datasets.py camvid_instances: connected regions of label maps as objects."""
+"""tools/prepare.py camvid_instances: connected regions of label maps as objects."""
 
 import json
 
@@ -7,12 +7,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 
-from longtail.data.class_stats import compute_class_stats
 from longtail.data.datasets import camvid
 from longtail.data.datasets.lvis import CAMVID_OBJECTS
+from longtail.data.formats.images import read_label_map
 from longtail.data.prepare import prepare_dataset
 from longtail.data.prepare.camvid_instances import label_objects
-from longtail.data.reading import read_label_map
+from longtail.data.statistics.class_stats import compute_class_stats
 from tests.data.sources import run_tool, save_image, save_label
 
 ROAD, POLE, CAR = (camvid.CLASSES.index(name) for name in ("Road", "Pole", "Car"))
@@ -82,7 +82,7 @@ def test_what_is_missing_is_said_and_nothing_written(root, capsys):
     assert not list(root.rglob("*.json"))
     for option in ("--source", "--splits"):
         assert run_tool("camvid_instances", option, "x").startswith("error: camvid_instances")
-    with pytest.raises(FileNotFoundError, match="prepare_datasets.py camvid_instances"):
+    with pytest.raises(FileNotFoundError, match="prepare.py camvid_instances"):
         DatasetCatalog.get("lvis_camvid_train")
 
 

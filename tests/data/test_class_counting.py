@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail.data.class_stats import ClassStats, compute_class_stats, get_class_stats
+from longtail.data.statistics.class_stats import ClassStats, compute_class_stats, get_class_stats
 from tests.data.label_maps import (
     CLASSES,
     instance_record,

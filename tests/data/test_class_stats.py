@@ -11,7 +11,8 @@ import pytest
 import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from longtail.data.class_stats import (
+from longtail.commands.class_statistics import main as class_statistics
+from longtail.data.statistics.class_stats import (
     ClassStats,
     compute_class_stats,
     get_class_stats,
@@ -19,7 +20,6 @@ from longtail.data.class_stats import (
 )
 from tests.data.label_maps import CLASSES, instance_record, reference_counts, save_labels
 from tests.processes import run_in_two_processes
-from tools.class_statistics import main as class_statistics
 
 
 @pytest.mark.parametrize(

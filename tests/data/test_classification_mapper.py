@@ -10,8 +10,8 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from torchvision.transforms import v2
 
-from longtail.data.classification_mapper import ClassificationDatasetMapper
-from longtail.data.samplers import ClassBalancedTrainingSampler
+from longtail.data.mappers.classification import ClassificationDatasetMapper
+from longtail.data.samplers.training import ClassBalancedTrainingSampler
 from tests.tiny_classification import classification_config
 
 HEIGHT, WIDTH = 40, 60

@@ -194,7 +194,7 @@ def test_missing_folders_and_lists_say_how_to_make_them(tmp_path, name, at_root)
     for dataset in OURS:
         tool = dataset.split("_sem_seg")[0]
         with pytest.raises(
-            FileNotFoundError, match=rf"^{dataset}: .* missing; .*prepare_datasets.py {tool}"
+            FileNotFoundError, match=rf"^{dataset}: .* missing; .*prepare.py {tool}"
         ):
             DatasetCatalog.get(dataset)
     make_files(tmp_path / "images", ["a.jpg"])
@@ -252,5 +252,5 @@ def test_a_missing_ade20k_says_how_to_make_it(tmp_path):
     result = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
     assert f"ade20k_sem_seg_val: {tmp_path}/ADEChallengeData2016/images/validation is" in last
-    assert last.endswith("python tools/prepare_datasets.py ade20k")
+    assert last.endswith("longtail prepare ade20k")
     assert last.count("is missing") == 1

@@ -8,9 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from longtail.data.class_stats import get_class_stats
 from longtail.data.prepare import prepare_dataset
 from longtail.data.prepare.digits_lt import split_digits
+from longtail.data.statistics.class_stats import get_class_stats
 from tests.data.sources import files_under, run_tool
 
 COUNTS = [104, 62, 37, 22, 13, 8, 5, 3, 2, 1]

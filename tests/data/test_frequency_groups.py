@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longtail.data.frequency_groups import frequency_groups, frequency_letter, shot_groups
+from longtail.data.statistics.groups import frequency_groups, frequency_letter, shot_groups
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from longtail.data.class_stats import compute_class_stats, get_class_stats, locate_class_stats
 from longtail.data.datasets import image_list as image_list_module
 from longtail.data.datasets import register_image_list
-from longtail.data.image_list_format import image_list_text, read_image_list
+from longtail.data.formats.image_list import image_list_text, read_image_list
+from longtail.data.statistics.class_stats import (
+    compute_class_stats,
+    get_class_stats,
+    locate_class_stats,
+)
 from tests.data.image_lists import make_images, write_list
 
 CLASSIFICATION_SETS = {

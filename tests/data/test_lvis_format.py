@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from longtail.data.frequency_groups import frequency_letter
-from longtail.data.lvis_format import (
+from longtail.data.formats.lvis_writer import (
     instance_annotation,
     lvis_documents,
     mask_polygons,
     write_document,
 )
+from longtail.data.statistics.groups import frequency_letter
 
 
 def rasterised(polygons, shape):

@@ -14,8 +14,8 @@ from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_LVIS
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from longtail.data.class_stats import compute_class_stats
 from longtail.data.datasets import load_lvis_json, register_lvis_instances
+from longtail.data.statistics.class_stats import compute_class_stats
 from tests.data.lvis_documents import (
     annotation,
     forget,
@@ -101,7 +101,7 @@ def test_official_names_and_metadata_are_detectron2s(root):
         DatasetCatalog.get("lvis_v1_train")
     message = str(caught.value)
     assert message.startswith(f"lvis_v1_train: {root}/lvis/lvis_v1_train.json is missing; take it")
-    assert message.endswith("'python tools/prepare_datasets.py lvis' says what belongs where")
+    assert message.endswith("'longtail prepare lvis' says what belongs where")
 
 
 @pytest.mark.parametrize("kind", ["compressed", "uncompressed"])

@@ -10,9 +10,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 
-from longtail.data.class_stats import compute_class_stats
+from longtail.commands import generate
 from longtail.data.datasets.lvis import register_lvis_synthetic
-from longtail.data.frequency_groups import frequency_letter
+from longtail.data.statistics.class_stats import compute_class_stats
+from longtail.data.statistics.groups import frequency_letter
 from longtail.data.synthetic import (
     LVIS_CONFIG,
     SyntheticConfig,
@@ -24,7 +25,6 @@ from longtail.data.synthetic import (
     write_lvis_dataset,
 )
 from longtail.data.synthetic import lvis as synthetic_lvis
-from tools import generate_synthetic
 
 # 12 classes, 2 of them stuff: 10 categories.
 SMALL = SyntheticConfig(
@@ -148,7 +148,7 @@ def test_it_is_registered_as_lvis_is(small, root):
         name = f"lvis_synthetic_{split}"
         # What nobody has generated yet has the default's classes.
         assert len(MetadataCatalog.get(name).thing_classes) == 60
-        with pytest.raises(FileNotFoundError, match="python tools/generate_synthetic.py --lvis"):
+        with pytest.raises(FileNotFoundError, match="longtail generate --lvis"):
             DatasetCatalog.get(name)
         register_lvis_synthetic(str(small[0]))
         records = DatasetCatalog.get(name)
@@ -218,7 +218,7 @@ def test_the_two_kinds_do_not_overwrite_each_other(tmp_path):
 
 
 def run_tool(*arguments):
-    generate_synthetic.main([str(argument) for argument in arguments])
+    generate.main([str(argument) for argument in arguments])
 
 
 def test_command(root, capsys):

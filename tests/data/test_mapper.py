@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from longtail.data.mapper import SemSegDatasetMapper
+from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 from tests.data.label_maps import save_labels
 from tests.tiny import tiny_config
 

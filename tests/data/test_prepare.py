@@ -1,4 +1,4 @@
-"""tools/prepare_datasets.py: each conversion by hand, repetition, and real data."""
+"""tools/prepare.py: each conversion by hand, repetition, and real data."""
 
 import os
 import time

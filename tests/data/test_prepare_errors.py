@@ -1,4 +1,4 @@
-"""tools/prepare_datasets.py: interruption, and each kind of bad source."""
+"""tools/prepare.py: interruption, and each kind of bad source."""
 
 import os
 import signal
@@ -233,7 +233,7 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_continues(root):
         (camvid / "train" / f"{i}.jpg").symlink_to(camvid / "train" / "0.jpg")
         (camvid / "trainannot" / f"{i}.png").symlink_to(camvid / "trainannot" / "0.png")
     tool = subprocess.Popen(
-        [sys.executable, "tools/prepare_datasets.py", "camvid", "--splits=train", "--workers=1"],
+        [sys.executable, "tools/prepare.py", "camvid", "--splits=train", "--workers=1"],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""tools/prepare_datasets.py lvis: what is missing or damaged, and where it belongs."""
+"""tools/prepare.py lvis: what is missing or damaged, and where it belongs."""
 
 import pytest
 

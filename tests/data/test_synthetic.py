@@ -277,7 +277,7 @@ def test_data_set_is_registered_with_the_generated_classes(tmp_path):
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess:
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, root / "tools" / "generate_synthetic.py", *arguments]
+    command = [sys.executable, root / "tools" / "generate.py", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment

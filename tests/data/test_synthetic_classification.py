@@ -7,15 +7,15 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from longtail.data.class_stats import get_class_stats
+from longtail.commands import generate
 from longtail.data.datasets.synthetic import register_synthetic_lt
+from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.synthetic import write_dataset, write_lvis_dataset
 from longtail.data.synthetic.classification import (
     ClassificationConfig,
     generate_image,
     write_classification_dataset,
 )
-from tools import generate_synthetic
 
 SMALL = {"num_classes": 4, "imbalance": 5, "max_images": 10}
 DEFAULT = ClassificationConfig()
@@ -142,15 +142,15 @@ def test_arguments_out_of_range_write_nothing(tmp_path, arguments, message):
 def test_command(root, capsys):
     options = "--classes 3 --imbalance 2 --images 4 --workers 1"
     command = ["--classification", *options.split()]
-    generate_synthetic.main(command)
+    generate.main(command)
     out = capsys.readouterr().out
     # round(4 * 2 ** (-k / 2)) = 4, 3, 2
     assert "few: 3 classes, 9 images in train" in out and "many: 0 classes" in out
     assert f"folder: {root}/synthetic_lt" in out
     with pytest.raises(SystemExit, match="^error: --images must be at least --imbalance"):
-        generate_synthetic.main([*command, "--imbalance", "5"])
+        generate.main([*command, "--imbalance", "5"])
     with pytest.raises(SystemExit, match="^error: choose one of --lvis and --classification"):
-        generate_synthetic.main(["--lvis", "--classification"])
+        generate.main(["--lvis", "--classification"])
     with pytest.raises(SystemExit):
-        generate_synthetic.main([*command, "--num-train", "5"])
+        generate.main([*command, "--num-train", "5"])
     assert "unrecognized arguments: --num-train" in capsys.readouterr().err

@@ -5,9 +5,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from disalign import DisAlignSemSegHead
 from torch import Tensor, nn
 
+from longtail.config import load_config
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 from tests.modeling.head_contract import NARROW, STRIDES, level_shapes
-from train_net import load_config
 
 K, IMAGES, HEIGHT, WIDTH = 3, 2, 32, 48
 WEIGHTS = torch.tensor([0.2, 0.9, 1.9])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import train_net
+from longtail.commands import train
+from longtail.config import load_config
 from longtail.data.datasets.lvis import register_lvis_instances
 from longtail.engine import Trainer
 from tests.tiny_detection import CLASSES, DETECTOR, write_rectangles
@@ -24,7 +25,7 @@ def run(tmp_path, rectangles):
     def call(name, *overrides, eval_only=False, resume=False):
         output = tmp_path / name
         names = ["DATASETS.TRAIN", f"('{rectangles}',)", "DATASETS.TEST", "()"]
-        train_net.run(
+        train.run(
             argparse.Namespace(
                 config_file=str(config_file),
                 opts=[*names, "OUTPUT_DIR", str(output), *overrides],
@@ -66,7 +67,7 @@ def test_both_stages_and_resuming(run, rectangles):
     assert trained.keys() - first.keys() == own and len(own) == 4
     assert all(torch.equal(trained[name], value) for name, value in first.items())
     # 3 alpha, 3 beta, 12 weights and a bias of the confidence.
-    model = Trainer.build_model(train_net.load_config(str(output / "config.yaml")))
+    model = Trainer.build_model(load_config(str(output / "config.yaml")))
     total = sum(parameter.numel() for parameter in model.parameters())
     assert f"second stage: 19 parameters are trained, {total - 19:,} are frozen" in log
     assert all(name in log for name in own)

@@ -11,7 +11,7 @@ from disalign import DisAlignFastRCNNOutputLayers
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from longtail.engine.stages import freeze
+from longtail.engine.training.stages import freeze
 from tests.processes import run_in_two_processes
 
 K = 4

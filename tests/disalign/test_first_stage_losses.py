@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from longtail.engine.stages import load_second_stage
+from longtail.engine.training.stages import load_second_stage
 from tests.tiny_detection import CASCADE, detector_config, detector_inputs
 
 LOSS = "MODEL.ROI_BOX_HEAD.CLASS_LOSS"

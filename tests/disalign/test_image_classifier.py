@@ -8,8 +8,8 @@ from detectron2.utils.events import EventStorage
 from disalign import DisAlignImageClassifier
 
 from longtail.engine import Trainer
+from longtail.losses import CrossEntropy
 from longtail.modeling import TimmClassificationBackbone
-from longtail.modeling.class_losses import CrossEntropy
 from tests.modeling.image_classifier_contract import SecondStageContract, disturb, scores
 from tests.tiny_classification import (
     SIZE,

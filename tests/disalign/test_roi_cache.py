@@ -5,16 +5,16 @@ import itertools
 
 import pytest
 import torch
-from cache_roi_features import AugmentedImages
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from disalign import RoIs
+from disalign.commands.cache_roi_features import AugmentedImages
 from disalign.roi_cache import RoICache, build_roi_cache_loader, write_shard
 from disalign.roi_cache_index import Index, expected_index, shard_name, write_index
 
-import train_net
-from longtail.engine.data_sets import build_mapper, training_records
+from longtail.engine import Trainer
+from longtail.engine.training.data_sets import build_mapper, training_records
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import NUM_IMAGES, second_stage, write_cache
 
@@ -48,7 +48,7 @@ def open_cache(cfg):
 
 def trained_model(cfg):
     """The model away from the identity, where alpha, beta and sigma all have gradients."""
-    trainer = train_net.ProjectTrainer(cfg)
+    trainer = Trainer(cfg)
     trainer.resume_or_load(False)
     torch.manual_seed(3)
     for parameter in trainer.model.parameters():
@@ -135,7 +135,7 @@ def test_rois_are_those_of_the_image_and_differ_between_epochs(configure):
 
 def test_training_changes_the_calibration_alone(configure, tmp_path):
     cfg = configure("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", 8, "SOLVER.BASE_LR", 0.5)
-    trainer = train_net.ProjectTrainer(cfg)
+    trainer = Trainer(cfg)
     trainer.resume_or_load(False)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
@@ -151,7 +151,7 @@ def test_every_rho_trains_on_the_same_cache(configure, tmp_path):
         output.mkdir()
         cfg = configure("OUTPUT_DIR", str(output), "MODEL.DISALIGN.RHO", rho, "SEED", 5)
         seed_all_rng(5)
-        trainer = train_net.ProjectTrainer(cfg)
+        trainer = Trainer(cfg)
         trainer.resume_or_load(False)
         trainer.train()
         predictor = trainer.model.roi_heads.box_predictor

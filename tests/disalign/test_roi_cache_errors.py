@@ -8,7 +8,7 @@ import torch
 from disalign.roi_cache import RoICache
 from disalign.roi_cache_index import expected_index, shard_name
 
-from longtail.engine.trainer import training_records
+from longtail.engine.training.trainer import training_records
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import second_stage, write_cache
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from disalign import DisAlignFastRCNNOutputLayers, DisAlignRCNN
 
-import train_net
+from longtail.config import deployed_config
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from tests.disalign.detectors import (
@@ -75,7 +75,7 @@ def test_evaluation_needs_no_training_set(second_stage, checkpoints, kind):
     path = checkpoints / "second.pth"
     torch.save({"model": model.state_dict()}, path)
     cfg = second_stage(kind, "DATASETS.TRAIN", ("nowhere",))
-    deployed = Trainer.build_model(train_net.deployed_config(cfg))
+    deployed = Trainer.build_model(deployed_config(cfg))
     assert isinstance(deployed, DisAlignRCNN)
     CompleteCheckpointer(deployed).load(str(path))
     for one, other in zip(predictions(model), predictions(deployed), strict=True):

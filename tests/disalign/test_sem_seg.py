@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from disalign import DisAlignSemSegHead, alignment_loss
 from torch.nn import functional as F
 
-from longtail.data.class_stats import ClassStats
+from longtail.data.statistics.class_stats import ClassStats
 from tests.disalign.detectors import disturb, tensors
 from tests.disalign.segmentors import (
     HEIGHT,

@@ -10,9 +10,9 @@ from disalign import DisAlignSemSegHead
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from longtail.engine.stages import freeze
+from longtail.engine.training.stages import freeze
+from longtail.losses.pixels import PixelCrossEntropy
 from longtail.modeling import FCNHead
-from longtail.modeling.pixel_losses import PixelCrossEntropy
 from tests.disalign.detectors import disturb
 from tests.processes import run_in_two_processes
 from tests.tiny import uneven_pixels

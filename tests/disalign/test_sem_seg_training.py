@@ -10,11 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import train_net
+from longtail.commands import train
 from longtail.engine import SemanticSegmentorWithTTA, Trainer
 from longtail.engine.checkpoint import Checkpointer
-from longtail.engine.inference import build_inference
-from longtail.engine.stages import trained_modules
+from longtail.engine.inference.build import build_inference
+from longtail.engine.training.stages import trained_modules
 from tests.disalign.detectors import disturb, start, tensors
 from tests.tiny import SIZE, register_stripes, tiny_config, tiny_config_file
 
@@ -179,7 +179,7 @@ def test_options_of_speed(configure, monkeypatch, kind, overrides):
     def fail(*_):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr("longtail.engine.speed._check_compiler", lambda device: None)
+    monkeypatch.setattr("longtail.engine.training.speed._check_compiler", lambda device: None)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
     expected = calibration_after(configure(kind, 2, "SOLVER.BASE_LR", 5.0))
     given = calibration_after(configure(kind, 2, "SOLVER.BASE_LR", 5.0, *overrides))
@@ -212,7 +212,7 @@ def run(tmp_path, stripes):
     def call(name, *overrides, eval_only=False, resume=False):
         names = ["DATASETS.TRAIN", (stripes,), "DATASETS.TEST", (stripes,)]
         opts = [*names, "OUTPUT_DIR", str(tmp_path / name), *overrides]
-        train_net.run(
+        train.run(
             argparse.Namespace(
                 config_file=str(config_file), opts=opts, eval_only=eval_only, resume=resume
             )

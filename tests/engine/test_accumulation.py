@@ -13,10 +13,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine import Trainer
-from longtail.engine.accumulation import part_weights, split_batch
-from longtail.engine.step import StepTrainer
+from longtail.engine.training.accumulation import part_weights, split_batch
+from longtail.engine.training.step import StepTrainer
+from longtail.losses.pixels import DiceLoss, PixelCrossEntropy
 from longtail.modeling import FCNHead, OCRHead
-from longtail.modeling.pixel_losses import DiceLoss, PixelCrossEntropy
 from longtail.modeling.sem_seg.base import PixelClassifier
 from tests.processes import run_in_two_processes
 from tests.tiny_detection import detector_config, detector_inputs
@@ -152,7 +152,9 @@ def test_a_plain_mean_of_the_parts_is_something_else(monkeypatch):
     model, batch = make_model("regions"), make_batch()
     expected, _ = gradients(model, batch, 1)
     expected = {key: value.clone() for key, value in expected.items()}
-    monkeypatch.setattr("longtail.engine.step.part_weights", lambda _, parts: [{} for _ in parts])
+    monkeypatch.setattr(
+        "longtail.engine.training.step.part_weights", lambda _, parts: [{} for _ in parts]
+    )
     actual, _ = gradients(model, batch, 4)
     for part in ("predictor.weight", "region_classifier.weight", "auxiliary.predictor.weight"):
         errors = [(actual[k] - v).abs().max() for k, v in expected.items() if k.endswith(part)]

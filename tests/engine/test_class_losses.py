@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import longtail.engine.class_losses as class_losses
-from longtail.data.class_stats import ClassStats
-from longtail.modeling.class_losses import (
+import longtail.losses.from_statistics as class_losses
+from longtail.data.statistics.class_stats import ClassStats
+from longtail.losses import (
     BOXES,
     IMAGES,
     PIXELS,
@@ -15,7 +15,7 @@ from longtail.modeling.class_losses import (
     build_class_loss,
     class_loss_names,
 )
-from longtail.modeling.losses import effective_number_weights, inverse_frequency_weights
+from longtail.losses.cross_entropy import effective_number_weights, inverse_frequency_weights
 from tests.tiny_detection import detector_config, register_rectangles
 
 K = 4

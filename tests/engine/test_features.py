@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from longtail.engine import Trainer
-from longtail.engine.features import training_features
+from longtail.engine.deployment.features import training_features
 from tests.processes import run_in_two_processes
 from tests.tiny_classification import classification_config, register_colors, unregister
 

@@ -7,7 +7,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from longtail.engine import Trainer
-from longtail.engine.solver import build_lr_scheduler, build_optimizer
+from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
 from tests.tiny import tiny_config
 
 

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from longtail.engine import Trainer
-from longtail.engine.post_hoc import apply_post_hoc
+from longtail.engine.deployment.post_hoc import apply_post_hoc
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import (
     classification_config,

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from longtail.engine import SemanticSegmentorWithTTA, Trainer
-from longtail.engine.inference import build_inference
-from longtail.engine.sliding_window import SlidingWindowInference, window_starts
+from longtail.engine.inference.build import build_inference
+from longtail.engine.inference.sliding_window import SlidingWindowInference, window_starts
 from tests.tiny import tiny_config
 from tests.tiny_detection import detector_config
 

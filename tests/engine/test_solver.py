@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from longtail.engine.solver import build_lr_scheduler, build_optimizer
+from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
 from tests.tiny import tiny_config
 
 

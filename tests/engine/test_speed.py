@@ -12,8 +12,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from longtail.engine import Trainer
-from longtail.engine.speed import apply_speed_options
-from longtail.engine.stages import freeze
+from longtail.engine.training.speed import apply_speed_options
+from longtail.engine.training.stages import freeze
 from tests.tiny import tiny_config
 from tests.tiny_detection import detector_config, detector_inputs
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from longtail.engine.checkpoint import Checkpointer
-from longtail.engine.stages import (
+from longtail.engine.training.stages import (
     SHOWN,
     SecondStageCheckpointer,
     evaluate_frozen_modules,

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine import Trainer
-from longtail.engine.step import StepTrainer
-from longtail.engine.trainer import convert_sync_batchnorm
+from longtail.engine.training.step import StepTrainer
+from longtail.engine.training.trainer import convert_sync_batchnorm
 from longtail.modeling import TimmBackbone
 from tests.processes import run_in_two_processes
 from tests.tiny import register_stripes

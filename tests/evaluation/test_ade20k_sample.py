@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import visualize
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from longtail.commands import visualize
 from longtail.data.datasets import register_sem_seg
 from longtail.data.prepare import prepare_dataset
 from longtail.evaluation import SemSegEvaluator

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.evaluation.classification_metrics import build_report, flat_results, label_ranks
+from longtail.evaluation.classification.metrics import build_report, flat_results, label_ranks
 
 K = 7
 NAMES = [f"class{c}" for c in range(K)]

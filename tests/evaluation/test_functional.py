@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.evaluation.functional import (
+from longtail.evaluation.sem_seg.metrics import (
     confusion_matrix,
     grouped_mean,
     groups_by_pixel_share,

@@ -9,7 +9,16 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from longtail.evaluation import LVISEvaluator, lvis_detections, lvis_evaluator, lvis_metrics
+from longtail.evaluation import LVISEvaluator
+from longtail.evaluation.lvis import (
+    detections as lvis_detections,
+)
+from longtail.evaluation.lvis import (
+    evaluator as lvis_evaluator,
+)
+from longtail.evaluation.lvis import (
+    metrics as lvis_metrics,
+)
 from tests.evaluation.lvis_reference import reference
 from tests.evaluation.lvis_scenes import H, W, make_annotations, make_predictions, register, run
 from tests.processes import run_in_two_processes

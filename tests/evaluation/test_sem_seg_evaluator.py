@@ -17,7 +17,7 @@ from detectron2.evaluation.testing import flatten_results_dict, verify_results
 from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
-from longtail.evaluation.functional import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
 from tests.processes import run_in_two_processes
 
 K, H, W = 7, 12, 15

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longtail.evaluation.visualization import (
+from longtail.visualization.comparison import (
     Column,
     colorize,
     comparison,

@@ -7,7 +7,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from longtail.modeling.class_losses import (
+from longtail.losses import (
     LDAM,
     BalancedGroupSoftmax,
     ClassLoss,
@@ -21,7 +21,7 @@ from longtail.modeling.class_losses import (
     SoftmaxEqualization,
     check_cosine,
 )
-from longtail.modeling.class_losses.functional import ldam_loss, sample_others
+from longtail.losses.functional import ldam_loss, sample_others
 
 S, K = 12, 5
 TAIL = torch.tensor([False, False, True, True, False])

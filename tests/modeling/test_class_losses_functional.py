@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from longtail.modeling.class_losses.functional import (
+from longtail.losses.cross_entropy import effective_number_weights, inverse_frequency_weights
+from longtail.losses.functional import (
     bins_of_counts,
     equalization_weights,
     federated_classes,
@@ -25,7 +26,6 @@ from longtail.modeling.class_losses.functional import (
     sigmoid_losses,
     softmax_equalization_loss,
 )
-from longtail.modeling.losses import effective_number_weights, inverse_frequency_weights
 
 S, K = 6, 4
 COUNTS = [900, 40, 40, 1]

@@ -11,10 +11,10 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor
 from torch.nn import functional as F
 
-import train_net
+from longtail.config import deployed_config, load_config
 from longtail.modeling.conversion import from_backbone, from_peer, peer_names, to_peer
 
-CONFIGS = Path(train_net.__file__).parent / "configs" / "ADE20K"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ADE20K"
 
 # mmsegmentation 1.2.2's models for ADE20K: number of tensors without relative_position_index, and
 # the start of the SHA-256 of their sorted lines "name (shape)", taken from the models themselves.
@@ -44,7 +44,7 @@ def model_state():
     def state(model: str) -> dict[str, Tensor]:
         if model not in states:
             file = str(CONFIGS / f"{model}_160k.yaml")
-            cfg = train_net.deployed_config(train_net.load_config(file, ["MODEL.DEVICE", "meta"]))
+            cfg = deployed_config(load_config(file, ["MODEL.DEVICE", "meta"]))
             with torch.device("meta"):
                 states[model] = build_model(cfg).state_dict()
         return states[model]

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from longtail.engine import Trainer
+from longtail.losses import CrossEntropy
 from longtail.modeling import CosineLinear, ImageClassifier, TimmBackbone
 from longtail.modeling import TimmClassificationBackbone as Backbone
 from longtail.modeling.backbone.pretrained import _lite0_state
-from longtail.modeling.class_losses import CrossEntropy
 from tests.tiny_classification import SIZE, classification_config, classification_inputs
 
 LITE0 = "tf_efficientnet_lite0"

@@ -5,9 +5,9 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from longtail.engine import Trainer
-from longtail.engine.accumulation import part_weights, split_batch
-from longtail.engine.stages import freeze, is_second_stage
-from longtail.engine.step import StepTrainer
+from longtail.engine.training.accumulation import part_weights, split_batch
+from longtail.engine.training.stages import freeze, is_second_stage
+from longtail.engine.training.step import StepTrainer
 from tests.tiny_classification import (
     classification_config,
     classification_inputs,
@@ -77,7 +77,9 @@ def test_parts_have_the_gradient_of_the_batch(build, name, monkeypatch):
     difference = (update(build(*MODELS[name]), 4, batch) - expected).norm()
     assert expected.norm() > 1e-3 and difference < 1e-5 * expected.norm()
     # A plain mean of the parts is something else where images have weights.
-    monkeypatch.setattr("longtail.engine.step.part_weights", lambda _, parts: [{} for _ in parts])
+    monkeypatch.setattr(
+        "longtail.engine.training.step.part_weights", lambda _, parts: [{} for _ in parts]
+    )
     difference = (update(build(*MODELS[name]), 4, batch) - expected).norm()
     assert (difference > 0.01 * expected.norm()) == (name in WEIGHTED)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-import train_net
+from longtail.commands import train
 from tests.tiny_classification import (
     TEST_COUNTS,
     classification_config_file,
@@ -38,7 +38,7 @@ def workplace(tmp_path_factory):
 def call(folder, name, *overrides, eval_only=False, resume=False):
     """Run train_net.py with overrides; the output folder."""
     names = ["DATASETS.TRAIN", f"('{TRAIN}',)", "DATASETS.TEST", f"('{TEST}',)"]
-    train_net.run(
+    train.run(
         argparse.Namespace(
             config_file=str(classification_config_file(folder)),
             opts=[*names, "OUTPUT_DIR", str(folder / name), *overrides],

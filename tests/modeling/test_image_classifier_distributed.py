@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine import Trainer
-from longtail.engine.stages import freeze, is_second_stage
+from longtail.engine.training.stages import freeze, is_second_stage
 from tests.processes import run_in_two_processes
 from tests.tiny_classification import (
     TEST_COUNTS,

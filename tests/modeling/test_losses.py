@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from longtail.modeling.losses import (
+from longtail.losses.cross_entropy import (
     dice_loss,
     inverse_frequency_weights,
     mean_over_processes,

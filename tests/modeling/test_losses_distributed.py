@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from longtail.modeling.losses import dice_loss, mean_over_processes, pixel_cross_entropy
+from longtail.losses.cross_entropy import dice_loss, mean_over_processes, pixel_cross_entropy
 from tests.processes import run_in_two_processes
 
 K = 3

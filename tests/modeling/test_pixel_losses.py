@@ -5,20 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-import longtail.engine.pixel_losses  # noqa: F401  (registers)
-from longtail.modeling.class_losses.functional import (
-    focal_loss,
-    ldam_loss,
-    ldam_margins,
-    seesaw_loss,
-)
-from longtail.modeling.losses import (
+import longtail.losses.pixels_from_statistics  # noqa: F401  (registers)
+from longtail.losses.cross_entropy import (
     dice_loss,
     effective_number_weights,
     inverse_frequency_weights,
     pixel_cross_entropy,
 )
-from longtail.modeling.pixel_losses import build_pixel_loss
+from longtail.losses.functional import focal_loss, ldam_loss, ldam_margins, seesaw_loss
+from longtail.losses.pixels import build_pixel_loss
 from tests.tiny import register_stripes, tiny_config
 
 # Two label maps by hand: class 2 in one image alone.

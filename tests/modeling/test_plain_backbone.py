@@ -9,7 +9,7 @@ from timm.models import beit as timm_beit
 from torch import nn
 from torch.nn import functional as F
 
-import train_net
+from longtail.config import load_config
 from longtail.modeling.backbone import TimmPlainBackbone
 from longtail.modeling.backbone.beit import resize_table
 
@@ -288,7 +288,7 @@ def test_parameters_of_beit_large(monkeypatch):
 def test_from_config():
     overrides = ["MODEL.TIMM.NAME", BEIT, "MODEL.TIMM.IMAGE_SIZE", 96]
     overrides += ["MODEL.TIMM.OUT_BLOCKS", [0, 1, 2, 3], "MODEL.TIMM.DROP_PATH", 0.3]
-    backbone = TimmPlainBackbone(train_net.load_config("", overrides), None)
+    backbone = TimmPlainBackbone(load_config("", overrides), None)
     assert backbone.model.patch_embed.grid_size == (6, 6)
     assert backbone.model.blocks[3].drop_path1.drop_prob == pytest.approx(0.3)
 
@@ -328,7 +328,7 @@ def test_image_too_small(size):
 
 
 def test_a_stride_that_the_patch_does_not_make():
-    cfg = train_net.load_config("", ["MODEL.TIMM.NAME", VIT, "MODEL.TIMM.OUTPUT_STRIDE", 8])
+    cfg = load_config("", ["MODEL.TIMM.NAME", VIT, "MODEL.TIMM.OUTPUT_STRIDE", 8])
     with pytest.raises(ValueError, match="OUTPUT_STRIDE must be 32 for TimmPlainBackbone.* got 8"):
         TimmPlainBackbone(cfg, None)
 

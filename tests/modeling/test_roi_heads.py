@@ -10,10 +10,9 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-import longtail.engine.class_losses as class_losses
-from longtail.data.class_stats import ClassStats
-from longtail.modeling import CosineLinear, LongTailFastRCNNOutputLayers
-from longtail.modeling.class_losses import (
+import longtail.losses.from_statistics as class_losses
+from longtail.data.statistics.class_stats import ClassStats
+from longtail.losses import (
     BOXES,
     BalancedGroupSoftmax,
     Equalization,
@@ -21,6 +20,7 @@ from longtail.modeling.class_losses import (
     build_class_loss,
     class_loss_names,
 )
+from longtail.modeling import CosineLinear, LongTailFastRCNNOutputLayers
 from longtail.modeling.roi_heads import check_box_classifier
 from tests.tiny_detection import CASCADE, detector_config, detector_inputs
 

@@ -10,7 +10,7 @@ from timm.layers import FrozenBatchNormAct2d
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-import train_net
+from longtail.config import load_config
 from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
 from longtail.modeling import TimmBackbone
 from longtail.modeling.backbone import build_timm_fpn_backbone
@@ -24,7 +24,7 @@ WITHOUT_ACTIVATION = "test_resnet"
 def config(*overrides):
     defaults = ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME"]
     defaults += [WITH_ACTIVATION, "MODEL.FPN.IN_FEATURES", LEVELS, "MODEL.FPN.OUT_CHANNELS", 8]
-    return train_net.load_config("", [*defaults, *overrides])
+    return load_config("", [*defaults, *overrides])
 
 
 @pytest.mark.parametrize("norm", ["", "BN"])

@@ -8,9 +8,9 @@ import torch
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
+from longtail.config import load_config
 from longtail.engine.checkpoint import Checkpointer
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
-from train_net import load_config
 
 
 class Plain(nn.Module):

@@ -7,8 +7,8 @@ from detectron2.layers import ShapeSpec
 from region_rebalance import RegionRebalanceHead
 from torch.nn.parallel import DistributedDataParallel
 
+from longtail.losses.pixels import PixelCrossEntropy
 from longtail.modeling import FCNHead
-from longtail.modeling.pixel_losses import PixelCrossEntropy
 from tests.processes import run_in_two_processes
 from tests.tiny import uneven_pixels
 

@@ -10,8 +10,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from region_rebalance import RegionRebalanceHead, balanced_softmax_loss, pool_regions
 from torch import nn
 
+from longtail.config import load_config
 from longtail.engine.checkpoint import Checkpointer
-from train_net import load_config
 
 K = 4
 SHAPE = {"res2": ShapeSpec(channels=6, stride=4), "res5": ShapeSpec(channels=8, stride=8)}

@@ -77,5 +77,5 @@ def _load_with_hint(name: str, load: Callable[[], list[dict]]) -> list[dict]:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{name}: {error.filename} is missing; unpack ADEChallengeData2016 under "
-            "DETECTRON2_DATASETS, then run: python tools/prepare_datasets.py ade20k"
+            "DETECTRON2_DATASETS, then run: longtail prepare ade20k"
         ) from None

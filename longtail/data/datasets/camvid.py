@@ -63,5 +63,5 @@ def register_camvid(root: str) -> None:
             labels,
             CLASSES,
             colors=COLORS,
-            hint="make it with: python tools/prepare_datasets.py camvid --source CAMVID_FOLDER",
+            hint="make it with: longtail prepare camvid --source CAMVID_FOLDER",
         )

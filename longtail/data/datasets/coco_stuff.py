@@ -92,7 +92,7 @@ def register_coco_stuff(root: str) -> None:
             images,
             labels,
             CLASSES,
-            hint="make it with: python tools/prepare_datasets.py coco_stuff_164k",
+            hint="make it with: longtail prepare coco_stuff_164k",
         )
     for split in SPLITS_10K:
         images, labels = image_and_label_folders_10k(root)
@@ -102,5 +102,5 @@ def register_coco_stuff(root: str) -> None:
             labels,
             CLASSES,
             file_names=image_list_10k(os.path.join(root, NAME_10K), split),
-            hint="make it with: python tools/prepare_datasets.py coco_stuff_10k",
+            hint="make it with: longtail prepare coco_stuff_10k",
         )

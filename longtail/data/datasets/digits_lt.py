@@ -32,5 +32,5 @@ def register_digits_lt(root: str) -> None:
             training_set=f"{NAME}_train",
             classes=CLASSES,
             every_class=split in ("train", "balanced"),
-            hint=f"make it with: python tools/prepare_datasets.py {NAME}",
+            hint=f"make it with: longtail prepare {NAME}",
         )

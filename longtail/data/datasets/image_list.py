@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.datasets.register import PathLike, replace_registration
-from longtail.data.image_list_format import LabeledImages, read_image_list
+from longtail.data.formats.image_list import LabeledImages, read_image_list
 
 # Of what is wrong, so much is named.
 SHOWN = 3

@@ -5,7 +5,7 @@
 
 The folders are those of ILSVRC2012_img_{train,val}.tar with one folder a class (its synset), the
 lists those of the data set's authors. ``val`` is taken from the training images, ``test`` is
-ImageNet's validation set. ``tools/prepare_datasets.py imagenet_lt`` checks them, and writes the
+ImageNet's validation set. ``longtail prepare imagenet_lt`` checks them, and writes the
 list of ``imagenet_full_train``: all training images but those of ``val``.
 """
 
@@ -18,7 +18,7 @@ LISTS = "ImageNet_LT"
 NUM_CLASSES = 1000
 SIZES = {"train": 115846, "val": 20000, "test": 50000}
 FULL_TRAIN = "imagenet_full_train"
-_COMMAND = "python tools/prepare_datasets.py imagenet_lt"
+_COMMAND = "longtail prepare imagenet_lt"
 
 
 def full_train_list(root: str) -> str:

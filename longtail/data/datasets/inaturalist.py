@@ -12,7 +12,7 @@ import os
 
 from longtail.data.datasets.image_list import register_image_list
 from longtail.data.datasets.register import PathLike
-from longtail.data.image_list_format import LabeledImages
+from longtail.data.formats.image_list import LabeledImages
 
 NAME = "inaturalist2018"
 NUM_CLASSES = 8142
@@ -34,7 +34,7 @@ def register_inaturalist(root: str) -> None:
             training_set=f"{NAME}_train",
             num_classes=NUM_CLASSES,
             every_class=split == "train",
-            hint=f"'python tools/prepare_datasets.py {NAME}' says what belongs where",
+            hint=f"'longtail prepare {NAME}' says what belongs where",
             read=read_inaturalist,
         )
 

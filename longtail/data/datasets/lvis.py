@@ -31,9 +31,7 @@ SYNTHETIC = "lvis_synthetic"
 # Classes of CamVid whose connected regions are objects, in the order of their category ids.
 CAMVID_OBJECTS = ("Pole", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist")
 
-_HINT = (
-    "take it from lvisdataset.org; 'python tools/prepare_datasets.py lvis' says what belongs where"
-)
+_HINT = "take it from lvisdataset.org; 'longtail prepare lvis' says what belongs where"
 _IMAGE_KEYS = ("id", "height", "width")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "segmentation")
 
@@ -76,7 +74,7 @@ def register_lvis_synthetic(root: str) -> None:
             annotation_file(base, split),
             os.path.join(base, "images"),
             metadata={"thing_classes": classes},
-            hint="make it with: python tools/generate_synthetic.py --lvis",
+            hint="make it with: longtail generate --lvis",
         )
 
 
@@ -92,7 +90,7 @@ def register_lvis_camvid(root: str) -> None:
             camvid_annotation_file(root, split),
             os.path.join(root, camvid.NAME),
             metadata={"thing_classes": list(CAMVID_OBJECTS)},
-            hint="make it with: python tools/prepare_datasets.py camvid_instances",
+            hint="make it with: longtail prepare camvid_instances",
         )
 
 

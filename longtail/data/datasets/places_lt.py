@@ -31,5 +31,5 @@ def register_places_lt(root: str) -> None:
             training_set="places_lt_train",
             num_classes=NUM_CLASSES,
             every_class=split == "train",
-            hint="'python tools/prepare_datasets.py places_lt' says what belongs where",
+            hint="'longtail prepare places_lt' says what belongs where",
         )

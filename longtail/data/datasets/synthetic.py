@@ -37,7 +37,7 @@ def register_synthetic(root: str) -> None:
             labels,
             described["classes"],
             class_groups=described["class_groups"],
-            hint="make it with: python tools/generate_synthetic.py",
+            hint="make it with: longtail generate",
         )
 
 
@@ -61,5 +61,5 @@ def register_synthetic_lt(root: str) -> None:
             training_set=f"{LT_NAME}_train",
             classes=classes,
             every_class=split in ("train", "balanced"),
-            hint="make it with: python tools/generate_synthetic.py --classification",
+            hint="make it with: longtail generate --classification",
         )

@@ -1,6 +1,6 @@
 """From what the official sites ship to the layout that the registered data sets expect.
 
-:func:`prepare_dataset` does it for one data set; ``tools/prepare_datasets.py`` is its command.
+:func:`prepare_dataset` does it for one data set; ``longtail prepare`` is its command.
 """
 
 from longtail.data.prepare.ade20k import ADE20K

@@ -16,14 +16,14 @@ from tqdm import tqdm
 from longtail.data.datasets import camvid
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem
 from longtail.data.datasets.lvis import CAMVID_OBJECTS, camvid_annotation_file
-from longtail.data.lvis_format import (
+from longtail.data.formats.images import read_label_map
+from longtail.data.formats.lvis_writer import (
     Labelled,
     instance_annotation,
     lvis_documents,
     write_document,
 )
 from longtail.data.prepare.runner import Report
-from longtail.data.reading import read_label_map
 
 SPLITS = ("train", "val")
 # Smaller regions are slivers along the borders of the labels, and nothing one could detect.
@@ -75,9 +75,7 @@ def _split_objects(root: str, split: str) -> list[Labelled]:
     image_folder, label_folder = camvid.image_and_label_folders(root, split)
     for folder in (image_folder, label_folder):
         if not os.path.isdir(folder):
-            raise FileNotFoundError(
-                f"{folder} is missing: run 'python tools/prepare_datasets.py camvid' first"
-            )
+            raise FileNotFoundError(f"{folder} is missing: run 'longtail prepare camvid' first")
     images = files_by_stem(image_folder, IMAGE_SUFFIXES)
     labelled = []
     for stem, path in tqdm(files_by_stem(label_folder, (".png",)).items(), f"camvid {split}"):

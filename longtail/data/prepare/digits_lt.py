@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from longtail.data.datasets.digits_lt import CLASSES, NAME, SPLITS, split_list
-from longtail.data.image_list_format import image_list_text
+from longtail.data.formats.image_list import image_list_text
 from longtail.data.prepare.runner import Report
 from longtail.data.prepare.writing import holds, write_if_changed
 

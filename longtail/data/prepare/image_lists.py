@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.datasets import imagenet_lt, inaturalist, places_lt
 from longtail.data.datasets.files import IMAGE_SUFFIXES
-from longtail.data.image_list_format import image_list_text
+from longtail.data.formats.image_list import image_list_text
 from longtail.data.prepare.runner import Report
 from longtail.data.prepare.writing import write_if_changed
 

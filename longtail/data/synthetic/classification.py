@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from longtail.data.image_list_format import image_list_text
+from longtail.data.formats.image_list import image_list_text
 from longtail.data.synthetic.layout import centered_mask
 from longtail.data.synthetic.scene import colorize, paint_object, photograph
 from longtail.data.synthetic.shapes import SHAPES, draw_shape

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from longtail.data.lvis_format import (
+from longtail.data.formats.lvis_writer import (
     Labelled,
     count_annotations,
     instance_annotation,

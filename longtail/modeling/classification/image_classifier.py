@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
-from longtail.modeling.class_losses import IMAGES, ClassLoss, build_class_loss, check_cosine
+from longtail.losses import IMAGES, ClassLoss, build_class_loss, check_cosine
 from longtail.modeling.cosine import CosineLinear
 
 

@@ -1,6 +1,7 @@
 """Second stages of an image classifier: its features are frozen, a small part is trained.
 
-Everything but the modules in ``trained_module_names`` is frozen by :mod:`longtail.engine.stages`.
+Everything but the modules in ``trained_module_names`` is frozen by
+:mod:`longtail.engine.training.stages`.
 
 Shape alphabet:
     N: images of the batch

@@ -13,13 +13,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from longtail.modeling.class_losses import (
-    BOXES,
-    ClassLoss,
-    CrossEntropy,
-    SigmoidLoss,
-    check_cosine,
-)
+from longtail.losses import BOXES, ClassLoss, CrossEntropy, SigmoidLoss, check_cosine
 from longtail.modeling.cosine import CosineLinear
 
 CLASSIFIERS = ("linear", "cosine")

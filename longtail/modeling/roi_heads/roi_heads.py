@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
-from longtail.modeling.class_losses import BOXES, build_class_loss
+from longtail.losses import BOXES, build_class_loss
 
 from .fast_rcnn import LongTailFastRCNNOutputLayers
 

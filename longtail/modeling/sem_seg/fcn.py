@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from longtail.modeling.pixel_losses import build_pixel_loss
+from longtail.losses.pixels import build_pixel_loss
 
 from .base import SemSegHead
 from .blocks import check_positive, conv_norm_relu

@@ -29,5 +29,5 @@ def add_disalign_config(cfg: CN) -> None:
     # (RegionRebalanceHead is one), and its submodule that maps pixel features to classes.
     node.BASE_HEAD_NAME = "SeparableDeepLabV3PlusHead"
     node.PIXEL_CLASSIFIER = "predictor"
-    # Folder written by tools/cache_roi_features.py: train on its features instead of images.
+    # Folder written by longtail cache-roi-features: train on its features instead of images.
     node.ROI_FEATURE_CACHE = ""

@@ -13,28 +13,15 @@ Shape alphabet:
 
 import torch
 from detectron2.modeling import SemanticSegmentor
-from torch import Tensor, nn
+from torch import nn
 
+from longtail.engine.deployment.folding import fold_linear
 from longtail.modeling.linear_classifiers import is_linear
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .calibration import AdaptiveCalibration
 from .image_classifier import DisAlignImageClassifier
 from .rcnn import DisAlignRCNN
-
-
-def fold_linear(weight: Tensor, bias: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer whose logits are alpha_j z_j + beta_j.
-
-    Args:
-        weight: (K, C, ...) of a linear layer or a 1x1 convolution.
-        bias: (K,).
-        alpha, beta: (K,) magnitude and margin.
-
-    Returns:
-        Weight and bias.
-    """
-    return weight * alpha.view(-1, *[1] * (weight.ndim - 1)), alpha * bias + beta
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from longtail.data.frequency_groups import shot_groups
+from longtail.data.statistics.groups import shot_groups
 from longtail.modeling.classification import SecondStageImageClassifier
 
 from .calibration import AdaptiveCalibration, log_calibration

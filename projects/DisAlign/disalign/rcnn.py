@@ -25,7 +25,7 @@ class DisAlignRCNN(GeneralizedRCNN):
     without gradients; the losses of the proposals, boxes and masks are not computed at all.
     """
 
-    # All other parameters and buffers are frozen (longtail.engine.stages).
+    # All other parameters and buffers are frozen (longtail.engine.training.stages).
     trained_module_names = ("calibration",)
     # Decay would pull alpha to 0, away from the identity: with the recipe for LVIS to 0.85 for a
     # class that never occurs.
@@ -55,7 +55,8 @@ class DisAlignRCNN(GeneralizedRCNN):
         """The frozen part of a training step.
 
         Called by itself, it wants the frozen modules in evaluation mode, see
-        :func:`longtail.engine.stages.evaluate_frozen_modules`; :meth:`forward` sees to that.
+        :func:`longtail.engine.training.stages.evaluate_frozen_modules`; :meth:`forward` sees to
+        that.
 
         Args:
             batched_inputs: detectron2's dicts with ``image`` and ``instances``, or items of a

@@ -11,8 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from longtail.data.class_stats import ClassStats, get_class_stats
-from longtail.modeling.losses import mean_over_processes
+from longtail.data.statistics.class_stats import ClassStats, get_class_stats
+from longtail.losses.cross_entropy import mean_over_processes
 
 from .functional import alignment_loss, generalized_reweight
 

@@ -1,7 +1,7 @@
 """RoI features kept on disk: the file format, and training on it.
 
 What the calibration learns from is the output of frozen modules, so it can be computed once and
-read as often as one likes. ``tools/cache_roi_features.py`` writes a cache. It is a folder:
+read as often as one likes. ``longtail cache-roi-features`` writes a cache. It is a folder:
 ``cache.json`` says what the features were computed from and how many there are (:class:`Index`);
 ``shard_000000.pt``, ... hold them (:func:`write_shard`).
 
@@ -27,7 +27,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from torch.utils.data import DataLoader
 
-from longtail.data.samplers import build_train_sampler
+from longtail.data.samplers.training import build_train_sampler
 from longtail.utils.io import atomic_write
 
 from .roi_cache_index import Index, check_same, expected_index, read_index, shard_name
@@ -70,9 +70,7 @@ class RoICache:
             ValueError: it is damaged, incomplete, or was computed from something else.
         """
         self.folder = Path(folder)
-        command = (
-            f"python tools/cache_roi_features.py --config-file <this config> --output {folder}"
-        )
+        command = f"longtail cache-roi-features --config-file <this config> --output {folder}"
         try:
             self.index = read_index(folder)
         except FileNotFoundError as error:

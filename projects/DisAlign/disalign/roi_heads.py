@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from longtail.data.frequency_groups import frequency_groups
+from longtail.data.statistics.groups import frequency_groups
 from longtail.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
 from .fast_rcnn import DisAlignFastRCNNOutputLayers

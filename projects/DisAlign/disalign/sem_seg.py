@@ -17,8 +17,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.evaluation.functional import groups_by_pixel_share
-from longtail.modeling.losses import mean_over_processes, pixel_cross_entropy, total_weight
+from longtail.evaluation.sem_seg.metrics import groups_by_pixel_share
+from longtail.losses.cross_entropy import mean_over_processes, pixel_cross_entropy, total_weight
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .calibration import AdaptiveCalibration, log_calibration
@@ -37,7 +37,7 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
 
     config_node = "DISALIGN"
     own_module = "calibration"
-    # All other parameters and buffers of the model are frozen (longtail.engine.stages).
+    # All other parameters and buffers of the model are frozen (longtail.engine.training.stages).
     trained_module_names = ("calibration",)
     # Decay would pull alpha to 0, away from the identity.
     no_decay_params = ("alpha", "beta")

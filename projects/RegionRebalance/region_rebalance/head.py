@@ -15,8 +15,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from longtail.data.class_stats import get_class_stats
-from longtail.modeling.losses import mean_over_processes
+from longtail.data.statistics.class_stats import get_class_stats
+from longtail.losses.cross_entropy import mean_over_processes
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, count_regions, pool_regions

@@ -1,0 +1,57 @@
+"""Print how often every class of a registered data set occurs, and its imbalance factors.
+
+longtail class-statistics --dataset ade20k_sem_seg_train
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from longtail.data.statistics.class_stats import ClassStats, locate_class_stats
+from longtail.data.statistics.groups import shot_groups
+
+
+def class_table(stats: ClassStats) -> str:
+    """One line a class, the most frequent first: pixels, their share, images, instances."""
+    columns = {"class": list(stats.class_names)}
+    if stats.pixel_count is not None:
+        columns["pixels"] = stats.pixel_count
+        columns["pixel share %"] = 100 * stats.pixel_count / max(stats.pixel_count.sum(), 1)
+    columns["images"] = stats.image_count
+    if stats.instance_count is not None:
+        columns["instances"] = stats.instance_count
+    rank = stats.image_count if stats.pixel_count is None else stats.pixel_count
+    order = (-rank).argsort(kind="stable")
+    rows = [[column[index] for column in columns.values()] for index in order]
+    formats = [".4f" if name == "pixel share %" else "" for name in columns]
+    return tabulate(rows, headers=list(columns), floatfmt=formats)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="longtail class-statistics", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads that read labels (default: all cores)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        stats, path = locate_class_stats(options.dataset, options.workers)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+    print(class_table(stats))
+    print()
+    print(f"images                  {stats.num_images}")
+    if stats.pixel_imbalance_factor is not None:
+        print(f"pixel imbalance factor  {stats.pixel_imbalance_factor:.2f}")
+    images_of_one_class = stats.pixel_count is None and stats.instance_count is None
+    kind = "" if images_of_one_class else "region "
+    print(f"{kind + 'imbalance factor':<23} {stats.region_imbalance_factor:.2f}")
+    if images_of_one_class:
+        groups = shot_groups(stats.image_count)
+        print("classes                 " + ", ".join(f"{len(v)} {k}" for k, v in groups.items()))
+    print(f"file                    {path or 'none: the cache folder cannot be written'}")

@@ -1,0 +1,176 @@
+"""Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
+
+longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \\
+    --config-file configs/ADE20K/pspnet_R_50c_160k.yaml
+longtail convert-weights output/model_final.pth for_mmseg.pth --to-mmseg
+longtail convert-weights resnet50_v1c.pth weights/resnet50c_imagenet.pth
+
+The config names the model that MODEL.WEIGHTS may then load the result into. Whose names the input
+has is seen from them: a whole model of mmsegmentation, or a backbone alone, as mmsegmentation and
+its relatives, timm, torchvision and Swin's authors name theirs. Without a config it is a
+ResNet-50 or -101 v1c alone. Every tensor has to find its place, but for an ImageNet classifier.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from longtail.config import deployed_config, load_config
+from longtail.engine.checkpoint import load_tensors
+from longtail.modeling.backbone import TimmBackbone
+from longtail.modeling.conversion import from_backbone, from_peer, is_segmentor, to_peer
+from longtail.utils.errors import ending_in_one_line
+from longtail.utils.io import atomic_write
+
+# timm's model by the number of blocks in layer3.
+RESNETS = {6: "resnet50c", 23: "resnet101c"}
+
+
+class StandIn:
+    """In the place of whatever a file names besides tensors and plain values: it does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint without the prefix ``module.``; no code in it is run.
+
+    Args:
+        path: a file of ``torch.save``, the tensors at the top or under ``state_dict`` or ``model``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, needs no conversion, or holds no tensors by name.
+    """
+    if path.endswith(".pkl"):
+        raise ValueError(
+            f"{path} needs no conversion: detectron2's files are read as they are, set "
+            "MODEL.WEIGHTS to it"
+        )
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"the weights {path} do not exist: name a downloaded checkpoint")
+    # Checkpoints of mmengine hold its log, and others their options, in classes of their own.
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        # An older format, which this cannot look into, or no checkpoint: load_tensors knows.
+        foreign = []
+    with torch.serialization.safe_globals([(StandIn, name) for name in foreign]):
+        loaded = load_tensors(path)
+    state = loaded
+    if isinstance(loaded, Mapping):
+        state = next((loaded[key] for key in ("state_dict", "model") if key in loaded), loaded)
+    tensors = {}
+    if isinstance(state, Mapping):
+        items = ((str(key), value) for key, value in state.items())
+        tensors = {k.removeprefix("module."): v for k, v in items if isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"{path} holds no tensors by name, neither at the top nor under 'state_dict' or 'model'"
+        )
+    return tensors
+
+
+def model_state(config_file: str, overrides: Sequence[str]) -> dict[str, Tensor]:
+    """Names and shapes of the tensors of a config's model, as it is for inference; no values."""
+    cfg = load_config(config_file, [*overrides, "MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        return build_model(deployed_config(cfg)).state_dict()
+
+
+def resnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for the backbone of a ResNet v1c, by the depth of ``state``.
+
+    Raises:
+        ValueError: ``state`` is no ResNet-50 or -101 v1c.
+    """
+    names = [name.removeprefix("backbone.") for name in state]
+    blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
+    if "stem.0.weight" not in names or blocks not in RESNETS:
+        raise ValueError(
+            f"this is no ResNet-50 or -101 v1c, its names are {', '.join(names[:3])}, ...: give "
+            "the model's config with --config-file"
+        )
+    with torch.device("meta"):
+        backbone = TimmBackbone(name=RESNETS[blocks])
+    return {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+
+
+def convert(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, without_classifier: bool = False
+) -> tuple[dict[str, Tensor], str]:
+    """Weights of another library under our names, and what they are in a few words.
+
+    Args:
+        state: weights of another library.
+        own: our model's tensors, for their names and shapes.
+        without_classifier: see :func:`longtail.modeling.conversion.from_peer`.
+
+    Raises:
+        ValueError: there is no place for a tensor, or no tensor for a place.
+    """
+    if is_segmentor(state):
+        tensors = from_peer(state, own, without_classifier=without_classifier)
+        new = [name for name in own if name not in tensors]
+        return tensors, "a whole model" + (f"; not in it: {_listed(new)}" if new else "")
+    backbone = from_backbone(state, own)
+    left_out = f"; left out: {_listed(backbone.left_out)}" if backbone.left_out else ""
+    return backbone.tensors, f"a backbone by the names of {backbone.style}{left_out}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def run(options: argparse.Namespace) -> str:
+    """The conversion; what it did, in one line."""
+    state = read_state(options.input)
+    own = model_state(options.config_file, options.opts) if options.config_file else None
+    try:
+        if options.to_mmseg:
+            tensors, what = to_peer(state), "for mmsegmentation"
+            if own is not None:
+                # The way back finds what the config's model has and the weights do not.
+                from_peer(tensors, own)
+        elif any(name.startswith("backbone.model.") for name in state):
+            raise ValueError("the names are ours: set MODEL.WEIGHTS to the file, or add --to-mmseg")
+        else:
+            own = resnet_state(state) if own is None else own
+            tensors, what = convert(state, own, without_classifier=options.without_classifier)
+    except ValueError as error:
+        raise ValueError(f"{options.input}: {error}") from None
+    with atomic_write(options.output, "wb") as file:
+        torch.save({"state_dict" if options.to_mmseg else "model": tensors}, file)
+    return f"{options.output}: {len(tensors)} tensors, {what}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="longtail convert-weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="INPUT", help="checkpoint to convert")
+    parser.add_argument("output", metavar="OUTPUT", help="checkpoint to write")
+    parser.add_argument("--config-file", metavar="FILE", default="", help="config of our model")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--to-mmseg", action="store_true", help="from our names to its")
+    choice.add_argument(
+        "--without-classifier",
+        action="store_true",
+        help="leave out classifiers of another number of classes",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+    options = parser.parse_intermixed_args(arguments)
+    with ending_in_one_line():
+        print(run(options))

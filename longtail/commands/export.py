@@ -1,0 +1,140 @@
+"""Write a trained model for deployment, and prove that the file computes the same.
+
+    longtail export --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\
+        --output deployed.pth
+
+A checkpoint of the baseline is written wherever that is exact: whatever reads detectron2's
+checkpoints then runs the method at no cost. It is for
+
+- DisAlign without confidence (MODEL.DISALIGN.CONFIDENCE False) on a linear classifier,
+- LWS on a linear classifier, and cRT,
+- post hoc methods (MODEL.POST_HOC.METHOD; the training set must be there, but for tau_norm),
+- a semantic head with a region branch, which is left out,
+- baselines.
+
+The last line says which config the checkpoint belongs to. Anything else (a confidence, or a cosine
+classifier with a calibration or factors) becomes TorchScript: a file that needs neither this
+project nor detectron2. It takes one image, (3, H, W) uint8, of the size and the order of channels
+(INPUT.FORMAT) that the model is tested with, and gives a tuple of tensors:
+
+- images of one class each: scores (K,),
+- semantic segmentation: logits (K, H, W); windows (TEST.SEM_SEG.MODE slide) are the caller's,
+- detectors: boxes (D, 4) in pixels of that image, scores (D,), classes (D,), and with masks their
+  probabilities (D, 1, 28, 28) on a grid over each box.
+
+For detectors import torchvision before torch.jit.load: it has two of the operators.
+
+Either file is read back and compared with the model on random images; the largest difference is
+printed. If it is too large, nothing is written and the exit code is 1.
+"""
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+
+from longtail.config import deployed_config, load_config
+from longtail.engine import Trainer
+from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
+from longtail.engine.deployment.folding import baseline_config, changes, fold
+from longtail.engine.deployment.post_hoc import APPLIED, apply_post_hoc, check_not_applied
+from longtail.utils.errors import ending_in_one_line
+
+FORMATS = ("auto", "checkpoint", "torchscript")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the file, and print what it is.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        ValueError, OSError, KeyError: bad input; the message says what to do.
+    """
+    if os.path.isdir(options.output) or options.output.endswith(".pkl"):
+        raise ValueError(
+            f"--output {options.output} must name a file, and not end with .pkl, which stands for "
+            "the model zoo's format"
+        )
+    cfg = load_config(options.config_file, options.opts)
+    model = Trainer.build_model(deployed_config(cfg)).eval()
+    check_kind(model)
+    checkpointer = CompleteCheckpointer(model)
+    check_not_applied(cfg, checkpointer.load(options.weights))
+    _check_nothing_is_left_out(checkpointer.unused, options.weights)
+    apply_post_hoc(cfg, model)
+    folded = None
+    if options.format != "torchscript":
+        try:
+            folded = fold(cfg, model)
+        except ValueError as error:
+            if options.format == "checkpoint":
+                raise
+            print(f"TorchScript, because {error}")
+    size = test_size(cfg)
+    if folded is None:
+        difference, any_size = write_torchscript(options.output, model, size)
+        print(f"{options.output}: TorchScript, largest relative difference {difference:.2g}")
+        also = "images of other sizes, too" if any_size else "no other size"
+        print(f"traced with {size} x {size} pixels, takes {also}")
+        return
+    deployed = baseline_config(cfg)
+    baseline = Trainer.build_model(deployed)
+    method = cfg.MODEL.POST_HOC.METHOD
+    notes = {APPLIED: method} if method else {}
+    difference = write_checkpoint(options.output, model, folded, baseline, size, notes)
+    print(f"{options.output}: checkpoint, largest relative difference {difference:.2g}")
+    print(f"config: {shlex.join([options.config_file, *options.opts, *changes(cfg, deployed)])}")
+
+
+def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
+    """A calibration that was trained belongs to what is deployed.
+
+    Raises:
+        ValueError: the weights have tensors of a calibration that the model has not.
+    """
+    calibration = sorted(name for name in unused if "calibration." in name)
+    if calibration:
+        raise ValueError(
+            f"{weights} was trained with {calibration[0]}, which this config leaves out: give the "
+            "config that it was trained with"
+        )
+
+
+def test_size(cfg: CfgNode) -> int:
+    """Height and width, in pixels, of a square image of the size of testing."""
+    if cfg.MODEL.BACKBONE.NAME == "TimmClassificationBackbone":
+        return cfg.INPUT.CLASSIFICATION.SIZE
+    # 0 stands for images as they are.
+    return cfg.INPUT.MIN_SIZE_TEST or 512
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="longtail export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint")
+    parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="auto (default): a checkpoint where that is exact, otherwise TorchScript",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = build_parser().parse_args(arguments)
+    with ending_in_one_line():
+        export(options)

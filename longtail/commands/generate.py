@@ -1,0 +1,234 @@
+"""Generate the long-tailed data set of the quick start, or one of another kind.
+
+longtail generate                   label maps: synthetic_sem_seg_{train,val}
+longtail generate --lvis            instances: lvis_synthetic_{train,val}
+longtail generate --classification  images: synthetic_lt_{train,val,test,balanced}
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from longtail.data.datasets import datasets_root
+from longtail.data.datasets.lvis import SYNTHETIC as LVIS_NAME
+from longtail.data.datasets.synthetic import LT_NAME, NAME
+from longtail.data.statistics.groups import LETTERS, shot_groups
+from longtail.data.synthetic import (
+    LVIS_CONFIG,
+    SPLITS,
+    SyntheticConfig,
+    write_dataset,
+    write_lvis_dataset,
+)
+from longtail.data.synthetic.classification import SPLITS as LT_SPLITS
+from longtail.data.synthetic.classification import (
+    ClassificationConfig,
+    write_classification_dataset,
+)
+from longtail.utils.cores import available_cores
+
+
+def build_parser(kind: str = "") -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        kind: whose options and defaults: ``""`` (label maps), ``"lvis"`` or ``"classification"``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="longtail generate",
+        description=__doc__,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--lvis",
+        action="store_true",
+        help="instances in LVIS's format, with defaults of their own: see --lvis --help",
+    )
+    parser.add_argument(
+        "--classification",
+        action="store_true",
+        help="images of one class each, with options of their own: see --classification --help",
+    )
+    if kind == "classification":
+        default, name = ClassificationConfig(), LT_NAME
+        _add_classification_options(parser, default)
+    else:
+        default, name = (LVIS_CONFIG, LVIS_NAME) if kind else (SyntheticConfig(), NAME)
+        _add_scene_options(parser, default, lvis=bool(kind))
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path(datasets_root()) / name, help="folder"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same files")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", default=available_cores(), help="processes"
+    )
+    return parser
+
+
+def _add_classification_options(
+    parser: argparse.ArgumentParser, default: ClassificationConfig
+) -> None:
+    parser.add_argument(
+        "--classes", type=int, metavar="K", default=default.num_classes, help="number of classes"
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        default=default.max_images,
+        help="training images of the most frequent class",
+    )
+    parser.add_argument(
+        "--imbalance",
+        type=float,
+        metavar="IF",
+        default=default.imbalance,
+        help="training images of the most frequent class / of the rarest",
+    )
+
+
+def _add_scene_options(
+    parser: argparse.ArgumentParser, default: SyntheticConfig, lvis: bool
+) -> None:
+    num_train, num_val = (1200, 300) if lvis else (400, 120)
+    for option, number, split in (
+        ("--num-train", num_train, "training"),
+        ("--num-val", num_val, "validation"),
+    ):
+        parser.add_argument(option, type=int, metavar="N", default=number, help=f"{split} images")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", default=default.image_size[0], help="image side"
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        metavar="K",
+        default=default.num_classes,
+        help=f"number of classes; {default.num_stuff} of the default are stuff"
+        + (", the others are the categories" if lvis else ""),
+    )
+    parser.add_argument(
+        "--region-imbalance",
+        type=float,
+        metavar="RIF",
+        default=default.region_imbalance,
+        help="images with the most frequent class / with the rarest, in training",
+    )
+    if not lvis:
+        parser.add_argument(
+            "--pixel-imbalance",
+            type=float,
+            metavar="PIF",
+            default=default.pixel_imbalance,
+            help="pixels of the most frequent class / of the rarest, in training",
+        )
+
+
+# What messages call a parameter: the flag that sets it.
+FLAGS = {
+    "region_imbalance": "--region-imbalance",
+    "pixel_imbalance": "--pixel-imbalance",
+    "num_classes": "--classes",
+    "max_images": "--images",
+    "image_size": "--size",
+    "imbalance": "--imbalance",
+}
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows default values, and the commands of the description line by line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    kinds = [kind for kind in ("lvis", "classification") if f"--{kind}" in arguments]
+    if len(kinds) > 1:
+        raise SystemExit("error: choose one of --lvis and --classification")
+    options = build_parser("".join(kinds)).parse_args(arguments)
+    try:
+        if options.classification:
+            _make_classification(options)
+        elif options.lvis:
+            _make_lvis(options)
+        else:
+            _make_sem_seg(options)
+    except (ValueError, OSError) as error:
+        parameters = rf"\b({'|'.join(FLAGS)})\b"
+        message = re.sub(parameters, lambda match: FLAGS[match[0]], str(error))
+        raise SystemExit(f"error: {message}") from error
+    print(f"folder: {options.output}")
+
+
+def _make_sem_seg(options: argparse.Namespace) -> None:
+    config = SyntheticConfig(
+        num_classes=options.classes,
+        image_size=(options.size, options.size),
+        region_imbalance=options.region_imbalance,
+        pixel_imbalance=options.pixel_imbalance,
+        seed=options.seed,
+    )
+    meta = write_dataset(
+        options.output, options.num_train, options.num_val, config, options.workers
+    )
+    _print_counts({"class": meta["classes"]}, meta, {"images": "image", "pixels": "pixel"})
+    for name, counts in (("pixel", "pixel_count"), ("region", "image_count")):
+        factors = (max(meta[counts][split]) / min(meta[counts][split]) for split in SPLITS)
+        print("{} imbalance factor: train {:.1f}, val {:.1f}".format(name, *factors))
+
+
+def _make_lvis(options: argparse.Namespace) -> None:
+    config = dataclasses.replace(
+        LVIS_CONFIG,
+        num_classes=options.classes,
+        image_size=(options.size, options.size),
+        region_imbalance=options.region_imbalance,
+        # Plays no part here, and may not be smaller.
+        pixel_imbalance=options.region_imbalance,
+        seed=options.seed,
+    )
+    meta = write_lvis_dataset(
+        options.output, options.num_train, options.num_val, config, options.workers
+    )
+    columns = {"category": meta["categories"], "frequency": meta["frequency"]}
+    _print_counts(columns, meta, {"images": "image", "instances": "instance"})
+    for letter, name in LETTERS.items():
+        members = [i for i, other in enumerate(meta["frequency"]) if other == letter]
+        train, val = (sum(meta["instance_count"][s][i] for i in members) for s in SPLITS)
+        print(f"{name}: {len(members)} categories, {train} instances in train, {val} in val")
+
+
+def _make_classification(options: argparse.Namespace) -> None:
+    meta = write_classification_dataset(
+        options.output,
+        num_classes=options.classes,
+        imbalance=options.imbalance,
+        max_images=options.images,
+        seed=options.seed,
+        num_workers=options.workers,
+    )
+    _print_counts({"class": meta["classes"]}, meta, {"images": "image"}, LT_SPLITS)
+    for name, members in shot_groups(meta["image_count"]["train"]).items():
+        train = sum(meta["image_count"]["train"][index] for index in members)
+        print(f"{name}: {len(members)} classes, {train} images in train")
+
+
+def _print_counts(
+    columns: dict[str, list],
+    meta: dict[str, Any],
+    kinds: dict[str, str],
+    splits: Sequence[str] = SPLITS,
+) -> None:
+    """Print a table of the counts of each class, and an empty line."""
+    for split in splits:
+        for title, kind in kinds.items():
+            columns[f"{split} {title}"] = meta[f"{kind}_count"][split]
+    print(tabulate(columns, headers="keys"))
+    print()

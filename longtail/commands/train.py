@@ -1,0 +1,156 @@
+"""Train and evaluate every model of the project.
+
+longtail train --config-file quickstart/deeplabv3plus_lite0_rr.yaml
+longtail train --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+torchrun --nproc_per_node 2 -m longtail train --config-file ...
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
+
+from longtail.config import deployed_config, load_config
+from longtail.engine import Trainer, launch_training
+from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
+from longtail.engine.training.data_sets import check_test_sets
+from longtail.utils.errors import INPUT_ERRORS, one_line
+from longtail.utils.io import atomic_write
+
+
+def run(args: argparse.Namespace) -> None:
+    """The work of one process; bad input ends in one line, with exit code 1.
+
+    Args:
+        args: with the options of detectron2's ``default_argument_parser``.
+    """
+    # detectron2 would log the traceback of what is said in one line here.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        _check(cfg, args.eval_only)
+        cfg.freeze()
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
+        if args.eval_only:
+            evaluate_weights(cfg, resume=args.resume)
+        else:
+            train(cfg, resume=args.resume)
+    except INPUT_ERRORS as error:
+        where = _keep_traceback(args)
+        raise SystemExit(f"error: {one_line(error)}{where}") from None
+
+
+def _check(cfg: CfgNode, eval_only: bool) -> None:
+    """
+    Raises:
+        ValueError: options that do not belong together.
+    """
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+        raise ValueError(
+            "TEST.AUG.ENABLED: multi-scale testing is for semantic segmentation, not for "
+            f"{cfg.MODEL.META_ARCHITECTURE}"
+        )
+    if cfg.MODEL.POST_HOC.METHOD and not eval_only:
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {cfg.MODEL.POST_HOC.METHOD} changes a trained model: add "
+            "--eval-only, or set it to '' to train"
+        )
+
+
+def train(cfg: CfgNode, *, resume: bool) -> None:
+    """Train, from the last checkpoint in OUTPUT_DIR if ``resume``, and evaluate."""
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if cfg.TEST.AUG.ENABLED:
+        trainer.register_hooks([EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
+    with explained_verification():
+        trainer.train()
+
+
+def evaluate_weights(cfg: CfgNode, *, resume: bool) -> dict:
+    """Evaluate MODEL.WEIGHTS, or the last checkpoint in OUTPUT_DIR if ``resume``."""
+    deployed = deployed_config(cfg)
+    check_test_sets(cfg)
+    model = Trainer.build_model(deployed)
+    checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
+    loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    check_not_applied(cfg, loaded)
+    # By the class counts of the training set, which the deployed config does not name.
+    apply_post_hoc(cfg, model)
+    return evaluate(cfg, model)
+
+
+def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:
+    """Single-scale, and with ``TEST.AUG.ENABLED`` also multi-scale, results on ``DATASETS.TEST``.
+
+    Returns:
+        Metrics by task, on the main process; they are checked against TEST.EXPECTED_RESULTS.
+
+    Raises:
+        ValueError: there is no data set to evaluate on.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name a registered data set to evaluate on")
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    if comm.is_main_process():
+        with explained_verification():
+            verify_results(cfg, results)
+    return results
+
+
+@contextlib.contextmanager
+def explained_verification() -> Iterator[None]:
+    """End with one line where detectron2 only logs results that are not as expected."""
+    try:
+        yield
+    except SystemExit:
+        raise SystemExit(
+            "error: the results are not those of TEST.EXPECTED_RESULTS (both are in the log): set "
+            "it to [] if the recipe is another on purpose"
+        ) from None
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], INPUT_ERRORS))
+
+
+def _keep_traceback(args: argparse.Namespace) -> str:
+    """Write the traceback where whoever debugs finds it, if there is an output folder yet."""
+    try:
+        folder = load_config(args.config_file, args.opts).OUTPUT_DIR
+    except INPUT_ERRORS:
+        return ""
+    if not os.path.isdir(folder):
+        return ""
+    path = os.path.join(folder, f"traceback_rank{comm.get_rank()}.txt")
+    with atomic_write(path) as file:
+        traceback.print_exc(file=file)
+    return f" (details: {path})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: start the processes."""
+    args = default_argument_parser().parse_args(arguments)
+    try:
+        launch_training(run, args)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    except ProcessExitedException as error:
+        # The process that failed has said why.
+        sys.exit(error.exit_code)

@@ -1,0 +1,112 @@
+"""Reading configs: defaults of longtail and of all projects, a file, then ``KEY VALUE`` pairs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import detectron2.config
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.projects.deeplab import add_deeplab_config
+
+import longtail
+from longtail.config.keys import add_longtail_config
+from longtail.config.projects import get_value, installed_projects, set_value
+from longtail.utils.errors import one_line
+from longtail.utils.names import registered
+
+_PACKAGE = Path(longtail.__file__).resolve().parent
+# Inside the package where it is installed, beside it in a checkout.
+CONFIGS = next((p for p in (_PACKAGE / "configs",) if p.is_dir()), _PACKAGE.parent / "configs")
+
+
+def get_cfg() -> CfgNode:
+    """The default config: the keys of detectron2, longtail and all installed projects."""
+    cfg = detectron2.config.get_cfg()
+    add_deeplab_config(cfg)
+    add_longtail_config(cfg)
+    for project in installed_projects():
+        project.add_config(cfg)
+    return cfg
+
+
+def get_config_file(name: str) -> str:
+    """The path of a config that comes with the package.
+
+    Args:
+        name: below ``configs/``, such as ``ADE20K/deeplabv3plus_R_50c_160k_rr.yaml``.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+    """
+    path = CONFIGS / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no config {name}, neither as a file nor below {CONFIGS}: see its README.md"
+        )
+    return str(path)
+
+
+def load_config(config_file: str, overrides: Sequence[str] | None = None) -> CfgNode:
+    """The complete config: defaults, a file, then ``KEY VALUE`` pairs.
+
+    On a machine without GPU the device becomes the CPU.
+
+    Args:
+        config_file: a YAML file, the name of a packaged one (see :func:`get_config_file`), or ""
+            for the defaults. It is read as data, never executed.
+        overrides: alternating keys and values.
+
+    Raises:
+        ValueError: a key that no project declares, or a value of another type.
+        FileNotFoundError: no such file.
+    """
+    cfg = get_cfg()
+    try:
+        if config_file:
+            if not os.path.isfile(config_file):
+                config_file = get_config_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        cfg.merge_from_list(list(overrides or []))
+    except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"config {config_file or 'options'}: {one_line(error)}") from None
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"config {config_file}: expected KEY: VALUE pairs, got an empty file or something else"
+        ) from None
+    if not torch.cuda.is_available() and cfg.MODEL.DEVICE == "cuda":
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def deployed_config(cfg: CfgNode) -> CfgNode:
+    """The config of the model that is left for inference.
+
+    Branches that only training has, class statistics of the training set and ImageNet weights
+    serve training alone: without them an evaluation needs neither the training set nor a download.
+
+    Args:
+        cfg: a complete config; it is not changed.
+
+    Raises:
+        ValueError: a branch for training names a head that is not registered.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    projects = installed_projects()
+    left = {head: key for project in projects for head, key in project.deployed_heads.items()}
+    # What the head is called by itself, and inside a wrapper.
+    for key in ("MODEL.SEM_SEG_HEAD.NAME", *(key for p in projects for key in p.head_keys)):
+        if (head := get_value(cfg, key)) in left:
+            base = get_value(cfg, left[head])
+            registered(SEM_SEG_HEADS_REGISTRY, base, left[head])
+            set_value(cfg, key, base)
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = "cross_entropy"
+    cfg.DATASETS.TRAIN = ()
+    cfg.MODEL.TIMM.PRETRAINED = ""
+    # Only training is compiled.
+    cfg.MODEL.COMPILE = False
+    cfg.freeze()
+    return cfg

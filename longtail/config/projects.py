@@ -1,0 +1,103 @@
+"""What a project adds to longtail, and which projects are installed.
+
+A project is a package that registers one :class:`Project` under the entry-point group
+``longtail.projects``::
+
+    entry_points={"longtail.projects": ["mine = mine.project:PROJECT"]}
+
+longtail knows no project by name.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import nn
+
+GROUP = "longtail.projects"
+
+
+def get_value(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key such as ``MODEL.SEM_SEG_HEAD.NAME``."""
+    return functools.reduce(lambda node, name: node[name], key.split("."), cfg)
+
+
+def set_value(cfg: CfgNode, key: str, value: Any) -> None:
+    """Replace the value of a dotted key, in place."""
+    parent, _, name = key.rpartition(".")
+    (get_value(cfg, parent) if parent else cfg)[name] = value
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How a trained part becomes a part of the baseline's weights, for deployment.
+
+    Attributes:
+        key: config key that turns the part on, such as ``MODEL.META_ARCHITECTURE``.
+        value: what the key then says.
+        baseline: from a config to what the key says in the baseline's.
+        fold: changes the model in place, so that its tensors include those of a baseline that
+            computes the same; raises a ValueError where there is none.
+    """
+
+    key: str
+    value: str
+    baseline: Callable[[CfgNode], str]
+    fold: Callable[[nn.Module], None]
+
+    def applies(self, cfg: CfgNode) -> bool:
+        """Whether a config has the part."""
+        return get_value(cfg, self.key) == self.value
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a project adds.
+
+    Attributes:
+        name: of the project, in messages.
+        add_config: adds its keys to a config, in place.
+        deployed_heads: semantic heads that only training has: the config key, by the head's
+            registered name, that names the head which is left for inference.
+        head_keys: further config keys that name a semantic head.
+        train_loader: from a complete config to the data loader that its training reads, or None
+            for the usual one.
+        foldings: parts that can be folded into a baseline's weights.
+        commands: modules with a ``main(arguments)``, by the command's name.
+    """
+
+    name: str
+    add_config: Callable[[CfgNode], None]
+    deployed_heads: Mapping[str, str] = field(default_factory=dict)
+    head_keys: tuple[str, ...] = ()
+    train_loader: Callable[[CfgNode], Any] = lambda cfg: None
+    foldings: tuple[Folding, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+
+
+@functools.cache
+def installed_projects() -> tuple[Project, ...]:
+    """All projects that are installed, in the order of their names.
+
+    Raises:
+        ValueError: one cannot be imported, or is not a :class:`Project`.
+    """
+    projects = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            project = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"the project {point.name} ({point.value}) cannot be imported: {error}; repair or "
+                "uninstall it"
+            ) from error
+        if not isinstance(project, Project):
+            raise ValueError(
+                f"the project {point.name}: {point.value} must be a longtail.config.Project, got "
+                f"{type(project).__name__}"
+            )
+        projects.append(project)
+    return tuple(projects)

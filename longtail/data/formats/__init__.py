@@ -1,0 +1,1 @@
+"""File formats: the one reader and writer of each."""

@@ -1,0 +1,1 @@
+"""Mappers: from a data set's record to a model's input."""

@@ -1,0 +1,116 @@
+"""From data set records to model inputs, for images of one class each."""
+
+from detectron2.config import CfgNode, configurable
+from PIL import Image
+from torchvision.transforms import v2
+
+from longtail.data.formats.images import read_image
+
+CONFIG = "INPUT.CLASSIFICATION"
+FORMATS = ("RGB", "BGR")
+FLIPS = ("horizontal", "none")
+# Width by height of a training crop, before it is resized to a square.
+CROP_RATIO = (3 / 4, 4 / 3)
+
+
+class ClassificationDatasetMapper:
+    """Read an image, augment it or cut out its center, and turn it into a tensor.
+
+    What is random is drawn from torch's global generator, which detectron2 seeds in every worker.
+    """
+
+    @configurable
+    def __init__(
+        self, *, is_train: bool, transform: v2.Transform, image_format: str, num_classes: int
+    ) -> None:
+        """
+        Args:
+            is_train: whether the label is checked.
+            transform: of a PIL image in RGB.
+            image_format: order of the channels that the model wants, ``"RGB"`` or ``"BGR"``.
+            num_classes: K.
+
+        Raises:
+            ValueError: another format.
+        """
+        if image_format not in FORMATS:
+            raise ValueError(f"INPUT.FORMAT must be one of {list(FORMATS)}, got {image_format!r}")
+        self.is_train = is_train
+        self.transform = transform
+        self.image_format = image_format
+        self.num_classes = num_classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        return {
+            "is_train": is_train,
+            "transform": build_transform(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+        }
+
+    def __call__(self, record: dict) -> dict:
+        """
+        Args:
+            record: ``file_name``, and for training ``label``, 0..K-1.
+
+        Returns:
+            The record with ``image``, (3, SIZE, SIZE) uint8.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no image, or the label is missing or out of range.
+        """
+        if self.is_train and record.get("label") not in range(self.num_classes):
+            raise ValueError(
+                f"{record['file_name']} has the label {record.get('label')}, expected "
+                f"0..{self.num_classes - 1}: correct the image list or "
+                "MODEL.CLASSIFIER.NUM_CLASSES"
+            )
+        # Read as RGB whatever the model wants: saturation and brightness depend on the order.
+        image = Image.fromarray(read_image(record["file_name"], "RGB"))
+        tensor = v2.functional.pil_to_tensor(self.transform(image))
+        if self.image_format == "BGR":
+            tensor = tensor.flip(0)
+        return {**record, "image": tensor}
+
+
+def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform:
+    """What happens to a PIL image before it becomes a tensor.
+
+    Args:
+        cfg: its INPUT.CLASSIFICATION and INPUT.RANDOM_FLIP are read.
+        is_train: whether for training: random crop, flip, color; or for testing: the center.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    options = cfg.INPUT.CLASSIFICATION
+    if options.SIZE < 1 or options.TEST_RESIZE < options.SIZE:
+        raise ValueError(
+            f"{CONFIG}.SIZE must be >= 1, and TEST_RESIZE >= SIZE, the square that is cut out of "
+            f"it: got {options.SIZE} and {options.TEST_RESIZE}"
+        )
+    bilinear = {"interpolation": v2.InterpolationMode.BILINEAR, "antialias": True}
+    if not is_train:
+        return v2.Compose([v2.Resize(options.TEST_RESIZE, **bilinear), v2.CenterCrop(options.SIZE)])
+    scale = tuple(options.CROP_SCALE)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"{CONFIG}.CROP_SCALE must be two ascending parts of the area in (0, 1], got "
+            f"{list(scale)}"
+        )
+    if cfg.INPUT.RANDOM_FLIP not in FLIPS:
+        raise ValueError(
+            f"INPUT.RANDOM_FLIP must be one of {list(FLIPS)} for classification, got "
+            f"{cfg.INPUT.RANDOM_FLIP!r}"
+        )
+    jitter = options.COLOR_JITTER
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"{CONFIG}.COLOR_JITTER must be in [0, 1], got {jitter}")
+    steps = [v2.RandomResizedCrop(options.SIZE, scale=scale, ratio=CROP_RATIO, **bilinear)]
+    if cfg.INPUT.RANDOM_FLIP == "horizontal":
+        steps.append(v2.RandomHorizontalFlip())
+    if jitter:
+        steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter))
+    return v2.Compose(steps)

@@ -1,0 +1,100 @@
+"""From data set records to model inputs, for semantic segmentation."""
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+
+from longtail.data.formats.images import read_image, read_label_map
+from longtail.data.mappers.augmentation import build_sem_seg_augmentation
+
+
+class SemSegDatasetMapper:
+    """Read an image and its labels, augment both, and turn them into tensors.
+
+    detectron2's mapper does not check labels, and reads them in testing too, where the evaluator
+    reads them anyway.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: list,
+        image_format: str,
+        num_classes: int,
+        ignore_label: int = 255,
+    ) -> None:
+        """
+        Args:
+            is_train: whether labels are read.
+            augmentations: detectron2 augmentations, in order.
+            image_format: ``"RGB"`` or ``"BGR"``.
+            num_classes: K; labels are 0..K-1 or ``ignore_label``.
+            ignore_label: label of the pixels that are left out.
+        """
+        self.is_train = is_train
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        return {
+            "is_train": is_train,
+            "augmentations": build_sem_seg_augmentation(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        }
+
+    def __call__(self, record: dict) -> dict:
+        """
+        Args:
+            record: ``file_name``, and ``sem_seg_file_name`` for training.
+
+        Returns:
+            The record with ``image`` (3, H, W) uint8, ``height`` and ``width`` of the original,
+            and in training ``sem_seg`` (H, W) int64.
+
+        Raises:
+            FileNotFoundError: a file of the record is missing.
+            ValueError: a file is no image, a label map has several channels, another size than
+                its image or a label out of range, or the record has none.
+        """
+        record = dict(record)
+        label_file = record.pop("sem_seg_file_name", None)
+        image = read_image(record["file_name"], self.image_format)
+        record["height"], record["width"] = image.shape[:2]
+        labels = None
+        if self.is_train:
+            if label_file is None:
+                raise ValueError(
+                    f"the record of {record['file_name']} has no sem_seg_file_name: train on a "
+                    "data set with label maps"
+                )
+            labels = self._read_labels(label_file, image.shape[:2])
+        inputs = T.AugInput(image, sem_seg=labels)
+        self.augmentations(inputs)
+        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if self.is_train:
+            record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype(np.int64))
+        return record
+
+    def _read_labels(self, file: str, image_size: tuple[int, int]) -> np.ndarray:
+        labels = read_label_map(file)
+        if labels.shape != image_size:
+            raise ValueError(
+                f"{file} has size {labels.shape[1]}x{labels.shape[0]}, but its image "
+                f"{image_size[1]}x{image_size[0]}: prepare the data set again"
+            )
+        # Here the file is known; a loss would only fail, on a GPU without a usable message.
+        wrong = labels[(labels >= self.num_classes) & (labels != self.ignore_label)]
+        if wrong.size:
+            raise ValueError(
+                f"{file} has the label {wrong[0]}, expected 0..{self.num_classes - 1} or "
+                f"{self.ignore_label}: prepare the data set again, or correct NUM_CLASSES"
+            )
+        return labels

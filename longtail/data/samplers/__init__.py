@@ -1,0 +1,1 @@
+"""Samplers: in which order training images are drawn."""

@@ -1,0 +1,1 @@
+"""How often classes occur: counting, statistics, and groups of classes."""

@@ -1,0 +1,1 @@
+"""Deployment: post hoc methods, folding and export."""

@@ -1,0 +1,103 @@
+"""Folding: what a second stage has learned becomes a part of the baseline's weights.
+
+Shape alphabet:
+    C: channels of a classifier's input feature
+    K: classes
+"""
+
+import copy
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from longtail.config import Folding, deployed_config, get_value, installed_projects, set_value
+from longtail.modeling.classification import RetrainedImageClassifier, ScaledImageClassifier
+
+POST_HOC_KEY = "MODEL.POST_HOC.METHOD"
+
+
+def fold_linear(weight: Tensor, bias: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer whose logits are alpha_j z_j + beta_j.
+
+        alpha_j (w_j.x + b_j) + beta_j = (alpha_j w_j).x + (alpha_j b_j + beta_j)
+
+    Args:
+        weight: (K, C, ...) of a linear layer or a 1x1 convolution.
+        bias: (K,).
+        alpha, beta: (K,) factors and terms.
+
+    Returns:
+        Weight and bias.
+    """
+    return weight * alpha.view(-1, *[1] * (weight.ndim - 1)), alpha * bias + beta
+
+
+def fold_retrained(model: RetrainedImageClassifier) -> None:
+    """cRT's classifier takes the place of the first stage's, in place."""
+    model.classifier = model.retrained_classifier
+
+
+@torch.no_grad()
+def fold_scaling(model: ScaledImageClassifier) -> None:
+    """The factors of LWS go into the rows and biases of the classifier, in place.
+
+    Raises:
+        ValueError: the classifier is no linear layer.
+    """
+    layer, factor = model.classifier, model.scaling.factor
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(
+            f"the scaling cannot be folded into a {type(layer).__name__}: only a linear layer "
+            "takes a factor for each class"
+        )
+    weight, bias = fold_linear(layer.weight, layer.bias, factor, torch.zeros_like(factor))
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+
+
+OWN_FOLDINGS = tuple(
+    Folding("MODEL.META_ARCHITECTURE", name, lambda cfg: "ImageClassifier", fold)
+    for name, fold in (
+        (RetrainedImageClassifier.__name__, fold_retrained),
+        (ScaledImageClassifier.__name__, fold_scaling),
+    )
+)
+
+
+def foldings() -> tuple[Folding, ...]:
+    """Those of longtail and of all installed projects."""
+    return (*OWN_FOLDINGS, *(f for project in installed_projects() for f in project.foldings))
+
+
+def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """A copy of the model whose tensors include those of the baseline that computes the same.
+
+    Raises:
+        ValueError: there is no such baseline.
+    """
+    folded = copy.deepcopy(model)
+    for folding in foldings():
+        if folding.applies(cfg):
+            folding.fold(folded)
+    return folded
+
+
+def baseline_config(cfg: CfgNode) -> CfgNode:
+    """The config for inference that has neither a second stage nor a post hoc method."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for folding in foldings():
+        if folding.applies(cfg):
+            set_value(cfg, folding.key, folding.baseline(cfg))
+    set_value(cfg, POST_HOC_KEY, "")
+    return deployed_config(cfg)
+
+
+def changes(cfg: CfgNode, deployed: CfgNode) -> list[str]:
+    """Keys and values of the baseline where the given config says something else."""
+    keys = dict.fromkeys([*(folding.key for folding in foldings()), POST_HOC_KEY])
+    # A head for training alone is left out as well.
+    keys = dict.fromkeys([*keys, "MODEL.SEM_SEG_HEAD.NAME"])
+    values = {key: (get_value(cfg, key), get_value(deployed, key)) for key in sorted(keys)}
+    return [item for key, (old, new) in values.items() if old != new for item in (key, new)]

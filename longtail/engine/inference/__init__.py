@@ -1,0 +1,1 @@
+"""Inference: whole images, sliding windows, multi-scale testing."""

@@ -1,0 +1,43 @@
+"""How a model is run in testing."""
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import GeneralizedRCNN
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from longtail.engine.inference.sliding_window import SlidingWindowInference
+from longtail.evaluation import UnpastedInference
+
+MODES = ("whole", "slide")
+
+
+def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model as it is tested: every test, every copy of multi-scale testing, every picture.
+
+    A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; of a
+    detector that is tested on LVIS only masks that can count are pasted into the image.
+
+    Args:
+        cfg: read for TEST.SEM_SEG.{MODE, CROP_SIZE, STRIDE}, MODEL.META_ARCHITECTURE and
+            DATASETS.TEST.
+        model: the model, as it is or in ``DistributedDataParallel``; it is not changed.
+
+    Raises:
+        ValueError: the mode is unknown, or not for this model; or windows that are not possible.
+    """
+    options = cfg.TEST.SEM_SEG
+    if options.MODE not in MODES:
+        raise ValueError(f"TEST.SEM_SEG.MODE must be one of {list(MODES)}, got {options.MODE!r}")
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    if options.MODE == "slide":
+        if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+            raise ValueError(
+                "TEST.SEM_SEG.MODE 'slide' is for semantic segmentation, not for "
+                f"{cfg.MODEL.META_ARCHITECTURE}: set it to 'whole'"
+            )
+        return SlidingWindowInference(model, options.CROP_SIZE, options.STRIDE)
+    types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
+    if types == {"lvis"} and isinstance(model, GeneralizedRCNN):
+        return UnpastedInference(model)
+    return model

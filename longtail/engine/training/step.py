@@ -1,0 +1,129 @@
+"""One training step: in full or mixed precision, on a batch at once or in parts."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from detectron2.engine import SimpleTrainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from longtail.engine.training.accumulation import part_weights, split_batch
+
+AMP_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class StepTrainer(SimpleTrainer):
+    """detectron2's step, on any device, with autocast and gradient accumulation.
+
+    Losses are scaled for float16 alone: bfloat16 has float32's range, so that nothing underflows
+    which scaling could save.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader,
+        optimizer: torch.optim.Optimizer,
+        device: str,
+        *,
+        dtype: str | None = None,
+        accumulation_steps: int = 1,
+    ) -> None:
+        """
+        Args:
+            model, data_loader, optimizer: as for detectron2's SimpleTrainer.
+            device: type of device, such as ``"cuda"`` or ``"cpu"``.
+            dtype: of mixed precision, ``"float16"`` or ``"bfloat16"``; None for full precision.
+            accumulation_steps: equal parts that a batch is divided into, >= 1.
+
+        Raises:
+            ValueError: another type, or no positive number of parts.
+        """
+        if dtype is not None and dtype not in AMP_TYPES:
+            raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_TYPES)}, got {dtype!r}")
+        if accumulation_steps < 1:
+            raise ValueError(f"SOLVER.ACCUMULATION_STEPS must be >= 1, got {accumulation_steps}")
+        super().__init__(model, data_loader, optimizer)
+        self.device = device
+        self.dtype = None if dtype is None else AMP_TYPES[dtype]
+        self.accumulation_steps = accumulation_steps
+        self.grad_scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
+
+    def run_step(self) -> None:
+        """Read a batch, forward and backward part by part, step.
+
+        Raises:
+            ValueError: the batch cannot be divided into equal parts.
+            FloatingPointError: a loss is infinite or NaN.
+        """
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        parts = split_batch(data, self.accumulation_steps)
+        self.optimizer.zero_grad()
+        totals: dict[str, Tensor] = {}
+        for index, (part, weights) in enumerate(
+            zip(parts, part_weights(self.model, parts), strict=True)
+        ):
+            # Processes exchange the sum of the parts' gradients, once.
+            with nullcontext() if index == len(parts) - 1 else self._without_exchange():
+                losses = self._forward_backward(part, weights)
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0) + loss.detach()
+        self._write_metrics(totals, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _forward_backward(self, part: list[dict], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add a part's gradients; returns what it contributes to each loss of the batch."""
+        with torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None):
+            losses = {
+                name: loss * weights.get(name, 1 / self.accumulation_steps)
+                for name, loss in self._losses(part).items()
+            }
+            total = sum(losses.values())
+        self.grad_scaler.scale(total).backward()
+        return losses
+
+    def _losses(self, part: list[dict]) -> dict[str, Tensor]:
+        try:
+            return self.model(part)
+        except RuntimeError as error:
+            # Of DistributedDataParallel, with a page on what else it could be.
+            if "finished reduction" not in str(error):
+                raise
+            raise ValueError(
+                "with several processes every parameter must get a gradient, and some do not: let "
+                "the model have no layer whose output no loss depends on (for segmentation, let "
+                "MODEL.TIMM.OUT_FEATURES name only levels that MODEL.SEM_SEG_HEAD.IN_FEATURES and "
+                "AUXILIARY.IN_FEATURE read)"
+            ) from error
+
+    def _without_exchange(self) -> AbstractContextManager:
+        distributed = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if distributed else nullcontext()
+
+    def state_dict(self) -> dict:
+        """With the state of the loss scaling."""
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew.
+
+        Raises:
+            ValueError: another optimizer, or one of other parameters.
+        """
+        own, saved = (
+            [(len(group["params"]), "betas" in group) for group in optimizer["param_groups"]]
+            for optimizer in (self.optimizer.state_dict(), state_dict["optimizer"])
+        )
+        if own != saved:
+            raise ValueError(
+                "--resume: the checkpoint was trained with another SOLVER.OPTIMIZER, other rules "
+                "for weight decay or learning rates, or another FREEZE_AT: take them back, or "
+                "start anew with MODEL.WEIGHTS"
+            )
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

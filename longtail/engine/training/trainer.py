@@ -1,0 +1,222 @@
+"""The trainer: detectron2's, on any device, with mixed precision of either type."""
+
+import logging
+import os
+import resource
+import sys
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine.train_loop import HookBase, TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from longtail.config import installed_projects
+from longtail.data.mappers.classification import ClassificationDatasetMapper
+from longtail.data.samplers.training import build_train_sampler
+from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.inference.build import build_inference
+from longtail.engine.inference.tta import SemanticSegmentorWithTTA
+from longtail.engine.training.data_sets import build_mapper, check_test_sets, training_records
+from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
+from longtail.engine.training.speed import apply_speed_options
+from longtail.engine.training.stages import (
+    SecondStageCheckpointer,
+    freeze,
+    is_second_stage,
+    trained_parameters_report,
+)
+from longtail.engine.training.step import StepTrainer
+from longtail.evaluation import build_evaluator
+from longtail.modeling.roi_heads import check_box_classifier
+from longtail.utils.names import registered
+
+
+class HostMemory(HookBase):
+    """Log the peak memory of the process, for runs without a GPU."""
+
+    def after_step(self) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # macOS counts bytes, Linux kilobytes.
+        peak_mb = peak / (2**20 if sys.platform == "darwin" else 2**10)
+        self.trainer.storage.put_scalar("max_host_mem_mb", peak_mb, smoothing_hint=False)
+
+
+class HostMemoryPrinter(EventWriter):
+    """On a machine without GPU, the memory that detectron2's printer leaves out there."""
+
+    def write(self) -> None:
+        memory = get_event_storage().latest().get("max_host_mem_mb")
+        if memory is not None and not torch.cuda.is_available():
+            logging.getLogger(__name__).info("max_host_mem: %.0fM", memory[0])
+
+
+class Trainer(DefaultTrainer):
+    """Training and testing as the config says.
+
+    What differs from detectron2's: it also runs distributed on CPUs and in mixed precision on
+    CPUs or in bfloat16, batch normalisation is synchronised over processes, checkpoints hold the
+    optimizer's state in every version, and data, optimizer, schedule and evaluators are ours.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: the complete config.
+        """
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        _check_accumulation(cfg)
+        check_test_sets(cfg)
+        model = self.build_model(cfg)
+        # Bad options of testing end the training now, not at the first evaluation.
+        inference = build_inference(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            SemanticSegmentorWithTTA(cfg, inference)
+        checkpointer = Checkpointer
+        if is_second_stage(model):
+            freeze(model)
+            logging.getLogger(__name__).info(trained_parameters_report(model))
+            checkpointer = SecondStageCheckpointer
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        device = torch.device(cfg.MODEL.DEVICE).type
+        # detectron2 names this process's GPU, which DistributedDataParallel refuses on a CPU.
+        placement = {"device_ids": None} if device == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **placement)
+        self._trainer = StepTrainer(
+            model,
+            data_loader,
+            optimizer,
+            device,
+            dtype=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None,
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def state_dict(self) -> dict:
+        """With the optimizer's state, which detectron2 0.6 leaves out of checkpoints."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """What :meth:`state_dict` gave."""
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    def build_hooks(self) -> list[HookBase]:
+        """detectron2's hooks, and the host's memory."""
+        return [HostMemory(), *super().build_hooks()]
+
+    def build_writers(self) -> list[EventWriter]:
+        """detectron2's writers, with the host's memory on the console."""
+        writers = super().build_writers()
+        console = [isinstance(writer, CommonMetricPrinter) for writer in writers].index(True)
+        return [*writers[: console + 1], HostMemoryPrinter(), *writers[console + 1 :]]
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on its device; batch statistics are shared in a run on several GPUs.
+
+        Raises:
+            ValueError: the config names a part that is not registered, or asks for a box
+                classifier that the model has not; or as :func:`.speed.apply_speed_options`.
+        """
+        for registry, key, name in (
+            (META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE),
+            (BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME),
+            (SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME),
+        ):
+            registered(registry, name, key)
+        model = super().build_model(cfg)
+        check_box_classifier(cfg, model)
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
+            # torch's own conversion would drop the activation of timm's BatchNormAct2d.
+            model = convert_sync_batchnorm(model)
+        apply_speed_options(cfg, model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Images, or what a project reads in their place."""
+        for project in installed_projects():
+            if (loader := project.train_loader(cfg)) is not None:
+                return loader
+        dataset = training_records(cfg)
+        mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
+        sampler = build_train_sampler(cfg, dataset)
+        options = {}
+        if isinstance(mapper, ClassificationDatasetMapper):
+            # All crops are squares: there is nothing to group, and no original size to do it by.
+            options["aspect_ratio_grouping"] = False
+        return build_detection_train_loader(
+            cfg, mapper=mapper, dataset=dataset, sampler=sampler, **options
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        mapper = build_mapper(cfg, dataset_name, is_train=False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        if not isinstance(mapper, ClassificationDatasetMapper):
+            return loader
+        # Images of one size: one at a time, as detectron2 gives them, would starve a GPU.
+        return DataLoader(
+            loader.dataset,
+            batch_size=max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()),
+            sampler=loader.sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> OrderedDict:
+        """detectron2's test of the model as :func:`.inference.build_inference` runs it."""
+        return super().test(cfg, build_inference(cfg, model), evaluators)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:
+        """Multi-scale testing; the metrics' task gets the ending ``_TTA``."""
+        model = SemanticSegmentorWithTTA(cfg, build_inference(cfg, model))
+        evaluators = [
+            build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name))
+            for name in cfg.DATASETS.TEST
+        ]
+        results = super().test(cfg, model, evaluators)
+        return OrderedDict((f"{task}_TTA", metrics) for task, metrics in (results or {}).items())
+
+
+def _check_accumulation(cfg: CfgNode) -> None:
+    parts = cfg.SOLVER.ACCUMULATION_STEPS * comm.get_world_size()
+    if cfg.SOLVER.ACCUMULATION_STEPS < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
+        raise ValueError(
+            f"SOLVER.ACCUMULATION_STEPS must be >= 1 and, times the number of processes, divide "
+            f"SOLVER.IMS_PER_BATCH: got {cfg.SOLVER.ACCUMULATION_STEPS}, {comm.get_world_size()} "
+            f"processes and {cfg.SOLVER.IMS_PER_BATCH}"
+        )

@@ -1,0 +1,241 @@
+"""Evaluator for images of one class each: detectron2's interface around the pure functions.
+
+Shapes: K classes.
+"""
+
+import csv
+import logging
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from longtail.data.statistics.class_stats import get_class_stats
+from longtail.data.statistics.groups import shot_groups
+from longtail.evaluation.classification.metrics import (
+    CSV_COLUMNS,
+    build_report,
+    flat_results,
+    label_ranks,
+)
+from longtail.utils.io import atomic_write, write_json
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationEvaluator(DatasetEvaluator):
+    """Top-1, top-5 and the class-balanced accuracy of a data set, per class and group.
+
+    The groups are classes of many (more than 100), medium (20 to 100) and few training images.
+    Only the place of the right class is kept of an image, whatever the number of classes.
+    """
+
+    def __init__(
+        self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose records have ``image_id`` and ``label`` and
+                whose metadata has ``thing_classes`` (K names) and, for the groups,
+                ``training_set``, a registered name. If that one's list is not on this machine,
+                there are no groups, and a warning. Every process has to be here, see
+                :func:`~longtail.data.statistics.class_stats.get_class_stats`.
+            distributed: gather the images of all processes. Otherwise each process evaluates what
+                it has seen.
+            output_dir: where ``classification_evaluation.json`` and ``.csv`` go; nothing is
+                written without it.
+
+        Raises:
+            ValueError: the data set is not registered or lacks something, or the training set has
+                other classes.
+        """
+        if dataset_name not in DatasetCatalog.list():
+            raise ValueError(
+                f"ClassificationEvaluator: data set {dataset_name!r} is not registered"
+            )
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._labels = _labels(dataset_name)
+        metadata = MetadataCatalog.get(dataset_name)
+        # Some data sets know their classes once they are loaded.
+        self._class_names = metadata.get("thing_classes", None)
+        if not self._class_names:
+            raise ValueError(
+                f"ClassificationEvaluator: the metadata of {dataset_name!r} has no thing_classes; "
+                "register it with its class names"
+            )
+        self._train_images = self._count_training_images(metadata.get("training_set", None))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was processed."""
+        self._ranks: dict[int, int] = {}
+
+    @torch.no_grad()
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, torch.Tensor]]
+    ) -> None:
+        """Rank the right classes of a batch.
+
+        Args:
+            inputs: dicts with ``image_id``.
+            outputs: dicts with ``scores``, (K,) on any device.
+
+        Raises:
+            ValueError: an image is not in the data set, or was there before; scores of another
+                shape, or NaN.
+        """
+        ids = [item["image_id"] for item in inputs]
+        for image_id, output in zip(ids, outputs, strict=True):
+            if image_id not in self._labels:
+                raise ValueError(
+                    f"image_id {image_id} is no image of {self._dataset_name!r}; build the "
+                    "evaluator with the name of the data set that is loaded"
+                )
+            if output["scores"].shape != (len(self._class_names),):
+                raise ValueError(
+                    f"image_id {image_id}: expected scores of shape ({len(self._class_names)},), "
+                    f"one for each class of {self._dataset_name!r}, got "
+                    f"{tuple(output['scores'].shape)}"
+                )
+        scores = torch.stack([output["scores"] for output in outputs])
+        labels = torch.tensor([self._labels[i] for i in ids], device=scores.device)
+        try:
+            ranks = label_ranks(scores, labels).tolist()
+        except ValueError as error:
+            first = ids[scores.isnan().any(dim=1).tolist().index(True)]
+            raise ValueError(f"image_id {first}: {error}") from None
+        for image_id, rank in zip(ids, ranks, strict=True):
+            if image_id in self._ranks:
+                raise self._seen_twice(image_id)
+            self._ranks[image_id] = rank
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Figures over all images, also written to ``output_dir`` and logged.
+
+        Returns:
+            ``{"classification": {"top1", "top5", "mean_acc", "mean_acc-<group>", "acc-<class>"}}``
+            in percent in the main process, None in the others.
+
+        Raises:
+            RuntimeError: no image was evaluated.
+            ValueError: two processes had the same image.
+        """
+        ranks = self._gather()
+        if ranks is None:
+            return None
+        if not ranks:
+            raise RuntimeError(
+                f"{self._dataset_name}: no image was evaluated, so there is no accuracy; check "
+                "that the loader yields the data set's images"
+            )
+        # In one order, whichever process had which image.
+        ids = sorted(ranks)
+        report = {
+            "dataset": self._dataset_name,
+            **build_report(
+                torch.tensor([ranks[i] for i in ids]),
+                torch.tensor([self._labels[i] for i in ids]),
+                self._class_names,
+                self._train_images,
+                None if self._train_images is None else shot_groups(self._train_images),
+            ),
+        }
+        if self._output_dir:
+            write_report(report, self._output_dir)
+        where = f"\nevery class: {self._output_dir}" if self._output_dir else ""
+        logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}{where}")
+        return OrderedDict(classification=flat_results(report))
+
+    def _count_training_images(self, training_set: str | None) -> list[int] | None:
+        """(K,) images, or None if they cannot be known."""
+        if training_set is None:
+            logger.warning(
+                f"{self._dataset_name}: no accuracy of classes with many, medium and few training "
+                "images: register it with its training_set"
+            )
+            return None
+        try:
+            stats = get_class_stats(training_set)
+        except FileNotFoundError as error:
+            logger.warning(
+                f"{self._dataset_name}: no accuracy of classes with many, medium and few training "
+                f"images, since the training set is not here ({error})"
+            )
+            return None
+        if list(stats.class_names) != list(self._class_names):
+            raise ValueError(
+                f"{self._dataset_name} and its training set {training_set} have different classes: "
+                "register both with the same names"
+            )
+        return stats.image_count.tolist()
+
+    def _gather(self) -> dict[int, int] | None:
+        """The ranks of all processes, in the main process alone."""
+        if not self._distributed or comm.get_world_size() == 1:
+            return self._ranks
+        # Not detectron2's comm.gather, see SemSegEvaluator.
+        parts = [None] * comm.get_world_size() if comm.is_main_process() else None
+        dist.gather_object(self._ranks, parts)
+        if parts is None:
+            return None
+        ranks: dict[int, int] = {}
+        for part in parts:
+            for image_id in part:
+                if image_id in ranks:
+                    raise self._seen_twice(image_id)
+            ranks |= part
+        return ranks
+
+    def _seen_twice(self, image_id: int) -> ValueError:
+        return ValueError(
+            f"image_id {image_id} of {self._dataset_name!r} was evaluated twice: every image "
+            "counts once, let the loader yield it once"
+        )
+
+
+def write_report(report: Mapping[str, Any], folder: str | os.PathLike) -> None:
+    """Write ``classification_evaluation.json`` (everything) and ``.csv`` (a row a class).
+
+    Args:
+        report: of :func:`.classification_metrics.build_report`, with any further entries.
+        folder: made if missing.
+    """
+    folder = Path(folder)
+    write_json(folder / "classification_evaluation.json", report)
+    with atomic_write(folder / "classification_evaluation.csv") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in report["classes"]:
+            writer.writerow({**row, "acc": "" if math.isnan(row["acc"]) else row["acc"]})
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+    """The report as a plain-text table of all classes and of the groups."""
+    rows = [["all", len(report["classes"]), report["mean_acc"]]]
+    rows += [[name, g["num_classes"], g["mean_acc"]] for name, g in report["groups"].items()]
+    headers = ["classes", "number", "mean_acc"]
+    table = tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".2f")
+    return (
+        f"{table}\n\ntop1 {report['top1']:.2f}, top5 {report['top5']:.2f} (all in percent; nan: no "
+        "test image)"
+    )
+
+
+def _labels(dataset_name: str) -> dict[int, int]:
+    labels = {}
+    for record in DatasetCatalog.get(dataset_name):
+        if record["image_id"] in labels:
+            raise ValueError(f"{dataset_name}: two records have the image_id {record['image_id']}")
+        labels[record["image_id"]] = record["label"]
+    return labels

@@ -1,0 +1,1 @@
+"""Evaluation on LVIS and data sets in its format."""

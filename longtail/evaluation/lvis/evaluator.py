@@ -1,0 +1,293 @@
+"""Evaluator for LVIS: detectron2's interface around the pure functions.
+
+Shapes: D detections of one image, (H, W) its size, K categories.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+
+from longtail.evaluation.lvis.annotations import (
+    LVISAnnotations,
+    category_of_class,
+    read_lvis_annotations,
+)
+from longtail.evaluation.lvis.detections import (
+    encode_masks,
+    is_matched,
+    match_detections,
+    results_line,
+    select_detections,
+)
+from longtail.evaluation.lvis.gathering import Seen, gather_seen, write_results
+from longtail.evaluation.lvis.metrics import Matches, join_matches, prune_matches
+from longtail.evaluation.lvis.report import MODES, build_report, compute_figures, format_table
+from longtail.utils.io import write_json
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("bbox", "segm")
+# Detections that are gathered between two prunings, some 100 MB.
+PRUNE_EVERY = 3_000_000
+
+
+class LVISEvaluator(DatasetEvaluator):
+    """LVIS's AP of boxes and masks: lvis-api's figures, from a fraction of its time and memory.
+
+    Detections are matched while the model runs, and only where an image has an annotation of
+    their category; of a detection some 30 bytes are kept. What the federated rules can never
+    count is dropped before its mask is encoded, and before it is pasted if the model is wrapped
+    in :class:`~longtail.evaluation.lvis.inference.UnpastedInference`.
+
+    The modes are ``"standard"``: the best detections of each image, the metric of LVIS;
+    ``"fixed"``: no limit an image, but the best 10,000 of each category over the whole set;
+    ``"pool"``: the same detections ranked together over categories (AP_fixed and AP_pool of
+    "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details"). The last two
+    are of use with a model that gives many detections (``TEST.DETECTIONS_PER_IMAGE``).
+
+    Two differences from lvis-api are on purpose: figures without any annotation are NaN, not -1;
+    and an annotation whose id is 0 can be found.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        modes: Sequence[str] = ("standard",),
+        keep_all_detections: bool = False,
+        max_dets_per_image: int = 300,
+        tasks: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose metadata has ``json_file``, annotations in
+                LVIS's format. Class indices are ``thing_dataset_id_to_contiguous_id``'s; without
+                it the categories in the order of their ids.
+            output_dir: where ``lvis_evaluation.json`` and ``lvis_instances_results.json`` (the
+                detections up to the limit an image, in LVIS's format) go; nothing is written
+                without it.
+            modes: of ``"standard"``, ``"fixed"``, ``"pool"``.
+            keep_all_detections: also write detections that count for nothing here, as an
+                evaluation server wants them. The figures are the same.
+            max_dets_per_image: the limit of the standard metric and of the results file.
+            tasks: of ``"bbox"``, ``"segm"``; by default masks are evaluated if there are any.
+
+        Raises:
+            ValueError: the data set is not registered or has no ``json_file``, its file or the
+                class indices are wrong, or a mode or task is unknown.
+            FileNotFoundError: the annotations are missing.
+        """
+        for name, given, known in (("modes", modes, MODES), ("tasks", tasks or TASKS, TASKS)):
+            if isinstance(given, str) or not given or set(given) - set(known):
+                raise ValueError(f"LVISEvaluator: {name} must be of {known}, got {given!r}")
+        if max_dets_per_image < 1:
+            raise ValueError(
+                f"LVISEvaluator: max_dets_per_image must be positive, got {max_dets_per_image}"
+            )
+        if dataset_name not in DatasetCatalog.list():
+            raise ValueError(f"LVISEvaluator: data set {dataset_name!r} is not registered")
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("json_file") is None:
+            raise ValueError(
+                f"LVISEvaluator: the metadata of {dataset_name!r} has no json_file; register it "
+                "with its annotations"
+            )
+        self._dataset_name = dataset_name
+        self._output_dir = Path(output_dir) if output_dir else None
+        self._modes = tuple(modes)
+        self._unlimited = not set(modes) <= {"standard"}
+        self._keep_all = keep_all_detections
+        self._limit = max_dets_per_image
+        self._tasks = tuple(tasks) if tasks else None
+        self.annotations: LVISAnnotations = read_lvis_annotations(metadata.json_file)
+        self._image_index = {int(i): n for n, i in enumerate(self.annotations.image_ids)}
+        self._category_of_class = category_of_class(self.annotations, metadata, dataset_name)
+        self._curves: dict[tuple[str, str], np.ndarray] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was processed."""
+        self._seen = Seen()
+        self._seen_images: set[int] = set()
+        self._unpruned = 0
+
+    @torch.no_grad()
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Instances]]
+    ) -> None:
+        """Match the detections of a batch.
+
+        Args:
+            inputs: dicts whose ``image_id`` is one of the annotations.
+            outputs: dicts whose ``instances`` have ``pred_boxes``, ``scores``, ``pred_classes``
+                and, if masks are evaluated, ``pred_masks`` (D, H, W) at the image's original
+                size or as ``ROIMasks``.
+
+        Raises:
+            ValueError: an image or class that the data set does not have, an image twice, scores
+                that are not finite, sizes that do not fit, or masks for some images only.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            self._process_image(record["image_id"], output["instances"])
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Figures over all images of the annotations, also written to ``output_dir`` and logged.
+
+        An image that was not processed counts as one without detections.
+
+        Returns:
+            ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"},
+            "segm": ...}`` in percent, NaN where nothing is annotated; in mode ``fixed`` each also
+            with the ending ``_fixed``; in mode ``pool`` ``AP_pool``, ``APr_pool``, ``APc_pool``,
+            ``APf_pool``. Empty for a test set without annotations. None in all processes but the
+            main one.
+
+        Raises:
+            RuntimeError: no image was processed.
+            ValueError: an image was processed by two processes.
+        """
+        seen = gather_seen(self._seen)
+        if seen is None:
+            return None
+        if not seen.images:
+            raise RuntimeError(
+                f"{self._dataset_name}: no image was evaluated; check that the loader yields any"
+            )
+        if len(set(seen.images)) != len(seen.images):
+            raise ValueError(f"{self._dataset_name}: processes evaluated some images twice")
+        missing = len(self._image_index) - len(seen.images)
+        if missing:
+            logger.warning(
+                f"{self._dataset_name}: {missing} of {len(self._image_index)} images were not "
+                "processed; they count as images without detections"
+            )
+        if self._output_dir:
+            write_results(self._output_dir / "lvis_instances_results.json", seen.lines)
+        if not self.annotations.has_annotations:
+            logger.info(f"{self._dataset_name} has no annotations: there are no figures")
+            return OrderedDict()
+        tasks = self._tasks or (TASKS if seen.with_masks else ("bbox",))
+        matches = join_matches(seen.matches, tasks)
+        figures, self._curves = compute_figures(matches, self.annotations, tasks, self._modes)
+        if self._output_dir:
+            name, number = self._dataset_name, len(seen.images)
+            report = build_report(name, number, self.annotations, figures, self._curves)
+            write_json(self._output_dir / "lvis_evaluation.json", report)
+        logger.info(f"{self._dataset_name}, {len(seen.images)} images:\n{format_table(figures)}")
+        return OrderedDict((task, figures[task]) for task in sorted(tasks))
+
+    def precision_recall(self, task: str, mode: str = "standard") -> np.ndarray:
+        """The precision-recall curves of the last :meth:`evaluate`, in the main process.
+
+        Args:
+            task: ``"bbox"`` or ``"segm"``.
+            mode: ``"standard"`` or ``"fixed"``.
+
+        Returns:
+            (10, 101, K, 4) precision in [0, 1] at IoU 0.5, 0.55, ..., 0.95, at recall 0, 0.01,
+            ..., 1, for the categories in the order of their ids, over all, small, medium and
+            large areas. NaN for a category without annotation of that size.
+
+        Raises:
+            ValueError: that task or mode was not evaluated.
+        """
+        if (task, mode) not in self._curves:
+            raise ValueError(
+                f"LVISEvaluator: no curves of task {task!r} in mode {mode!r}; "
+                f"evaluated were {sorted(self._curves) or 'none'}"
+            )
+        return self._curves[task, mode]
+
+    def _process_image(self, image_id: int, instances: Instances) -> None:
+        image = self._checked_image(image_id, instances)
+        category = self._categories(instances.pred_classes.cpu().numpy(), image_id)
+        score = instances.scores.float().cpu().numpy()
+        if not np.isfinite(score).all():
+            raise ValueError(f"image {image_id}: scores are not finite; the model has diverged")
+        boxes = instances.pred_boxes.tensor.float().cpu().numpy().copy()
+        boxes[:, 2:] -= boxes[:, :2]
+        annotations = self.annotations
+        detections = select_detections(annotations, image, category, score, boxes, self._limit)
+        written = np.zeros(len(score), bool)
+        if self._output_dir:
+            everything = self._keep_all or not annotations.has_annotations
+            written = detections.in_limit & (everything | detections.countable)
+        masks = None
+        if self._has_masks(instances, image_id):
+            places = np.flatnonzero(is_matched(detections, self._unlimited) | written)
+            rles = encode_masks(instances, detections.order[places])
+            masks = dict(zip(places.tolist(), rles, strict=True))
+            self._check_masks(rles, image)
+        if written.any():
+            line = results_line(annotations, detections, masks, written)
+            self._seen.lines.append((image, line))
+        if annotations.has_annotations and len(score):
+            self._keep(match_detections(annotations, detections, masks, self._unlimited))
+        self._seen.images.append(image)
+        self._seen_images.add(image)
+
+    def _checked_image(self, image_id: int, instances: Instances) -> int:
+        image = self._image_index.get(image_id)
+        if image is None:
+            raise ValueError(
+                f"image {image_id!r} is not in {self.annotations.json_file}; build the evaluator "
+                "with the name of the data set that is loaded"
+            )
+        if image in self._seen_images:
+            raise ValueError(f"image {image_id} came twice; call reset() before a new evaluation")
+        if tuple(instances.image_size) != self.annotations.sizes[image]:
+            raise ValueError(
+                f"image {image_id}: predictions for the size (H, W) = {instances.image_size}, but "
+                f"{self.annotations.json_file} says {self.annotations.sizes[image]}; the model "
+                "must give them at the original size"
+            )
+        return image
+
+    def _categories(self, classes: np.ndarray, image_id: int) -> np.ndarray:
+        known = len(self._category_of_class)
+        wrong = classes[(classes < 0) | (classes >= known)]
+        if len(wrong):
+            raise ValueError(
+                f"image {image_id}: a prediction of class {wrong[0]}, but {self._dataset_name!r} "
+                f"has the classes 0 to {known - 1}; the model must have as many"
+            )
+        return self._category_of_class[classes]
+
+    def _has_masks(self, instances: Instances, image_id: int) -> bool:
+        if self._tasks and "segm" not in self._tasks:
+            return False
+        has_masks = instances.has("pred_masks")
+        wanted = self._seen.with_masks or bool(self._tasks)
+        # An image without detections may lack them.
+        if len(instances) and not has_masks and wanted:
+            raise ValueError(
+                f"image {image_id}: predictions without pred_masks; evaluate tasks=('bbox',), or "
+                "a model with masks"
+            )
+        if len(instances) and has_masks and not self._seen.with_masks and self._seen.matches:
+            raise ValueError(f"image {image_id}: pred_masks, but images before it had none")
+        self._seen.with_masks |= has_masks
+        return has_masks
+
+    def _check_masks(self, rles: Sequence[Mapping[str, Any]], image: int) -> None:
+        if rles and tuple(rles[0]["size"]) != self.annotations.sizes[image]:
+            raise ValueError(
+                f"image {self.annotations.image_ids[image]}: masks of size {rles[0]['size']}, "
+                f"expected {self.annotations.sizes[image]}"
+            )
+
+    def _keep(self, matches: Matches) -> None:
+        self._seen.matches.append(matches)
+        self._unpruned += len(matches)
+        if self._unlimited and self._unpruned > PRUNE_EVERY:
+            joined = join_matches(self._seen.matches, matches.true_positive)
+            self._seen.matches = [prune_matches(joined, "standard" in self._modes)]
+            self._unpruned = 0

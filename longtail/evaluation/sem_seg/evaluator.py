@@ -1,0 +1,257 @@
+"""Evaluator for semantic segmentation: detectron2's interface around the pure functions.
+
+Shapes: K classes, (H, W) image size.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+import torch.distributed as dist
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from longtail.data.formats.images import read_label_map
+from longtail.evaluation.sem_seg.metrics import (
+    confusion_matrix,
+    groups_by_pixel_share,
+    predicted_classes,
+)
+from longtail.evaluation.sem_seg.report import (
+    build_report,
+    flat_results,
+    format_tables,
+    write_report,
+)
+from longtail.utils.io import write_json
+
+logger = logging.getLogger(__name__)
+
+
+class SemSegEvaluator(DatasetEvaluator):
+    """mIoU, mAcc and aAcc of a data set, per class and for head, body and tail classes.
+
+    The confusion matrix is counted on the device of the logits, so that a GPU sends back no logits
+    and no label map. Other than detectron2's evaluator it encodes no RLE per class unless asked to.
+
+    The groups are, in this order: ``class_groups`` if given; ``class_groups`` of the data set's
+    metadata (ADE20K: Table 16 of DisAlign); thirds of the classes by pixels
+    (:func:`~longtail.evaluation.sem_seg.metrics.groups_by_pixel_share`), namely by
+    ``pixel_count`` if given, and otherwise by the ground truth that was evaluated. The last is the
+    only choice that depends on which images were evaluated.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        class_groups: Mapping[str, Sequence[int]] | None = None,
+        pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None = None,
+        write_predictions: bool = False,
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose records have ``sem_seg_file_name`` and whose
+                metadata has ``stuff_classes`` (K names) and, if it is not 255, ``ignore_label``.
+            distributed: add up the matrices of all processes. Otherwise each process evaluates
+                what it has seen.
+            output_dir: where ``sem_seg_evaluation.json`` and ``.csv`` go; nothing is written
+                without it.
+            class_groups: class indices by group name, each class in exactly one group.
+            pixel_count: (K,) pixels of each class in the training set, to cut the groups by
+                where there are no ``class_groups``.
+            write_predictions: also write ``sem_seg_predictions.json``, one RLE per image and
+                class in COCO's result format.
+
+        Raises:
+            ValueError: the data set is not registered or lacks something, the groups do not hold
+                every class once, ``pixel_count`` does not have K entries, or predictions are to
+                be written without ``output_dir``.
+        """
+        if write_predictions and not output_dir:
+            raise ValueError("SemSegEvaluator: write_predictions needs an output_dir to write to")
+        if dataset_name not in DatasetCatalog.list():
+            raise ValueError(f"SemSegEvaluator: data set {dataset_name!r} is not registered")
+        metadata = MetadataCatalog.get(dataset_name)
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._write_predictions = write_predictions
+        self._class_names = metadata.get("stuff_classes", None)
+        if not self._class_names:
+            raise ValueError(
+                f"SemSegEvaluator: the metadata of {dataset_name!r} has no stuff_classes; "
+                "register it with its class names"
+            )
+        self._ignore_label = metadata.get("ignore_label", 255)
+        ids = metadata.get("stuff_dataset_id_to_contiguous_id", {})
+        self._dataset_ids = {index: dataset_id for dataset_id, index in ids.items()}
+        self._class_groups = self._choose_groups(
+            class_groups or metadata.get("class_groups", None), pixel_count
+        )
+        self._ground_truth_files = _ground_truth_files(dataset_name)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was processed."""
+        self._num_images = 0
+        self._confusion: torch.Tensor | None = None
+        self._predictions: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, torch.Tensor]]
+    ) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            inputs: dicts whose ``file_name`` is that of a record of the data set.
+            outputs: dicts whose ``sem_seg`` holds the logits (K, H, W) at ground truth size.
+
+        Raises:
+            ValueError: an image that the data set does not have, logits of another shape, or a
+                label outside 0..K-1.
+            FileNotFoundError: a ground truth file is missing.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            file_name, logits = record["file_name"], output["sem_seg"]
+            if file_name not in self._ground_truth_files:
+                raise ValueError(
+                    f"{file_name} is not an image of {self._dataset_name!r}; "
+                    "build the evaluator with the name of the data set that is loaded"
+                )
+            ground_truth_file = self._ground_truth_files[file_name]
+            target = torch.from_numpy(read_label_map(ground_truth_file)).to(logits.device)
+            expected = (len(self._class_names), *target.shape)
+            if tuple(logits.shape) != expected:
+                raise ValueError(
+                    f"{file_name}: expected logits (K, H, W) = {expected} as {ground_truth_file} "
+                    f"has them, got {tuple(logits.shape)}; the model must have the data set's "
+                    "number of classes and resize its logits to the size of the label map"
+                )
+            prediction = predicted_classes(logits)
+            self._update(prediction, target, ground_truth_file)
+            if self._write_predictions:
+                self._predictions += self._encode(prediction.cpu().numpy(), file_name)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Figures over all images, also written to ``output_dir`` and logged.
+
+        Returns:
+            ``{"sem_seg": {"mIoU", "mAcc", "aAcc", "fwIoU", "mIoU-<group>", "mAcc-<group>",
+            "IoU-<class>", "Acc-<class>"}}`` in percent in the main process, None in the others.
+
+        Raises:
+            RuntimeError: nothing to evaluate: no image, or only ignored pixels.
+        """
+        confusion, num_images, predictions = self._gather()
+        if not confusion.any():
+            raise RuntimeError(
+                f"{self._dataset_name}: {num_images} images with no labelled pixel were evaluated, "
+                "so there is no mIoU; check the data set and that the loader yields its images"
+            )
+        if self._distributed and not comm.is_main_process():
+            return None
+        groups = self._class_groups or groups_by_pixel_share(confusion.sum(dim=1))
+        report = {
+            "dataset": self._dataset_name,
+            "num_images": num_images,
+            **build_report(confusion, self._class_names, groups),
+        }
+        if self._output_dir:
+            write_report(report, self._output_dir)
+        if self._write_predictions:
+            write_json(Path(self._output_dir) / "sem_seg_predictions.json", predictions)
+        logger.info(f"{self._dataset_name}, {num_images} images:\n{format_tables(report)}")
+        return OrderedDict(sem_seg=flat_results(report))
+
+    def _choose_groups(
+        self, class_groups: Mapping[str, Sequence[int]] | None, pixel_count: Any
+    ) -> dict[str, list[int]] | None:
+        """The groups, or None where only the evaluated ground truth can give them."""
+        num_classes = len(self._class_names)
+        if class_groups:
+            groups = {name: list(classes) for name, classes in class_groups.items()}
+            if sorted(sum(groups.values(), [])) != list(range(num_classes)):
+                raise ValueError(
+                    f"SemSegEvaluator: class_groups of {self._dataset_name!r} must hold each "
+                    f"class index 0..{num_classes - 1} exactly once, got {groups}"
+                )
+            return groups
+        if pixel_count is None:
+            return None
+        if len(pixel_count) != num_classes:
+            raise ValueError(
+                f"SemSegEvaluator: pixel_count has {len(pixel_count)} entries, but "
+                f"{self._dataset_name!r} has {num_classes} classes; pass the counts of its "
+                "training set"
+            )
+        return groups_by_pixel_share(pixel_count)
+
+    def _update(
+        self, prediction: torch.Tensor, target: torch.Tensor, ground_truth_file: str
+    ) -> None:
+        try:
+            counts = confusion_matrix(
+                prediction, target, len(self._class_names), self._ignore_label
+            )
+        except ValueError as error:
+            raise ValueError(f"{ground_truth_file}: {error}") from error
+        self._confusion = counts if self._confusion is None else self._confusion + counts
+        self._num_images += 1
+
+    def _gather(self) -> tuple[torch.Tensor, int, list[dict[str, Any]]]:
+        """Matrix (K, K), number of images and predictions (main process only) of all processes."""
+        confusion = self._confusion
+        if confusion is None:  # a process may get no image of a small data set
+            confusion = torch.zeros([len(self._class_names)] * 2, dtype=torch.int64)
+        if not self._distributed or comm.get_world_size() == 1:
+            return confusion.cpu(), self._num_images, self._predictions
+        device = "cuda" if "nccl" in dist.get_backend() else "cpu"
+        packed = torch.cat([confusion.flatten(), confusion.new_tensor([self._num_images])])
+        packed = packed.to(device)
+        dist.all_reduce(packed)
+        packed = packed.cpu()
+        predictions: list[dict[str, Any]] = []
+        if self._write_predictions:
+            # Not detectron2's comm.gather: it keeps its process group alive in a cache, and a
+            # program that has destroyed its groups is now and then aborted at exit because of it.
+            gathered = [None] * comm.get_world_size() if comm.is_main_process() else None
+            dist.gather_object(self._predictions, gathered)
+            predictions = sum(gathered or [], [])
+        return packed[:-1].reshape(confusion.shape), int(packed[-1]), predictions
+
+    def _encode(self, prediction: np.ndarray, file_name: str) -> list[dict[str, Any]]:
+        """COCO results of one image: an RLE of every predicted class."""
+        results = []
+        for label in np.unique(prediction).tolist():
+            mask = np.asfortranarray(prediction == label, dtype=np.uint8)
+            rle = mask_util.encode(mask)
+            results.append(
+                {
+                    "file_name": file_name,
+                    "category_id": self._dataset_ids.get(label, label),
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                }
+            )
+        return results
+
+
+def _ground_truth_files(dataset_name: str) -> dict[str, str]:
+    files = {}
+    for record in DatasetCatalog.get(dataset_name):
+        if "sem_seg_file_name" not in record:
+            raise ValueError(
+                f"{dataset_name}: the record of {record['file_name']} has no sem_seg_file_name; "
+                "semantic evaluation needs a label map for every image"
+            )
+        files[record["file_name"]] = record["sem_seg_file_name"]
+    return files

@@ -1,0 +1,182 @@
+"""Losses of one sigmoid for each class.
+
+As detectron2's own sigmoid loss, in detection the classifier keeps the output of the background. It
+counts for nothing, background being what no class takes for its own, except in the equalization
+loss v2.
+
+Shape alphabet:
+    S: samples: images or RoIs
+    K: classes (foreground classes in detection)
+    D: K, or K + 1 with background
+"""
+
+import math
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from longtail.losses.build import (
+    BOXES,
+    IMAGES,
+    LossTask,
+    SampleMeanLoss,
+    loss_option,
+    register_class_loss,
+)
+from longtail.losses.cross_entropy import sum_over_processes
+from longtail.losses.functional import (
+    equalization_weights,
+    federated_classes,
+    gradient_guided_weights,
+    one_hot,
+    sigmoid_losses,
+)
+
+# What a class is given at the start (Lin et al. 2017): with 1/2 the loss of a thousand classes
+# would be hundreds, of samples of which all but one say no.
+INITIAL_PROBABILITY = 0.01
+
+
+class SigmoidLoss(SampleMeanLoss):
+    """A weighted sum over the classes of binary cross-entropy, the mean of it over samples."""
+
+    is_softmax = False
+    # Whether the output of the background is learned.
+    trains_background = False
+    initial_bias = -math.log((1 - INITIAL_PROBABILITY) / INITIAL_PROBABILITY)
+
+    def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """How much each class of each sample counts.
+
+        Args:
+            logits: (S, K).
+            targets: (S, K) bool.
+
+        Returns:
+            A tensor that broadcasts to (S, K).
+        """
+        raise NotImplementedError
+
+    def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        logits, targets = logits[:, : self.num_classes], one_hot(classes, self.num_classes)
+        weights = self.element_weights(logits.detach(), targets)
+        return (weights * sigmoid_losses(logits, targets)).sum(dim=1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(S, D) logits to (S, D) probabilities; the background's is 0."""
+        probabilities = logits[:, : self.num_classes].sigmoid()
+        if not self.background:
+            return probabilities
+        return torch.cat([probabilities, torch.zeros_like(probabilities[:, :1])], dim=1)
+
+
+class Equalization(SigmoidLoss):
+    """Equalization loss: :func:`.functional.equalization_weights` with its tail classes."""
+
+    def __init__(self, num_classes: int, *, background: bool = False, tail: Tensor) -> None:
+        """
+        Args:
+            num_classes, background: see :class:`ClassLoss`.
+            tail: (K,) bool.
+        """
+        super().__init__(num_classes, background=background)
+        self.register_buffer("tail", tail, persistent=False)
+
+    def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return equalization_weights(targets, self.tail)
+
+
+class GradientEqualization(SigmoidLoss):
+    """Equalization loss v2: :func:`.functional.gradient_guided_weights`, and what they are from.
+
+    In detection one more binary cross-entropy, of weight 1, tells background from foreground, and
+    probabilities of classes are multiplied by that of foreground.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        background: bool = False,
+        gamma: float,
+        mu: float,
+        alpha: float,
+    ) -> None:
+        """
+        Args:
+            num_classes, background: see :class:`ClassLoss`.
+            gamma, mu, alpha: see :func:`.functional.gradient_guided_weights`.
+        """
+        super().__init__(num_classes, background=background)
+        self.trains_background = background
+        self.options = {"gamma": gamma, "mu": mu, "alpha": alpha}
+        # Part of the training's state. In float64: after many steps a small gradient would be lost
+        # in a float32 sum.
+        for name in ("positive_gradients", "negative_gradients"):
+            self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
+
+    def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        losses = super().sample_losses(logits, classes)
+        if not self.background:
+            return losses
+        is_background = classes == self.num_classes
+        return losses + sigmoid_losses(logits[:, -1], is_background)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(S, D) logits to (S, D) probabilities; of classes they are those of foreground too."""
+        probabilities = logits.sigmoid()
+        if not self.background:
+            return probabilities
+        classes, background = probabilities.split([self.num_classes, 1], dim=1)
+        return torch.cat([classes * (1 - background), background], dim=1)
+
+    def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        of_positives, of_negatives = gradient_guided_weights(
+            self.positive_gradients, self.negative_gradients, **self.options
+        )
+        weights = torch.where(targets, of_positives, of_negatives).to(logits)
+        if self.training:
+            gradients = ((logits.sigmoid() - targets.to(logits)).abs() * weights).double()
+            total, positive = gradients.sum(dim=0), (gradients * targets).sum(dim=0)
+            sums = sum_over_processes(torch.stack([positive, total - positive]))
+            self.positive_gradients += sums[0]
+            self.negative_gradients += sums[1]
+        return weights
+
+
+class Federated(SigmoidLoss):
+    """Federated loss: the classes that :func:`.functional.federated_classes` draws."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        background: bool = False,
+        sampling_weights: Tensor,
+        number: int,
+    ) -> None:
+        """
+        Args:
+            num_classes, background: see :class:`ClassLoss`.
+            sampling_weights: (K,) >= 0.
+            number: of classes that are compared in an iteration.
+        """
+        super().__init__(num_classes, background=background)
+        self.register_buffer("sampling_weights", sampling_weights, persistent=False)
+        self.number = number
+
+    def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return federated_classes(targets, self.sampling_weights, self.number)
+
+
+@register_class_loss(IMAGES, BOXES)
+def eqlv2(cfg: CfgNode, task: LossTask) -> GradientEqualization:
+    """Equalization loss v2."""
+    return GradientEqualization(
+        task.num_classes(cfg),
+        background=task.background,
+        gamma=loss_option(cfg, "EQLV2_GAMMA"),
+        mu=loss_option(cfg, "EQLV2_MU"),
+        alpha=loss_option(cfg, "EQLV2_ALPHA"),
+    )

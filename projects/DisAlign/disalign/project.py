@@ -1,0 +1,52 @@
+"""What DisAlign adds to longtail."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from longtail.config import Folding, Project
+from longtail.engine.training.data_sets import training_records
+
+from .config import add_disalign_config
+from .folding import fold_detector, fold_image_classifier, fold_segmentor
+from .roi_cache import build_roi_cache_loader
+
+
+def roi_cache_loader(cfg: CfgNode) -> Any:
+    """What is cached of the training images, with ``MODEL.DISALIGN.ROI_FEATURE_CACHE``."""
+    if not cfg.MODEL.DISALIGN.ROI_FEATURE_CACHE:
+        return None
+    return build_roi_cache_loader(cfg, training_records(cfg))
+
+
+PROJECT = Project(
+    name="DisAlign",
+    add_config=add_disalign_config,
+    head_keys=("MODEL.DISALIGN.BASE_HEAD_NAME",),
+    train_loader=roi_cache_loader,
+    foldings=(
+        Folding(
+            "MODEL.META_ARCHITECTURE",
+            "DisAlignImageClassifier",
+            baseline=lambda cfg: "ImageClassifier",
+            fold=fold_image_classifier,
+        ),
+        Folding(
+            "MODEL.META_ARCHITECTURE",
+            "DisAlignRCNN",
+            baseline=lambda cfg: "GeneralizedRCNN",
+            fold=fold_detector,
+        ),
+        Folding(
+            "MODEL.SEM_SEG_HEAD.NAME",
+            "DisAlignSemSegHead",
+            baseline=lambda cfg: cfg.MODEL.DISALIGN.BASE_HEAD_NAME,
+            fold=fold_segmentor,
+        ),
+    ),
+    commands={
+        "cache-roi-features": "disalign.commands.cache_roi_features",
+        "disalign-quickstart": "disalign.commands.quickstart",
+        "plot-calibration": "disalign.commands.plot_calibration",
+    },
+)

@@ -1,0 +1,1 @@
+"""Commands of Region Rebalance."""

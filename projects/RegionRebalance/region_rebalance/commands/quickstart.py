@@ -1,0 +1,119 @@
+"""The quick start: data, baseline and Region Rebalance, evaluation, a table, pictures, curves.
+
+    longtail quickstart
+
+Everything goes under ``output/quickstart``. A training that is finished there is not repeated.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from tabulate import tabulate
+
+from longtail.data.synthetic import SyntheticConfig, write_dataset
+from longtail.utils.cores import available_cores
+from longtail.utils.io import atomic_write
+from longtail.utils.subcommand import run_subcommand
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+CONFIGS = {
+    "baseline": "quickstart/deeplabv3plus_lite0.yaml",
+    "region_rebalance": "quickstart/deeplabv3plus_lite0_rr.yaml",
+}
+RESULT = "inference/synthetic_sem_seg_val/sem_seg_evaluation.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all steps; each prints the command that does it alone."""
+    parser = argparse.ArgumentParser(
+        prog="longtail quickstart", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
+    output = parser.parse_args(arguments).output.resolve()
+    start = time.perf_counter()
+    datasets = output / "datasets"
+    print("Generating 520 scenes with a long tail ...", flush=True)
+    try:
+        write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), available_cores())
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets)}
+    for name, config in CONFIGS.items():
+        if (output / name / RESULT).is_file():
+            print(f"{name}: trained before; to repeat it, remove {output / name}")
+        else:
+            options = ["--config-file", config, "--resume", "OUTPUT_DIR", str(output / name)]
+            run_subcommand("train", options, environment)
+    models = [
+        item
+        for name, config in CONFIGS.items()
+        for item in ("--model", name, config, str(output / name / "model_final.pth"))
+    ]
+    pictures = ["--output", str(output / "pictures"), "--num-images", "6"]
+    run_subcommand("visualize", models + pictures, environment)
+    reports = {name: json.loads((output / name / RESULT).read_text()) for name in CONFIGS}
+    plot_curves(output)
+    plot_classes(reports, output)
+    table = comparison_table(reports)
+    with atomic_write(output / "comparison.txt") as file:
+        file.write(f"{table}\n")
+    print(f"\n{table}\n")
+    print(f"Table, pictures, curves and logs: {output} ({time.perf_counter() - start:.0f} s)")
+    print("How to train on ADE20K, COCO-Stuff or your own data: README.md")
+
+
+def comparison_table(reports: dict[str, dict]) -> str:
+    """mIoU and mean accuracy of all runs, over all classes and for head, body and tail."""
+    headers = ["classes", *(f"{m} {name}" for m in ("mIoU", "mAcc") for name in reports)]
+    first = next(iter(reports.values()))
+    rows = [["all", *(r[m] for m in ("mIoU", "mAcc") for r in reports.values())]]
+    rows += [
+        [group, *(r["groups"][group][m] for m in ("mIoU", "mAcc") for r in reports.values())]
+        for group in first["groups"]
+    ]
+    return tabulate(rows, headers=headers, floatfmt=".2f")
+
+
+def plot_curves(output: Path) -> None:
+    """Losses over iterations, to ``curves.png``."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name in CONFIGS:
+        lines = (output / name / "metrics.json").read_text().splitlines()
+        records = [r for r in map(json.loads, lines) if "total_loss" in r]
+        for axis, key in zip(axes, ("loss_sem_seg", "loss_region"), strict=True):
+            points = [(r["iteration"], r[key]) for r in records if key in r]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name)
+    for axis, title in zip(axes, ("pixel loss", "region loss (with λ)"), strict=True):
+        axis.set(title=title, xlabel="iteration")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    save_figure(figure, output / "curves.png")
+
+
+def plot_classes(reports: dict[str, dict], output: Path) -> None:
+    """IoU of every class, most frequent first, to ``classes.png``."""
+    figure, axis = plt.subplots(figsize=(11, 4.5), layout="constrained")
+    width = 0.8 / len(reports)
+    for position, (name, report) in enumerate(reports.items()):
+        places = [row["index"] + position * width for row in report["classes"]]
+        axis.bar(places, [row["IoU"] for row in report["classes"]], width, label=name)
+    names = [f"{row['name']} ({row['group']})" for row in report["classes"]]
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axis.set(title="classes, most frequent in training first", ylabel="IoU, percent")
+    axis.legend()
+    save_figure(figure, output / "classes.png")
+
+
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all, and free the figure."""
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,13 @@
+"""What Region Rebalance adds to longtail."""
+
+from longtail.config import Project
+
+from .config import add_region_rebalance_config
+from .head import RegionRebalanceHead
+
+PROJECT = Project(
+    name="Region Rebalance",
+    add_config=add_region_rebalance_config,
+    deployed_heads={RegionRebalanceHead.__name__: "MODEL.REGION_REBALANCE.BASE_HEAD_NAME"},
+    commands={"quickstart": "region_rebalance.commands.quickstart"},
+)
