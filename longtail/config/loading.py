@@ -44,7 +44,7 @@ def get_config_file(name: str) -> str:
     path = CONFIGS / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no config {name}, neither as a file nor below {CONFIGS}: see its README.md"
+            f"the config file {name} does not exist, and {CONFIGS} holds none of that name"
         )
     return str(path)
 

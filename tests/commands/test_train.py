@@ -109,7 +109,7 @@ def test_bad_overrides(tmp_path, overrides, message):
 
 def test_a_missing_config_file(tmp_path):
     path = tmp_path / "nowhere.yaml"
-    assert failure(command_line(path)) == f"error: the config file {path} does not exist"
+    assert failure(command_line(path)).startswith(f"error: the config file {path} does not exist")
 
 
 @pytest.mark.parametrize("base", [False, True], ids=["itself", "its base"])

@@ -72,7 +72,7 @@ def test_files_are_written_where_they_are_registered(root, capsys):
 def test_what_is_missing_is_said_and_nothing_written(root, capsys):
     assert run_tool("camvid_instances").startswith(f"error: {root}/camvid/train is missing: run '")
     make_prepared(root, ("train",))
-    assert "val is missing: run 'python tools" in run_tool("camvid_instances")
+    assert "val is missing: run 'longtail" in run_tool("camvid_instances")
     make_prepared(root)
     (root / "camvid" / "val" / "a.png").unlink()
     assert "a.png has no image in" in run_tool("camvid_instances")

@@ -64,7 +64,7 @@ def test_registration_needs_no_data_and_using_it_says_how_to_get_it(root, name, 
         with pytest.raises(FileNotFoundError) as raised:
             use()
         assert str(raised.value).startswith(f"{name}: the list {root}/")
-        assert "is missing" in str(raised.value) and "python tools/" in str(raised.value)
+        assert "is missing" in str(raised.value) and "longtail " in str(raised.value)
 
 
 def test_records_are_those_of_the_list(train, tmp_path):

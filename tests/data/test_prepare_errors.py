@@ -1,6 +1,5 @@
 """tools/prepare.py: interruption, and each kind of bad source."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -233,9 +232,8 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_continues(root):
         (camvid / "train" / f"{i}.jpg").symlink_to(camvid / "train" / "0.jpg")
         (camvid / "trainannot" / f"{i}.png").symlink_to(camvid / "trainannot" / "0.png")
     tool = subprocess.Popen(
-        [sys.executable, "tools/prepare.py", "camvid", "--splits=train", "--workers=1"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        [sys.executable, "-m", "longtail", "prepare", "camvid", "--splits=train", "--workers=1"],
+        cwd=root,
         stderr=subprocess.PIPE,
         text=True,
         # Shells let what they start in the background ignore Ctrl-C, which is inherited.

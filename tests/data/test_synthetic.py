@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -276,12 +275,8 @@ def test_data_set_is_registered_with_the_generated_classes(tmp_path):
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess:
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, root / "tools" / "generate.py", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, "-m", "longtail", "generate", *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
 
 def test_command_prints_the_measured_factors_and_refuses_in_one_line(tmp_path):
