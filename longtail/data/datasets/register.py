@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
+from longtail.data.statistics.groups import checked_groups
 
 PathLike = str | os.PathLike
 
@@ -66,12 +67,7 @@ def register_sem_seg(
         "sem_seg_root": os.fspath(label_root),
     }
     if class_groups is not None:
-        groups = {group: list(members) for group, members in class_groups.items()}
-        if sorted(sum(groups.values(), [])) != list(range(len(classes))):
-            raise ValueError(
-                f"{name}: class_groups must hold each class index 0..{len(classes) - 1} once"
-            )
-        metadata["class_groups"] = groups
+        metadata["class_groups"] = checked_groups(class_groups, len(classes), name)
     load = partial(
         load_sem_seg_pairs,
         name,
