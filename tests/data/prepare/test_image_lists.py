@@ -1,4 +1,4 @@
-"""tools/prepare.py imagenet_lt, places_lt, inaturalist2018, on benchmarks of 3 classes."""
+"""``longtail prepare`` of the image classification benchmarks, in a version of 3 classes."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.data.image_lists import make_images, write_list
 from tests.data.sources import files_under, run_tool
 
 CLASSES = ("ant", "bee", "cat")
-# Of a class: 3 images that no list has, 2 for training, 1 for validation.
+# Of a class``: 3 images that no list has, 2 for training, 1 for validation.
 TRAIN = [(f"train/{name}/{i}.JPEG", k) for k, name in enumerate(CLASSES) for i in (3, 4)]
 VAL = [(f"train/{name}/5.JPEG", k) for k, name in enumerate(CLASSES)]
 TEST = [(f"val/{i}.JPEG", i) for i in range(3)]

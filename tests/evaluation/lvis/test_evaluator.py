@@ -10,17 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from longtail.evaluation import LVISEvaluator
-from longtail.evaluation.lvis import (
-    detections as lvis_detections,
-)
-from longtail.evaluation.lvis import (
-    evaluator as lvis_evaluator,
-)
-from longtail.evaluation.lvis import (
-    metrics as lvis_metrics,
-)
-from tests.evaluation.lvis_reference import reference
-from tests.evaluation.lvis_scenes import H, W, make_annotations, make_predictions, register, run
+from longtail.evaluation.lvis import detections as lvis_detections
+from longtail.evaluation.lvis import evaluator as lvis_evaluator
+from longtail.evaluation.lvis import matches as lvis_matches
+from tests.evaluation.lvis.reference import reference
+from tests.evaluation.lvis.scenes import H, W, make_annotations, make_predictions, register, run
 from tests.processes import run_in_two_processes
 
 MODES = ("standard", "fixed", "pool")
@@ -130,7 +124,7 @@ class TestByHand:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("limit", [25, 10_000])
 def test_fixed_and_pooled_against_plain_loops(tmp_path, monkeypatch, seed, limit):
-    monkeypatch.setattr(lvis_metrics, "MAX_DETECTIONS_PER_CATEGORY", limit)
+    monkeypatch.setattr(lvis_matches, "MAX_DETECTIONS_PER_CATEGORY", limit)
     monkeypatch.setattr(lvis_evaluator, "PRUNE_EVERY", 150)  # several times on the way
     content = make_annotations(seed, num_images=6)
     inputs, outputs = make_predictions(content, seed)

@@ -1,4 +1,4 @@
-"""tools/prepare.py: each conversion by hand, repetition, and real data."""
+"""``longtail prepare``: each conversion by hand, repetition, and real data."""
 
 import os
 import time
@@ -18,8 +18,6 @@ from tests.data.sources import (
     save_image,
     save_label,
 )
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 # COCO-Stuff: (first and last number of the release, first class index) of every unbroken run.
 COCO_STUFF_RUNS = [

@@ -1,4 +1,4 @@
-"""The metrics of image classification against plain loops."""
+"""Reports of image classification against plain loops."""
 
 import math
 
@@ -6,63 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.evaluation.classification.metrics import build_report, flat_results, label_ranks
+from longtail.evaluation.classification.metrics import label_ranks
+from longtail.evaluation.classification.report import LAYOUT, build_report
+from longtail.evaluation.report import flat_results
+from tests.evaluation.classification.scores import K, place, scores_and_labels
 
-K = 7
 NAMES = [f"class{c}" for c in range(K)]
-
-
-def scores_and_labels(count=60, seed=0):
-    """Scores on a coarse grid, which tie often; class 3 has no image."""
-    rng = np.random.default_rng(seed)
-    labels = rng.choice([0, 1, 2, 4, 5, 6], count)
-    scores = np.round(rng.normal(size=(count, K)), 1)
-    scores[np.arange(count), labels] += 0.5
-    return torch.from_numpy(np.round(scores, 1)), torch.from_numpy(labels)
-
-
-def place(row, label):
-    """By sorting: the best first, of equal ones the lower index."""
-    order = sorted(range(len(row)), key=lambda c: (-row[c], c))
-    return order.index(label)
-
-
-def test_ranks():
-    scores, labels = scores_and_labels()
-    expected = [place(s, y) for s, y in zip(scores.tolist(), labels.tolist(), strict=True)]
-    assert label_ranks(scores, labels).tolist() == expected
-    assert {0, 1, 2, 3} <= set(expected)
-    # Ties are not rare here.
-    assert sum(len(set(row)) < K for row in scores.tolist()) > 20
-
-
-def test_rank_0_is_what_argmax_names():
-    scores, labels = scores_and_labels(200, seed=1)
-    first = torch.from_numpy(scores.numpy().argmax(axis=1)) == labels
-    assert torch.equal(label_ranks(scores, labels) == 0, first)
-
-
-def test_ties_are_not_decided_in_favor_of_the_right_class():
-    scores = torch.zeros(K, K)
-    assert label_ranks(scores, torch.arange(K)).tolist() == list(range(K))
-
-
-def test_ranks_do_not_change_with_a_monotone_function():
-    scores, labels = scores_and_labels()
-    expected = label_ranks(scores, labels)
-    for other in (scores.softmax(dim=1), 3 * scores - 7, scores.exp()):
-        assert torch.equal(label_ranks(other, labels), expected)
-
-
-def test_infinite_scores():
-    scores = torch.tensor([[-math.inf, 0.0, math.inf]]).expand(3, 3)
-    assert label_ranks(scores, torch.arange(3)).tolist() == [2, 1, 0]
-
-
-def test_nan():
-    scores = torch.tensor([[0.0, math.nan], [0.0, 1.0]])
-    with pytest.raises(ValueError, match="a score is NaN"):
-        label_ranks(scores, torch.tensor([0, 1]))
 
 
 def report(**options):
@@ -123,7 +72,7 @@ def test_fewer_than_five_classes():
 
 def test_flat_results():
     given = report(groups={"many": [0, 1, 2, 3], "few": [4, 5, 6]})
-    flat = flat_results(given)
+    flat = flat_results(given, LAYOUT)
     assert list(flat)[:5] == ["top1", "top5", "mean_acc", "mean_acc-many", "mean_acc-few"]
     assert [flat[f"acc-class{c}"] for c in (0, 1)] == [r["acc"] for r in given["classes"][:2]]
     assert len(flat) == 5 + K and all(isinstance(value, float) for value in flat.values())

@@ -11,7 +11,7 @@ from detectron2.structures import ROIMasks
 from torch import nn
 
 from longtail.evaluation import LVISEvaluator, UnpastedInference
-from tests.evaluation.lvis_scenes import register
+from tests.evaluation.lvis.scenes import register
 from tests.tiny_detection import SIZE, detector_config, write_rectangles
 
 SCALE = 2  # of the original images, relative to what the model sees

@@ -197,15 +197,15 @@ RLE = {"size": [3, 4], "counts": "abc"}
             lambda d: _without(d, "annotations", "id"),
             r"annotation \(without id\) has no 'id'",
         ),
-        (lambda d: d["annotations"].append(5), "among the annotation entries is no object: 5"),
-        (lambda d: d["images"].append(image(1)), "two images have the id 1"),
+        (lambda d: d["annotations"].append(5), r"annotation entries .*: 5$"),
+        (lambda d: d["images"].append(image(1)), "the id 1 .* image"),
         (
             lambda d: d["annotations"].append(annotation(10, 2, 1)),
-            "two annotations have the id 10",
+            "the id 10 .* annotation",
         ),
         (
             lambda d: d["categories"].append({"id": 1, "name": "x"}),
-            "two categories have the same id",
+            "the id 1 .* category",
         ),
         (_change("annotations", image_id=3), "annotation 10 has the unknown image_id 3"),
         (_change("annotations", category_id=3), "annotation 10 has the unknown category_id 3"),
@@ -214,7 +214,10 @@ RLE = {"size": [3, 4], "counts": "abc"}
         (_change("annotations", segmentation=[]), "annotation 10 has an invalid polygon"),
         (_change("annotations", segmentation=[[1, 2, 3, 4]]), "annotation 10 has an invalid pol"),
         (_change("annotations", segmentation=[[1] * 7]), "annotation 10 has an invalid polygon"),
-        (_change("annotations", segmentation=RLE), "annotation 10 has an RLE .* of another size"),
+        (
+            _change("annotations", segmentation=RLE),
+            r"annotation 10 has an RLE .* \[3, 4\], expected .* \[24, 32\]",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(load, damage, message):
@@ -229,7 +232,7 @@ def test_what_is_wrong_is_said_in_one_line(load, damage, message):
 def test_broken_files_are_named(tmp_path, content):
     path = tmp_path / "broken.json"
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"^x: .*broken\.json is cut short or no JSON") as caught:
+    with pytest.raises(ValueError, match=r"^x: .*broken\.json is cut short") as caught:
         load_lvis_json(path, tmp_path, "x")
     assert "\n" not in str(caught.value)
     forget("x")
@@ -237,7 +240,7 @@ def test_broken_files_are_named(tmp_path, content):
 
 def test_a_list_is_no_document(tmp_path):
     path = write(tmp_path / "results.json", [])
-    with pytest.raises(ValueError, match=r"results\.json holds a list, expected LVIS's object"):
+    with pytest.raises(ValueError, match=r"results\.json holds a list, expected "):
         load_lvis_json(path, tmp_path, "x")
 
 

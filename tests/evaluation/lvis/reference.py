@@ -3,7 +3,7 @@
 import numpy as np
 import pycocotools.mask as mask_util
 
-from tests.evaluation.lvis_scenes import H, W
+from tests.evaluation.lvis.scenes import H, W
 
 THRESHOLDS = [0.5 + 0.05 * t for t in range(10)]
 AREAS = {"": (0, 1e10), "s": (0, 1024), "m": (1024, 9216), "l": (9216, 1e10)}

@@ -11,7 +11,7 @@ from detectron2.evaluation import LVISEvaluator as Detectron2Evaluator
 from detectron2.structures import Boxes, Instances
 
 from longtail.evaluation import LVISEvaluator
-from tests.evaluation.lvis_scenes import (
+from tests.evaluation.lvis.scenes import (
     NUM_CATEGORIES,
     make_annotations,
     make_predictions,

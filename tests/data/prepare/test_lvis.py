@@ -1,4 +1,4 @@
-"""tools/prepare.py lvis: what is missing or damaged, and where it belongs."""
+"""``longtail prepare lvis``: what is missing or damaged, and where it belongs."""
 
 import pytest
 
@@ -92,7 +92,7 @@ def _no_images(path, root):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, "lvis_v1_val.json is cut short or no JSON"),
+        (_truncate, "lvis_v1_val.json is cut short"),
         (_other_version, "1230 categories, but the data set is registered with 1203"),
         (_unknown_image, "annotation 99 has the unknown image_id 5"),
         (_no_images, "lvis_v1_val.json: no images; take it again"),

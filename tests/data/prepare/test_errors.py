@@ -1,10 +1,9 @@
-"""tools/prepare.py: interruption, and each kind of bad source."""
+"""``longtail prepare``: interruption, and each kind of bad source."""
 
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from tests.data.sources import (
     save_image,
     save_label,
 )
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def break_label(path, how):

@@ -8,8 +8,6 @@ import torch
 
 from longtail.evaluation.sem_seg.metrics import (
     confusion_matrix,
-    grouped_mean,
-    groups_by_pixel_share,
     iou_from_confusion,
     predicted_classes,
 )
@@ -169,48 +167,3 @@ class TestIouFromConfusion:
     def test_bad_shape(self, shape):
         with pytest.raises(ValueError, match="expected a square"):
             iou_from_confusion(torch.zeros(shape))
-
-
-class TestGroups:
-    def test_mean_without_nan(self):
-        values = torch.tensor([0.2, math.nan, 0.6, 0.9, math.nan], dtype=torch.float64)
-        means = grouped_mean(values, {"a": [0, 1, 2], "b": [3], "c": [4], "d": []})
-        assert list(means) == ["a", "b", "c", "d"]
-        assert means["a"] == pytest.approx((0.2 + 0.6) / 2, abs=1e-15)
-        assert means["b"] == pytest.approx(0.9, abs=1e-15)
-        assert math.isnan(means["c"]) and math.isnan(means["d"])
-
-    def test_one_group_of_all_is_the_mean(self):
-        values = np.random.default_rng(0).random(13)
-        means = grouped_mean(values, {"all": range(13)})
-        assert means["all"] == pytest.approx(values.mean(), abs=1e-15)
-
-    def test_group_beyond_the_classes(self):
-        with pytest.raises(ValueError, match=r"group 'tail' has class 5.*classes 0\.\.3"):
-            grouped_mean([0.1, 0.2, 0.3, 0.4], {"tail": [1, 5]})
-        with pytest.raises(ValueError, match="has class -1"):
-            grouped_mean([0.1, 0.2], {"head": [-1]})
-        with pytest.raises(ValueError, match=r"expected \(K,\) values"):
-            grouped_mean(torch.zeros(2, 2), {})
-
-    def test_thirds_by_rank(self):
-        # Pixels, most first: class 2, 5, 0 | 4, 3 (tie with 6: smaller index first) | 6, 1.
-        groups = groups_by_pixel_share([50, 0, 90, 7, 8, 60, 7])
-        assert groups == {"head": [0, 2, 5], "body": [3, 4], "tail": [1, 6]}
-
-    @pytest.mark.parametrize(
-        ("num_classes", "sizes"),
-        [(11, [4, 4, 3]), (24, [8, 8, 8]), (25, [9, 8, 8]), (2, [1, 1, 0])],
-    )
-    def test_sizes(self, num_classes, sizes):
-        groups = groups_by_pixel_share(torch.arange(num_classes))
-        assert [len(groups[name]) for name in ("head", "body", "tail")] == sizes
-        assert sorted(sum(groups.values(), [])) == list(range(num_classes))
-
-    def test_shares_and_counts_agree(self):
-        counts = np.random.default_rng(1).integers(0, 10**9, 30)
-        assert groups_by_pixel_share(counts) == groups_by_pixel_share(counts / counts.sum())
-
-    def test_bad_shape(self):
-        with pytest.raises(ValueError, match=r"expected \(K,\) counts"):
-            groups_by_pixel_share(torch.zeros(2, 2))
