@@ -146,5 +146,5 @@ def plain_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], missing: 
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".2f", missingval=missing)
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)

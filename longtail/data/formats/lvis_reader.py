@@ -97,7 +97,7 @@ def read_lvis_json(
     )
 
 
-def check_segmentation(shape: Any, height: int, width: int) -> None:
+def check_segmentation(shape: object, height: int, width: int) -> None:
     """Check polygons or an RLE.
 
     Args:
@@ -136,7 +136,7 @@ def compressed_rle(rle: Entry) -> Entry:
     return rle if isinstance(rle["counts"], str) else mask_util.frPyObjects(rle, *rle["size"])
 
 
-def segmentation_rle(shape: Any, height: int, width: int) -> Entry:
+def segmentation_rle(shape: object, height: int, width: int) -> Entry:
     """Check a segmentation and turn it into one compressed RLE.
 
     Args:
@@ -226,18 +226,18 @@ def _check_annotations(
                 raise ValueError(f"annotation {item['id']} {error}") from None
 
 
-def _is_box(box: Any) -> bool:
+def _is_box(box: object) -> bool:
     if not isinstance(box, list) or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
         return False
     return box[2] >= 0 and box[3] >= 0
 
 
-def _is_polygon(part: Any) -> bool:
+def _is_polygon(part: object) -> bool:
     flat = isinstance(part, list) or (isinstance(part, np.ndarray) and part.ndim == 1)
     return flat and len(part) >= 6 and len(part) % 2 == 0
 
 
-def _incomplete(entry: Any, keys: Iterable[str], what: str) -> ValueError:
+def _incomplete(entry: object, keys: Iterable[str], what: str) -> ValueError:
     if not isinstance(entry, dict):
         return ValueError(f"an entry in the list of {what} entries is not an object: {entry!r:.40}")
     missing = next(key for key in keys if key not in entry)

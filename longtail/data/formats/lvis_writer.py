@@ -30,7 +30,7 @@ def mask_polygons(mask: np.ndarray) -> list[list[int]]:
     """
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     polygons = _crop_polygons(mask[y : y + height, x : x + width])
-    return [(polygon + [x, y]).ravel().tolist() for polygon in polygons]
+    return [np.add(polygon, (x, y)).ravel().tolist() for polygon in polygons]
 
 
 def _crop_polygons(mask: np.ndarray) -> list[np.ndarray]:
@@ -45,7 +45,7 @@ def _crop_polygons(mask: np.ndarray) -> list[np.ndarray]:
         # Never at the border: a hole has pixels of the mask on all sides.
         cut = (int(np.mean(holes[0][:, 0, 1])) + 1) // 2
         upper, lower = _crop_polygons(mask[:cut]), _crop_polygons(mask[cut:])
-        return upper + [polygon + [0, cut] for polygon in lower]
+        return upper + [np.add(polygon, (0, cut)) for polygon in lower]
     return [_without_straight_points((contour[:, 0] + 1) // 2) for contour in contours]
 
 

@@ -21,7 +21,8 @@ class RandomScaleResize(T.Augmentation):
     def __init__(
         self, short_edge: int, long_edge: int, scale_range: tuple[float, float] = (0.5, 2.0)
     ) -> None:
-        """
+        """Set the box and the range of the factor.
+
         Args:
             short_edge: pixels of the shorter side at scale 1.
             long_edge: bound on the longer side at scale 1, in pixels.
@@ -54,7 +55,8 @@ class PadToSize(T.Augmentation):
     def __init__(
         self, size: tuple[int, int], pixel_mean: tuple[float, ...], ignore_label: int = 255
     ) -> None:
-        """
+        """Set the size and the fillings.
+
         Args:
             size: height and width in pixels; a larger image stays as it is.
             pixel_mean: the colour that the model subtracts. Rounded to whole numbers the padding

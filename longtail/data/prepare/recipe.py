@@ -12,7 +12,7 @@ INVALID = -1
 TABLE_SIZE = 257
 
 
-class SourceProblem(ValueError):
+class SourceError(ValueError):
     """One file of the source is missing or wrong; the message names it and says what to do."""
 
 

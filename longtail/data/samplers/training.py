@@ -36,7 +36,8 @@ class ClassBalancedTrainingSampler(Sampler):
     def __init__(
         self, images_by_class: Sequence[Sequence[int]], *, seed: int | None = None
     ) -> None:
-        """
+        """Set the images and the seed of the stream.
+
         Args:
             images_by_class: for each class that occurs the indices (0..N-1) of its images, as
                 :meth:`images_by_class_from_dataset_dicts` makes them.

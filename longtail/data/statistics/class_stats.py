@@ -19,6 +19,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from longtail.data.statistics.counting import (
+    CountingSource,
     check_num_workers,
     class_metadata,
     count_instances,
@@ -63,6 +64,7 @@ class ClassStats:
     instance_count: np.ndarray | None
 
     def __post_init__(self) -> None:
+        """Turn the counts into int64 arrays and check them."""
         object.__setattr__(self, "class_names", tuple(self.class_names))
         for name in COUNTS:
             count = getattr(self, name)
@@ -77,6 +79,7 @@ class ClassStats:
             object.__setattr__(self, name, count)
 
     def __eq__(self, other: object) -> bool:
+        """Compare all counts."""
         return isinstance(other, ClassStats) and self.to_dict() == other.to_dict()
 
     @property
@@ -203,7 +206,7 @@ def locate_class_stats(
     return stats, path
 
 
-def _count(source: Any, num_workers: int | None) -> ClassStats:
+def _count(source: CountingSource, num_workers: int | None) -> ClassStats:
     pixel_count = image_count = instance_count = None
     if source.categories is not None:
         instance_count, image_count = count_instances(source)

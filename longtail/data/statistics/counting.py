@@ -7,13 +7,14 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from longtail.utils.cores import available_cores
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
 COUNTING_VERSION = 1
 FILES_PER_TASK = 32
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class CountingSource:
         return len(self.image_files if self.labels is None else self.labels)
 
 
-def class_metadata(dataset_name: str) -> Any:
+def class_metadata(dataset_name: str) -> Metadata:
     """The metadata of a registered data set.
 
     Raises:
@@ -251,10 +253,12 @@ def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarr
     return histogram[:num_classes]
 
 
-def _in_threads(function: Callable, items: Sequence, num_workers: int) -> Any:
+def _in_threads(
+    function: Callable[[Any], T], items: Sequence[Any], num_workers: int
+) -> Iterator[T]:
     """Yield ``function(item)`` in order, computed in threads, several items a task."""
 
-    def run(start: int) -> list:
+    def run(start: int) -> list[T]:
         return [function(item) for item in items[start : start + FILES_PER_TASK]]
 
     with ThreadPoolExecutor(num_workers) as pool:

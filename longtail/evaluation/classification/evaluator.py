@@ -31,7 +31,8 @@ class ClassificationEvaluator(LongTailEvaluator):
     def __init__(
         self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
     ) -> None:
-        """
+        """Look the data set up and count its training images.
+
         Args:
             dataset_name: a registered data set whose records have ``image_id`` and ``label`` and
                 whose metadata has ``thing_classes`` (K names) and, for the groups,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from detectron2.data.catalog import Metadata
 
 from longtail.data.formats.lvis_reader import (
     Entry,
@@ -134,7 +135,9 @@ def read_lvis_annotations(json_file: str | os.PathLike) -> LVISAnnotations:
         raise ValueError(f"{content.path} is not in LVIS's format ({error})") from None
 
 
-def category_of_class(annotations: LVISAnnotations, metadata: Any, dataset_name: str) -> np.ndarray:
+def category_of_class(
+    annotations: LVISAnnotations, metadata: Metadata, dataset_name: str
+) -> np.ndarray:
     """The category index of each class index of a model.
 
     Args:
@@ -217,7 +220,7 @@ def _ground_truth(
     )
 
 
-def _compact(shape: Any) -> Any:
+def _compact(shape: object) -> object:
     """Polygons as arrays: a list of floats takes four times the memory."""
     if not isinstance(shape, list):
         return shape

@@ -65,7 +65,8 @@ class LVISEvaluator(LongTailEvaluator):
         max_dets_per_image: int = 300,
         tasks: Sequence[str] | None = None,
     ) -> None:
-        """
+        """Read the annotations of the data set.
+
         Args:
             dataset_name: a registered data set whose metadata has ``json_file``, annotations in
                 LVIS's format. Class indices are ``thing_dataset_id_to_contiguous_id``'s; without

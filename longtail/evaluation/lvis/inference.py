@@ -19,7 +19,8 @@ class UnpastedInference(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """
+        """Take the detector out of its wrapper.
+
         Args:
             model: a ``GeneralizedRCNN``, as it is or in ``DistributedDataParallel``.
 

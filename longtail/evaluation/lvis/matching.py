@@ -101,7 +101,9 @@ def _mask_areas(rles: list[dict[str, Any]]) -> np.ndarray:
     return np.concatenate(areas).astype(np.float64)
 
 
-def _take(shapes: np.ndarray | list[dict[str, Any]], indices: np.ndarray) -> Any:
+def _take(
+    shapes: np.ndarray | list[dict[str, Any]], indices: np.ndarray
+) -> np.ndarray | list[dict[str, Any]]:
     if isinstance(shapes, np.ndarray):
         return shapes[indices]
     return [shapes[i] for i in indices]

@@ -50,7 +50,8 @@ class SemSegEvaluator(LongTailEvaluator):
         pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None = None,
         write_predictions: bool = False,
     ) -> None:
-        """
+        """Look the data set and its groups of classes up.
+
         Args:
             dataset_name: a registered data set whose records have ``sem_seg_file_name`` and whose
                 metadata has ``stuff_classes`` (K names) and, if it is not 255, ``ignore_label``.
@@ -157,7 +158,9 @@ class SemSegEvaluator(LongTailEvaluator):
         return OrderedDict(sem_seg=flat_results(report, LAYOUT))
 
     def _choose_groups(
-        self, class_groups: Mapping[str, Sequence[int]] | None, pixel_count: Any
+        self,
+        class_groups: Mapping[str, Sequence[int]] | None,
+        pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None,
     ) -> dict[str, list[int]] | None:
         """The groups, or None where only the evaluated ground truth can give them."""
         num_classes = len(self._class_names)
