@@ -57,7 +57,7 @@ class LongTailEvaluator(DatasetEvaluator):
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is nothing to gather from other processes."""
+        """Tell whether there is nothing to gather from other processes."""
         return not self._distributed or comm.get_world_size() == 1
 
     def gather(self, mine: T) -> list[T] | None:

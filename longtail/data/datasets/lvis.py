@@ -4,7 +4,7 @@ Registered here: detectron2's ``lvis_v1_*`` and ``lvis_v0.5_*``, the generated
 ``lvis_synthetic_{train,val}``, and ``lvis_camvid_{train,val}``, the objects of CamVid.
 
 The records are those of detectron2's own loader, without its need for the ``lvis`` package; in
-addition, segmentations may be RLE, and what is wrong with a file is said in one line.
+addition, segmentations may be RLE, and a damaged file is an error of one line.
 
 Category ids of LVIS start at 1, class indices at 0: index = id - 1, unless the metadata hold
 ``thing_dataset_id_to_contiguous_id``.
@@ -92,7 +92,7 @@ def register_lvis_camvid(root: str) -> None:
 
 
 def camvid_annotation_file(root: str, split: str) -> str:
-    """Where the objects of a split of CamVid are expected, ``"train"`` or ``"val"``."""
+    """Name the file with the objects of a split of CamVid, ``"train"`` or ``"val"``."""
     return os.path.join(root, camvid.NAME, f"lvis_camvid_{split}.json")
 
 

@@ -108,7 +108,7 @@ def load_sem_seg_pairs(
     file_names: Sequence[str] | PathLike | None = None,
     hint: str = "",
 ) -> list[dict[str, str]]:
-    """The records of a data set; the arguments are those of :func:`register_sem_seg`.
+    """List the records of a data set; the arguments are those of :func:`register_sem_seg`.
 
     Returns:
         ``[{"file_name": ..., "sem_seg_file_name": ...}, ...]``, sorted by name. Only the folders
@@ -137,7 +137,7 @@ def load_sem_seg_pairs(
 
 
 def class_colors(num_classes: int) -> list[list[int]]:
-    """Colours for classes without colours of their own, always the same ones.
+    """Choose colours for classes without colours of their own, always the same ones.
 
     They are the colour map of PASCAL VOC from its first class on: bit k of (class + 1) goes to
     channel k mod 3 (red, green, blue), the lowest bits to the most significant places. All are

@@ -10,8 +10,8 @@ def read_inaturalist(path: str | os.PathLike) -> LabeledImages:
     """Read images, annotations and categories in iNaturalist's (COCO's) JSON format.
 
     Raises:
-        ValueError: the file is cut short or no JSON, lacks a key, or has an image without category,
-            or an annotation of an unknown image or category.
+        ValueError: the file is cut short or not JSON, lacks a key, or has an image without
+            category, or an annotation of an unknown image or category.
     """
     with open(path, encoding="utf-8") as file:
         content = json.load(file)
@@ -22,7 +22,7 @@ def read_inaturalist(path: str | os.PathLike) -> LabeledImages:
     except KeyError as error:
         raise ValueError(f"an entry, or the whole, has no {error}: not iNaturalist's") from None
     except TypeError:
-        raise ValueError("images, annotations or categories are no lists of objects") from None
+        raise ValueError("images, annotations or categories are not lists of objects") from None
     indices = {category_id: index for index, category_id in enumerate(sorted(names))}
     for image_id, category_id in pairs:
         if image_id not in file_names or category_id not in indices:

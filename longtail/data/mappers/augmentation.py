@@ -41,7 +41,7 @@ class RandomScaleResize(T.Augmentation):
         self._init({"short_edge": short_edge, "long_edge": long_edge, "low": low, "high": high})
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """The resizing for one (H, W, 3) image, with a factor drawn from numpy's generator."""
+        """Resize one (H, W, 3) image by a factor drawn from numpy's generator."""
         # detectron2 seeds numpy's global generator in every worker.
         scale = np.random.uniform(self.low, self.high)  # noqa: NPY002
         return T.ResizeShortestEdge(
@@ -67,7 +67,7 @@ class PadToSize(T.Augmentation):
         self._init({"size": size, "pixel_mean": pixel_mean, "ignore_label": ignore_label})
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """The padding for one (H, W, 3) image."""
+        """Pad one (H, W, 3) image."""
         bottom = max(self.size[0] - image.shape[0], 0)
         right = max(self.size[1] - image.shape[1], 0)
         if not bottom and not right:
@@ -76,7 +76,7 @@ class PadToSize(T.Augmentation):
 
 
 class _PadTransform(Transform):
-    """fvcore's PadTransform knows one grey value only; the mean has three."""
+    """A padding of three values: fvcore's PadTransform knows one grey value only."""
 
     def __init__(
         self, bottom: int, right: int, pixel_mean: tuple[float, ...], ignore_label: int
@@ -107,7 +107,7 @@ class _PadTransform(Transform):
 
 
 def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
-    """The recipe that the config describes.
+    """Build the recipe that the config describes.
 
     Training: resize, crop with at most ``SINGLE_CATEGORY_MAX_AREA`` of one class, flip,
     photometric distortion, padding to the crop size. Test: resize to fit

@@ -1,4 +1,4 @@
-"""From data set records to model inputs, for images of one class each."""
+"""From data set records to model inputs, for image classification."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ class ClassificationDatasetMapper:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is no image, or the label is missing or out of range.
+            ValueError: the file is not an image, or the label is missing or out of range.
         """
         if self.is_train and record.get("label") not in range(self.num_classes):
             raise ValueError(
@@ -81,7 +81,7 @@ class ClassificationDatasetMapper:
 
 
 def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform:
-    """What happens to a PIL image before it becomes a tensor.
+    """Build what happens to a PIL image before it becomes a tensor.
 
     Args:
         cfg: its INPUT.CLASSIFICATION and INPUT.RANDOM_FLIP are read.

@@ -66,7 +66,7 @@ class SemSegDatasetMapper:
 
         Raises:
             FileNotFoundError: a file of the record is missing.
-            ValueError: a file is no image, a label map has several channels, another size than
+            ValueError: a file is not an image, a label map has several channels, another size than
                 its image or a label out of range, or the record has none.
         """
         record = dict(record)

@@ -24,7 +24,7 @@ def read_mat(path: str) -> np.ndarray:
         (H, W) int32.
 
     Raises:
-        SourceError: there is no variable ``S``, or it is no label map.
+        SourceError: there is no variable ``S``, or it is not a label map.
         Exception: whatever SciPy raises for a broken file.
     """
     content = scipy.io.loadmat(path, variable_names=["S"])

@@ -119,7 +119,7 @@ def _checked(read: Callable[[str], T], path: str, again: str) -> T:
 
 
 def _read_size(path: str) -> tuple[int, int]:
-    """Width and height of an image that is whole."""
+    """Read width and height of an image, and check that it is whole."""
     with Image.open(path) as image:
         size = image.size
         if image.format == "PNG":

@@ -17,7 +17,7 @@ from longtail.utils.io import atomic_write
 
 @dataclass
 class Report:
-    """What became of a preparation.
+    """Outcome of a preparation.
 
     Attributes:
         written: number of label maps written.
@@ -75,7 +75,7 @@ def _chosen_splits(recipe: Recipe, known: list[Split], names: list[str] | None) 
 def _plan_split(
     split: Split, recipe: Recipe, source: str, report: Report, *, named: bool
 ) -> list[Pair]:
-    """The pairs of a split; what is missing goes into the report."""
+    """Pair the files of a split; what is missing goes into the report."""
     needed = [path for path in (split.images, split.labels, split.names) if path is not None]
     missing = [path for path in needed if not os.path.exists(path)]
     if missing == needed and split.optional and not named:
@@ -130,7 +130,7 @@ def _missing_files(
 
 
 def _origin(path: str, split: Split, recipe: Recipe) -> str:
-    """The archive that ``path``, an image folder or anything else of the source, comes from."""
+    """Name the archive that ``path``, an image folder or anything else, comes from."""
     return (path == split.images and split.image_archive) or recipe.archive
 
 

@@ -1,4 +1,4 @@
-"""Samplers: in which order training images are drawn."""
+"""Samplers: the order in which training images are drawn."""
 
 from longtail.data.samplers.training import (
     ClassBalancedTrainingSampler,

@@ -24,14 +24,14 @@ MEDIUM_MAX = 100
 
 
 def frequency_letter(image_count: int) -> str:
-    """``"r"`` up to 10 training images, ``"c"`` up to 100, ``"f"`` beyond."""
+    """Choose LVIS's letter: ``"r"`` up to 10 training images, ``"c"`` up to 100, ``"f"`` beyond."""
     if image_count <= RARE_MAX:
         return "r"
     return "c" if image_count <= COMMON_MAX else "f"
 
 
 def groups_by_letter(letters: Iterable[str]) -> dict[str, list[int]]:
-    """Class indices by LVIS's letter, ``"r"``, ``"c"`` and ``"f"``.
+    """Group class indices by LVIS's letter, ``"r"``, ``"c"`` and ``"f"``.
 
     Args:
         letters: (K,) one of the three for each class.
@@ -46,7 +46,7 @@ def groups_by_letter(letters: Iterable[str]) -> dict[str, list[int]]:
 
 
 def frequency_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
-    """Class indices that are rare, common and frequent.
+    """Group class indices into rare, common and frequent ones.
 
     Args:
         image_count: (K,) training images that contain the class.
@@ -56,7 +56,7 @@ def frequency_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
 
 
 def shot_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
-    """Class indices with many (over 100), medium (20 to 100) and few training images.
+    """Group class indices into many (over 100), medium (20 to 100) and few training images.
 
     Args:
         image_count: (K,) training images of the class.
@@ -71,7 +71,7 @@ def shot_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
 
 
 def groups_by_pixel_share(pixel_count: npt.ArrayLike) -> dict[str, list[int]]:
-    """Head, body and tail for a data set that has no split of its own: thirds by rank.
+    """Group the classes of a data set without a split of its own: thirds by rank.
 
     The classes are sorted by their pixels, most first (equal ones by class index), and cut into
     three parts of equal size; a class too many goes to the head, a second one to the body.
@@ -112,7 +112,7 @@ def checked_groups(
         owner: whose groups they are, for the message.
 
     Raises:
-        ValueError: a class is in none of the groups or in more than one, or an index is no class.
+        ValueError: a class is in none or in several of the groups, or an index is not a class.
     """
     groups = {name: list(classes) for name, classes in groups.items()}
     if sorted(itertools.chain.from_iterable(groups.values())) != list(range(num_classes)):

@@ -1,4 +1,4 @@
-"""What a generated data set shall look like, and the classes that follow from it."""
+"""The description of a generated data set, and the classes that follow from it."""
 
 import dataclasses
 import math

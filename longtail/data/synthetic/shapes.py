@@ -16,7 +16,7 @@ _SHIFT = 4
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """How to draw one kind of object.
+    """One kind of object.
 
     Attributes:
         outline: function (area in pixels, width in pixels, rng) -> list of (P, 2) polygons.

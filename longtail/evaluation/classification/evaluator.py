@@ -37,7 +37,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             dataset_name: a registered data set whose records have ``image_id`` and ``label`` and
                 whose metadata has ``thing_classes`` (K names) and, for the groups,
                 ``training_set``, a registered name. If that one's list is not on this machine,
-                there are no groups, and a warning. Every process has to be here, see
+                a warning takes the place of the groups. Every process has to be here, see
                 :func:`~longtail.data.statistics.class_stats.get_class_stats`.
             distributed: gather the images of all processes. Otherwise each process evaluates what
                 it has seen.
@@ -114,7 +114,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             return None
         if not ranks:
             raise RuntimeError(
-                f"{self._dataset_name}: no image was evaluated, so there is no accuracy; check "
+                f"{self._dataset_name}: no image was evaluated; check "
                 "that the loader yields the data set's images"
             )
         # In one order, whichever process had which image.
@@ -136,7 +136,7 @@ class ClassificationEvaluator(LongTailEvaluator):
         return OrderedDict(classification=flat_results(report, LAYOUT))
 
     def _count_training_images(self, training_set: str | None) -> list[int] | None:
-        """(K,) images, or None if they cannot be known."""
+        """Count the (K,) training images; None if they cannot be known."""
         if training_set is None:
             logger.warning(
                 f"{self._dataset_name}: no accuracy of classes with many, medium and few training "

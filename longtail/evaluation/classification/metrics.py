@@ -31,7 +31,7 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def top_k_accuracy(ranks: Tensor, k: int) -> float:
-    """Count the images whose right class is among the k best, in percent.
+    """Share of the images whose right class is among the k best, in percent.
 
     Args:
         ranks: (N,) of :func:`label_ranks`, N > 0.

@@ -49,7 +49,7 @@ class GroundTruth:
     not_exhaustive: np.ndarray
 
     def countable(self, category: np.ndarray) -> np.ndarray:
-        """Which detections the federated rules can count at all.
+        """Tell which detections the federated rules can count at all.
 
         Args:
             category: (D,) category indices of detections.
@@ -62,13 +62,13 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class LVISAnnotations:
-    """What :func:`read_lvis_annotations` gives.
+    """Ground truth of a data set.
 
     Attributes:
         json_file: where it was read.
         category_ids: (K,) sorted.
         categories: K dicts ``{"id", "name", "frequency", "image_count"}`` in this order;
-            ``image_count`` (training images) is None where the file does not tell.
+            ``image_count`` (training images) is None where the file lacks it.
         image_ids: (N,) sorted.
         sizes: N pairs (height, width).
         images: the annotations of the N images.
@@ -84,12 +84,12 @@ class LVISAnnotations:
     has_annotations: bool
 
     def frequency_groups(self) -> dict[str, np.ndarray]:
-        """Category indices by frequency, ``"r"``, ``"c"`` and ``"f"``."""
+        """Group category indices by frequency, ``"r"``, ``"c"`` and ``"f"``."""
         groups = groups_by_letter(category["frequency"] for category in self.categories)
         return {letter: np.array(indices, np.int64) for letter, indices in groups.items()}
 
     def masks(self, image: int) -> list[dict[str, Any]]:
-        """Compressed RLEs of the annotations of one image.
+        """Encode the annotations of one image as compressed RLEs.
 
         Args:
             image: image index.
@@ -138,7 +138,7 @@ def read_lvis_annotations(json_file: str | os.PathLike) -> LVISAnnotations:
 def category_of_class(
     annotations: LVISAnnotations, metadata: Metadata, dataset_name: str
 ) -> np.ndarray:
-    """The category index of each class index of a model.
+    """Map each class index of a model to a category index.
 
     Args:
         annotations: the data set's.
@@ -221,7 +221,7 @@ def _ground_truth(
 
 
 def _compact(shape: object) -> object:
-    """Polygons as arrays: a list of floats takes four times the memory."""
+    """Turn polygons into arrays: a list of floats takes four times the memory."""
     if not isinstance(shape, list):
         return shape
     try:

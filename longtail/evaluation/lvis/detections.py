@@ -1,4 +1,4 @@
-"""The detections of one image: which of them count, their masks, their match.
+"""The detections of one image: selected, with their masks, matched, and written.
 
 Shapes: D detections of one image, (H, W) its size.
 """

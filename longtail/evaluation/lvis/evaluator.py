@@ -179,7 +179,7 @@ class LVISEvaluator(LongTailEvaluator):
         return OrderedDict((task, metrics[task]) for task in sorted(tasks))
 
     def precision_recall(self, task: str, mode: str = "standard") -> np.ndarray:
-        """The precision-recall curves of the last :meth:`evaluate`, in the main process.
+        """Give the precision-recall curves of the last :meth:`evaluate`, in the main process.
 
         Args:
             task: ``"bbox"`` or ``"segm"``.

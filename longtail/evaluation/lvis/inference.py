@@ -39,7 +39,7 @@ class UnpastedInference(nn.Module):
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Predictions at the images' original sizes.
+        """Predict at the images' original sizes.
 
         Args:
             batched_inputs: detectron2's dicts with ``image`` and, if it was resized, the original

@@ -33,7 +33,9 @@ def outside_area_ranges(area: np.ndarray) -> np.ndarray:
 def precision_at_recalls(
     true_positive: np.ndarray, false_positive: np.ndarray, num_gt: np.ndarray
 ) -> np.ndarray:
-    """Compute precision-recall curves that only fall: at each recall the best precision from there.
+    """Compute precision-recall curves that only fall.
+
+    The precision at a recall is the best one at this recall or a higher one.
 
     Args:
         true_positive: (C, D) bool, detections by falling score.

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 class SemSegEvaluator(LongTailEvaluator):
     """mIoU, mAcc and aAcc of a data set, per class and for head, body and tail classes.
 
-    The confusion matrix is counted on the device of the logits, so that a GPU sends back no logits
-    and no label map. Other than detectron2's evaluator it encodes no RLE per class unless asked to.
+    The confusion matrix is counted on the device of the logits, so that a GPU sends back neither
+    logits nor label maps. Unlike detectron2's evaluator it encodes RLEs only if asked to.
 
     The groups are, in this order: ``class_groups`` if given; ``class_groups`` of the data set's
     metadata (ADE20K: Table 16 of DisAlign); thirds of the classes by pixels
@@ -162,7 +162,7 @@ class SemSegEvaluator(LongTailEvaluator):
         class_groups: Mapping[str, Sequence[int]] | None,
         pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None,
     ) -> dict[str, list[int]] | None:
-        """The groups, or None where only the evaluated ground truth can give them."""
+        """Choose the groups; None where only the evaluated ground truth can give them."""
         num_classes = len(self._class_names)
         if class_groups:
             return checked_groups(
@@ -191,7 +191,7 @@ class SemSegEvaluator(LongTailEvaluator):
         self._num_images += 1
 
     def _gather(self) -> tuple[torch.Tensor, int, list[dict[str, Any]]]:
-        """Matrix (K, K), number of images and predictions (main process only) of all processes."""
+        """Gather matrix (K, K), number of images, and predictions (main process only)."""
         confusion = self._confusion
         if confusion is None:  # a process may get no image of a small data set
             confusion = torch.zeros([len(self._class_names)] * 2, dtype=torch.int64)
@@ -207,7 +207,7 @@ class SemSegEvaluator(LongTailEvaluator):
         return packed[:-1].reshape(confusion.shape), int(packed[-1]), predictions
 
     def _encode(self, prediction: np.ndarray, file_name: str) -> list[dict[str, Any]]:
-        """COCO results of one image: an RLE of every predicted class."""
+        """Encode one image as COCO results: an RLE of every predicted class."""
         results = []
         for label in np.unique(prediction).tolist():
             mask = np.asfortranarray(prediction == label, dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Semantic segmentation metrics as pure functions.
 
-Shapes: K classes, (H, W) image size. A confusion matrix is (K, K) with the
-target (ground truth) class as row and the predicted class as column, counted in pixels.
+Shapes: K classes, (H, W) image size. A confusion matrix is (K, K) with the target (ground truth)
+class as row and the predicted class as column, counted in pixels.
 """
 
 import math
@@ -18,7 +18,7 @@ _INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
 
 class SegmentationScores(NamedTuple):
-    """What :func:`iou_from_confusion` returns; every value is a fraction in 0..1 or NaN."""
+    """Scores of a confusion matrix; every value is a fraction in 0..1 or NaN."""
 
     iou: torch.Tensor
     """(K,) float64: intersection over union of each class."""
@@ -35,7 +35,7 @@ class SegmentationScores(NamedTuple):
 
 
 def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
-    """The class of the largest logit at every pixel; of several equal ones the first.
+    """Find the class of the largest logit at every pixel; of several equal ones the first.
 
     Equal to ``logits.argmax(dim=0)`` in every value (also for NaN, which counts as largest), but
     2 to 3 times faster for 150 classes on a CPU: argmax over the outermost dimension strides over
@@ -102,7 +102,7 @@ def confusion_matrix(
 
 
 def iou_from_confusion(confusion: torch.Tensor) -> SegmentationScores:
-    """Intersection over union and accuracies of a confusion matrix.
+    """Compute intersection over union and accuracies of a confusion matrix.
 
     With n[t, p] the matrix::
 

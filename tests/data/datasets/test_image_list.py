@@ -1,4 +1,4 @@
-"""Images of one class each: what is registered, what is wrong with a list, and class counts."""
+"""Image classification data sets: what is registered, what is wrong with a list, and class counts."""
 
 import os
 import pickle
