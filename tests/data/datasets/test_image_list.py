@@ -1,4 +1,4 @@
-"""Image classification data sets: what is registered, what is wrong with a list, and class counts."""
+"""Image classification data sets: registration, what is wrong with a list, and class counts."""
 
 import os
 import pickle
