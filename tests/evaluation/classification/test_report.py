@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longtail.evaluation.classification.metrics import label_ranks
-from longtail.evaluation.classification.report import LAYOUT, build_report
+from longtail.evaluation.classification.report import LAYOUT, build_report, format_table
 from longtail.evaluation.report import flat_results
 from tests.evaluation.classification.scores import K, place, scores_and_labels
 
@@ -76,3 +76,19 @@ def test_flat_results():
     assert list(flat)[:5] == ["top1", "top5", "mean_acc", "mean_acc-many", "mean_acc-few"]
     assert [flat[f"acc-class{c}"] for c in (0, 1)] == [r["acc"] for r in given["classes"][:2]]
     assert len(flat) == 5 + K and all(isinstance(value, float) for value in flat.values())
+
+
+def test_table():
+    ranks, labels = torch.tensor([0, 6, 0, 0, 5]), torch.tensor([0, 0, 1, 1, 2])
+    groups = {"many": [0], "few": [1, 2], "none": [3]}
+    given = build_report(ranks, labels, NAMES, range(K), groups)
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in format_table(given).splitlines()]
+    assert rows[0] == ["classes", "number", "mean_acc"]
+    # Classes 0, 1 and 2: 1 of 2, 2 of 2, 0 of 1.
+    assert rows[2:6] == [
+        ["all", "7", "50.00"],
+        ["many", "1", "50.00"],
+        ["few", "2", "50.00"],
+        ["none", "1", "nan"],
+    ]
+    assert "top1 60.00, top5 60.00" in format_table(given)
