@@ -83,8 +83,8 @@ def measure_ours(folder: str) -> dict[str, Any]:
     """Seconds, MB and figures of our evaluation."""
     from longtail.evaluation.lvis.annotations import read_lvis_annotations
     from longtail.evaluation.lvis.detections import match_detections, select_detections
-    from longtail.evaluation.lvis.metrics import join_matches
-    from longtail.evaluation.lvis.report import compute_figures
+    from longtail.evaluation.lvis.matches import join_matches
+    from longtail.evaluation.lvis.precision import compute_metrics
 
     stored, clock, matches = Stored(folder), Clock(), []
     before = start_memory()
@@ -101,7 +101,7 @@ def measure_ours(folder: str) -> dict[str, Any]:
     tasks = ("bbox", "segm")
     with clock.time("figures"):
         kept = join_matches(matches, tasks)
-        figures, _ = compute_figures(kept, annotations, tasks, ("standard",))
+        figures, _ = compute_metrics(kept, annotations, tasks, ("standard",))
     return {
         **clock.figures(),
         "MB": memory("VmHWM") - before,

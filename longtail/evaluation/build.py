@@ -1,4 +1,4 @@
-"""The evaluator of a data set, chosen in one place by the type in its metadata."""
+"""The choice of a data set's evaluator by the type in its metadata."""
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,7 +12,7 @@ from longtail.evaluation.sem_seg.evaluator import SemSegEvaluator
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_dir: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluator for ``dataset_name``.
+    """Build the evaluator for ``dataset_name``.
 
     Args:
         cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS`` or ``TEST.LVIS`` is read.

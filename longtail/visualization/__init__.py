@@ -1,1 +1,1 @@
-"""Pictures of labels, boxes and masks."""
+"""Pictures of label maps: painting them, comparing them, laying the pictures out."""

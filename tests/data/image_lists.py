@@ -1,4 +1,4 @@
-"""Small lists of images of one class each; the images are empty files, which nothing here opens."""
+"""Small lists for image classification; the images are empty files, which nothing here opens."""
 
 from longtail.data.formats.image_list import image_list_text
 

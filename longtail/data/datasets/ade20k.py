@@ -37,7 +37,7 @@ NAME = "ADEChallengeData2016"
 
 
 def image_and_label_folders(root: str, split: str) -> tuple[str, str]:
-    """Where detectron2 expects images and label maps.
+    """Name the folders in which detectron2 expects images and label maps.
 
     Args:
         root: the folder that holds the data sets.

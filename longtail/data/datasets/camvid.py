@@ -36,7 +36,7 @@ NAME = "camvid"
 
 
 def image_and_label_folders(root: str, split: str) -> tuple[str, str]:
-    """Where images and label maps of a split are expected.
+    """Name the folders in which images and label maps of a split are expected.
 
     Args:
         root: the folder that holds the data sets.

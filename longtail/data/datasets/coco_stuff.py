@@ -43,7 +43,7 @@ NAME_10K = "coco_stuff10k"
 
 
 def image_and_label_folders_164k(root: str, split: str) -> tuple[str, str]:
-    """Where images and label maps of a split of COCO-Stuff 164K are expected.
+    """Name the folders of the images and label maps of a split of COCO-Stuff 164K.
 
     Args:
         root: the folder that holds the data sets.
@@ -57,7 +57,7 @@ def image_and_label_folders_164k(root: str, split: str) -> tuple[str, str]:
 
 
 def image_and_label_folders_10k(root: str) -> tuple[str, str]:
-    """Where images and label maps of COCO-Stuff 10K are expected, all splits in one folder each.
+    """Name the folders of the images and label maps of COCO-Stuff 10K, which all splits share.
 
     Args:
         root: the folder that holds the data sets.
@@ -70,7 +70,7 @@ def image_and_label_folders_10k(root: str) -> tuple[str, str]:
 
 
 def image_list_10k(base: str, split: str) -> str:
-    """The text file with the names of a split's images.
+    """Name the text file that lists the images of a split.
 
     Args:
         base: the folder of COCO-Stuff 10K.

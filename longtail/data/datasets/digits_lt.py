@@ -14,7 +14,7 @@ CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def split_list(root: str, split: str) -> str:
-    """The list of one of ``SPLITS`` under the folder of all data sets."""
+    """Name the list of one of ``SPLITS`` under the folder of all data sets."""
     return os.path.join(root, NAME, f"{NAME}_{split}.txt")
 
 

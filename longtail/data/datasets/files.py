@@ -1,4 +1,4 @@
-"""Where data sets lie, and the files of a folder by the name that images and labels share."""
+"""The folder of all data sets, and files by the name that images and their labels share."""
 
 import os
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def datasets_root() -> str:
-    """The folder of all data sets: ``$DETECTRON2_DATASETS``, or ``datasets`` if that is not set."""
+    """Name the folder of all data sets: ``$DETECTRON2_DATASETS``, or ``datasets`` without it."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def files_by_stem(folder: str, suffixes: Iterable[str]) -> dict[str, str]:
-    """The files of ``folder`` (not of its sub-folders), sorted, under their names without suffix.
+    """List the files of ``folder`` (not of its sub-folders) by their names without suffix.
 
     Hidden files are left out: unpacking and interrupted copies leave such behind.
 
@@ -43,7 +43,7 @@ def files_by_stem(folder: str, suffixes: Iterable[str]) -> dict[str, str]:
 
 
 def read_stems(path: str) -> list[str]:
-    """The names in a text file, one a line; empty lines are skipped.
+    """Read the names in a text file, one a line; empty lines are skipped.
 
     Args:
         path: the file.

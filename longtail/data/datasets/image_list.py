@@ -1,4 +1,4 @@
-"""Registration of images of one class each, from a list of files and labels.
+"""Registration of image classification data sets, from a list of files and labels.
 
 N images, K classes; labels are 0..K-1.
 """
@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from longtail.data.datasets.register import PathLike, replace_registration
 from longtail.data.formats.image_list import LabeledImages, read_image_list
 
-# Of what is wrong, so much is named.
+# So many of the wrong items are named.
 SHOWN = 3
 
 
@@ -32,7 +32,7 @@ def register_image_list(
     hint: str = "",
     read: Callable[[str], LabeledImages] = read_image_list,
 ) -> None:
-    """Register a data set of images of one class each.
+    """Register an image classification data set.
 
     Nothing is read before the data set is first used. A data set of the same name is replaced.
     Records are ``{"file_name", "image_id": position in the list, "label"}``. The metadata are
@@ -111,7 +111,7 @@ class _ImageSet:
         ]
 
     def _labeled_images(self) -> LabeledImages:
-        """The list, checked; afterwards the class names are in the metadata."""
+        """Read and check the list; afterwards the class names are in the metadata."""
         if not os.path.isfile(self.list_file):
             raise FileNotFoundError(
                 f"{self.name}: the list {self.list_file} is missing; {self.hint}"
@@ -185,7 +185,7 @@ def _check_every_class(labels: Sequence[int], num_classes: int | None) -> None:
 
 
 def _folder_names(images: LabeledImages) -> list[str]:
-    """K names: the folder of each class below the folder that all images share."""
+    """Name the K classes by their folders, below the folder that all images share."""
     common = posixpath.commonpath({posixpath.dirname(file) for file in images.files})
     names: dict[int, str] = {}
     owner: dict[str, int] = {}
@@ -200,7 +200,7 @@ def _folder_names(images: LabeledImages) -> list[str]:
 
 
 def _missing_files(image_root: str, files: Sequence[str]) -> list[str]:
-    """Those that do not exist. One listing a folder: a look at each of a million takes minutes."""
+    """List missing files. One listing a folder: a look at each of a million takes minutes."""
     listed: dict[str, set[str]] = {}
     missing = []
     for file in files:

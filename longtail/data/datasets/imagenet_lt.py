@@ -22,7 +22,7 @@ _COMMAND = "longtail prepare imagenet_lt"
 
 
 def full_train_list(root: str) -> str:
-    """The list of ``imagenet_full_train`` under the folder of all data sets."""
+    """Name the list of ``imagenet_full_train`` under the folder of all data sets."""
     return os.path.join(root, LISTS, "ImageNet_full_train.txt")
 
 

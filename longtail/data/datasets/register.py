@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
+from longtail.data.statistics.groups import checked_groups
 
 PathLike = str | os.PathLike
 
@@ -66,12 +67,7 @@ def register_sem_seg(
         "sem_seg_root": os.fspath(label_root),
     }
     if class_groups is not None:
-        groups = {group: list(members) for group, members in class_groups.items()}
-        if sorted(sum(groups.values(), [])) != list(range(len(classes))):
-            raise ValueError(
-                f"{name}: class_groups must hold each class index 0..{len(classes) - 1} once"
-            )
-        metadata["class_groups"] = groups
+        metadata["class_groups"] = checked_groups(class_groups, len(classes), name)
     load = partial(
         load_sem_seg_pairs,
         name,
@@ -112,7 +108,7 @@ def load_sem_seg_pairs(
     file_names: Sequence[str] | PathLike | None = None,
     hint: str = "",
 ) -> list[dict[str, str]]:
-    """The records of a data set; the arguments are those of :func:`register_sem_seg`.
+    """List the records of a data set; the arguments are those of :func:`register_sem_seg`.
 
     Returns:
         ``[{"file_name": ..., "sem_seg_file_name": ...}, ...]``, sorted by name. Only the folders
@@ -141,7 +137,7 @@ def load_sem_seg_pairs(
 
 
 def class_colors(num_classes: int) -> list[list[int]]:
-    """Colours for classes without colours of their own, always the same ones.
+    """Choose colours for classes without colours of their own, always the same ones.
 
     They are the colour map of PASCAL VOC from its first class on: bit k of (class + 1) goes to
     channel k mod 3 (red, green, blue), the lowest bits to the most significant places. All are

@@ -1,4 +1,4 @@
-"""Text lists of images of one class each, as ImageNet-LT and Places-LT come.
+"""Text lists of images and their classes, as ImageNet-LT and Places-LT come.
 
 N images, K classes. A line is ``path label``: the path, with forward slashes, is relative to the
 folder of the images, the label is in 0..K-1.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """What a list says.
+    """Content of a list.
 
     Attributes:
         files: N paths relative to the folder of the images, with forward slashes.
@@ -25,7 +25,7 @@ class LabeledImages:
 
 
 def read_image_list(path: str | os.PathLike) -> LabeledImages:
-    """Read a list; whether the labels make sense is not looked at.
+    """Read a list, without a look at whether the labels make sense.
 
     Raises:
         ValueError: a line is not a path and a number; the message starts with the line's number.
@@ -46,5 +46,5 @@ def read_image_list(path: str | os.PathLike) -> LabeledImages:
 
 
 def image_list_text(files: Sequence[str], labels: Sequence[int]) -> str:
-    """The content of a list: the inverse of :func:`read_image_list`."""
+    """Write the content of a list: the inverse of :func:`read_image_list`."""
     return "".join(f"{file} {label}\n" for file, label in zip(files, labels, strict=True))

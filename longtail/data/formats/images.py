@@ -26,7 +26,7 @@ def read_image(path: PathLike, image_format: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no image, or cut short.
+        ValueError: it is not an image, or is cut short.
     """
     with _clear_errors(path):
         return utils.read_image(path, image_format)
@@ -42,7 +42,7 @@ def read_label_map(path: PathLike) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no image, cut short, or has more than one 8-bit channel.
+        ValueError: it is not an image, is cut short, or has more than one 8-bit channel.
     """
     with opened_label_map(path) as image:
         return np.array(image)
@@ -50,7 +50,7 @@ def read_label_map(path: PathLike) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened_label_map(path: PathLike) -> Iterator[Image.Image]:
-    """A label map as an image whose values are the labels; errors as :func:`read_label_map`."""
+    """Open a label map as an image of label values; errors as :func:`read_label_map`."""
     with _clear_errors(path), Image.open(path) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(

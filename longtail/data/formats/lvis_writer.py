@@ -30,7 +30,7 @@ def mask_polygons(mask: np.ndarray) -> list[list[int]]:
     """
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     polygons = _crop_polygons(mask[y : y + height, x : x + width])
-    return [(polygon + [x, y]).ravel().tolist() for polygon in polygons]
+    return [np.add(polygon, (x, y)).ravel().tolist() for polygon in polygons]
 
 
 def _crop_polygons(mask: np.ndarray) -> list[np.ndarray]:
@@ -45,7 +45,7 @@ def _crop_polygons(mask: np.ndarray) -> list[np.ndarray]:
         # Never at the border: a hole has pixels of the mask on all sides.
         cut = (int(np.mean(holes[0][:, 0, 1])) + 1) // 2
         upper, lower = _crop_polygons(mask[:cut]), _crop_polygons(mask[cut:])
-        return upper + [polygon + [0, cut] for polygon in lower]
+        return upper + [np.add(polygon, (0, cut)) for polygon in lower]
     return [_without_straight_points((contour[:, 0] + 1) // 2) for contour in contours]
 
 
@@ -58,7 +58,7 @@ def _without_straight_points(polygon: np.ndarray) -> np.ndarray:
 
 
 def instance_annotation(mask: np.ndarray, category_id: int) -> dict[str, Any]:
-    """The annotation of one object, still without ``id`` and ``image_id``.
+    """Describe one object as an annotation, still without ``id`` and ``image_id``.
 
     Args:
         mask: (H, W) bool, not empty.
@@ -118,7 +118,15 @@ def _numbered(images: Sequence[Labelled]) -> dict[str, list[dict[str, Any]]]:
 def count_annotations(
     images: Sequence[Labelled], num_categories: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ``(image_count, instance_count)``, each (K,) int64."""
+    """Count the images and the instances of each category.
+
+    Args:
+        images: entries with their annotations.
+        num_categories: K.
+
+    Returns:
+        ``(image_count, instance_count)``, each (K,) int64.
+    """
     counts = np.zeros((2, num_categories), dtype=np.int64)
     for _, annotations in images:
         of_image = np.bincount(

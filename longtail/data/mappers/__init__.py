@@ -1,1 +1,18 @@
 """Mappers: from a data set's record to a model's input."""
+
+from longtail.data.mappers.augmentation import (
+    PadToSize,
+    RandomScaleResize,
+    build_sem_seg_augmentation,
+)
+from longtail.data.mappers.classification import ClassificationDatasetMapper, build_transform
+from longtail.data.mappers.sem_seg import SemSegDatasetMapper
+
+__all__ = [
+    "ClassificationDatasetMapper",
+    "PadToSize",
+    "RandomScaleResize",
+    "SemSegDatasetMapper",
+    "build_sem_seg_augmentation",
+    "build_transform",
+]

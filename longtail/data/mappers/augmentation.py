@@ -21,7 +21,8 @@ class RandomScaleResize(T.Augmentation):
     def __init__(
         self, short_edge: int, long_edge: int, scale_range: tuple[float, float] = (0.5, 2.0)
     ) -> None:
-        """
+        """Set the box and the range of the factor.
+
         Args:
             short_edge: pixels of the shorter side at scale 1.
             long_edge: bound on the longer side at scale 1, in pixels.
@@ -40,7 +41,7 @@ class RandomScaleResize(T.Augmentation):
         self._init({"short_edge": short_edge, "long_edge": long_edge, "low": low, "high": high})
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """The resizing for one (H, W, 3) image, with a factor drawn from numpy's generator."""
+        """Resize one (H, W, 3) image by a factor drawn from numpy's generator."""
         # detectron2 seeds numpy's global generator in every worker.
         scale = np.random.uniform(self.low, self.high)  # noqa: NPY002
         return T.ResizeShortestEdge(
@@ -54,7 +55,8 @@ class PadToSize(T.Augmentation):
     def __init__(
         self, size: tuple[int, int], pixel_mean: tuple[float, ...], ignore_label: int = 255
     ) -> None:
-        """
+        """Set the size and the fillings.
+
         Args:
             size: height and width in pixels; a larger image stays as it is.
             pixel_mean: the colour that the model subtracts. Rounded to whole numbers the padding
@@ -65,7 +67,7 @@ class PadToSize(T.Augmentation):
         self._init({"size": size, "pixel_mean": pixel_mean, "ignore_label": ignore_label})
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """The padding for one (H, W, 3) image."""
+        """Pad one (H, W, 3) image."""
         bottom = max(self.size[0] - image.shape[0], 0)
         right = max(self.size[1] - image.shape[1], 0)
         if not bottom and not right:
@@ -74,7 +76,7 @@ class PadToSize(T.Augmentation):
 
 
 class _PadTransform(Transform):
-    """fvcore's PadTransform knows one grey value only; the mean has three."""
+    """A padding of three values: fvcore's PadTransform knows one grey value only."""
 
     def __init__(
         self, bottom: int, right: int, pixel_mean: tuple[float, ...], ignore_label: int
@@ -105,7 +107,7 @@ class _PadTransform(Transform):
 
 
 def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
-    """The recipe that the config describes.
+    """Build the recipe that the config describes.
 
     Training: resize, crop with at most ``SINGLE_CATEGORY_MAX_AREA`` of one class, flip,
     photometric distortion, padding to the crop size. Test: resize to fit

@@ -1,4 +1,6 @@
-"""From data set records to model inputs, for images of one class each."""
+"""From data set records to model inputs, for image classification."""
+
+from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from PIL import Image
@@ -23,7 +25,8 @@ class ClassificationDatasetMapper:
     def __init__(
         self, *, is_train: bool, transform: v2.Transform, image_format: str, num_classes: int
     ) -> None:
-        """
+        """Set the transform and the classes.
+
         Args:
             is_train: whether the label is checked.
             transform: of a PIL image in RGB.
@@ -41,7 +44,8 @@ class ClassificationDatasetMapper:
         self.num_classes = num_classes
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Read the arguments from a config."""
         return {
             "is_train": is_train,
             "transform": build_transform(cfg, is_train),
@@ -49,8 +53,9 @@ class ClassificationDatasetMapper:
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
         }
 
-    def __call__(self, record: dict) -> dict:
-        """
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Map one record.
+
         Args:
             record: ``file_name``, and for training ``label``, 0..K-1.
 
@@ -59,7 +64,7 @@ class ClassificationDatasetMapper:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is no image, or the label is missing or out of range.
+            ValueError: the file is not an image, or the label is missing or out of range.
         """
         if self.is_train and record.get("label") not in range(self.num_classes):
             raise ValueError(
@@ -76,7 +81,7 @@ class ClassificationDatasetMapper:
 
 
 def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform:
-    """What happens to a PIL image before it becomes a tensor.
+    """Build what happens to a PIL image before it becomes a tensor.
 
     Args:
         cfg: its INPUT.CLASSIFICATION and INPUT.RANDOM_FLIP are read.

@@ -1,5 +1,7 @@
 """From data set records to model inputs, for semantic segmentation."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -26,7 +28,8 @@ class SemSegDatasetMapper:
         num_classes: int,
         ignore_label: int = 255,
     ) -> None:
-        """
+        """Set the augmentations and the labels.
+
         Args:
             is_train: whether labels are read.
             augmentations: detectron2 augmentations, in order.
@@ -41,7 +44,8 @@ class SemSegDatasetMapper:
         self.image_format = image_format
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Read the arguments from a config."""
         return {
             "is_train": is_train,
             "augmentations": build_sem_seg_augmentation(cfg, is_train),
@@ -50,8 +54,9 @@ class SemSegDatasetMapper:
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
-    def __call__(self, record: dict) -> dict:
-        """
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Map one record.
+
         Args:
             record: ``file_name``, and ``sem_seg_file_name`` for training.
 
@@ -61,7 +66,7 @@ class SemSegDatasetMapper:
 
         Raises:
             FileNotFoundError: a file of the record is missing.
-            ValueError: a file is no image, a label map has several channels, another size than
+            ValueError: a file is not an image, a label map has several channels, another size than
                 its image or a label out of range, or the record has none.
         """
         record = dict(record)

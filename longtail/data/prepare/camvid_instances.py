@@ -50,7 +50,7 @@ def write_camvid_instances(root: str) -> Report:
 
 
 def label_objects(labels: np.ndarray) -> tuple[list[tuple[int, np.ndarray]], list[int]]:
-    """The objects of a label map.
+    """Find the objects of a label map.
 
     Args:
         labels: (H, W) uint8 of class indices of CamVid, and 255.

@@ -11,7 +11,7 @@ import scipy.io
 
 from longtail.data.datasets import coco_stuff
 from longtail.data.prepare.labels import read_png
-from longtail.data.prepare.recipe import IGNORE, Recipe, SourceProblem, Split, label_table
+from longtail.data.prepare.recipe import IGNORE, Recipe, SourceError, Split, label_table
 
 
 def read_mat(path: str) -> np.ndarray:
@@ -24,16 +24,16 @@ def read_mat(path: str) -> np.ndarray:
         (H, W) int32.
 
     Raises:
-        SourceProblem: there is no variable ``S``, or it is no label map.
+        SourceError: there is no variable ``S``, or it is not a label map.
         Exception: whatever SciPy raises for a broken file.
     """
     content = scipy.io.loadmat(path, variable_names=["S"])
     if "S" not in content:
-        raise SourceProblem(f"{path}: no variable S")
+        raise SourceError(f"{path}: no variable S")
     stored = content["S"]
     labels = stored.astype(np.int32)
     if labels.ndim != 2 or not np.array_equal(labels, stored):
-        raise SourceProblem(f"{path}: variable S is not a map of whole numbers")
+        raise SourceError(f"{path}: variable S is not a map of whole numbers")
     return labels
 
 

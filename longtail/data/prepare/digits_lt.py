@@ -27,7 +27,7 @@ WHITE = 16
 def prepare_digits_lt(root: str, seed: int = 0) -> Report:
     """Write the images, 8 x 8 pixels with 8 bits of grey, and the lists of the four splits.
 
-    Of another seed only the lists are others.
+    Another seed changes the lists alone.
 
     Args:
         root: the folder that holds the data sets.
@@ -65,7 +65,7 @@ def prepare_digits_lt(root: str, seed: int = 0) -> Report:
 
 
 def split_digits(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """The images of each of ``SPLITS``.
+    """Draw the images of each of ``SPLITS``.
 
     Args:
         labels: (N,) the digit that each image shows, 0..9.
@@ -97,7 +97,7 @@ def _file(index: int) -> str:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """(8, 8) in 0..16 as a file with 0..255."""
+    """Encode (8, 8) values of 0..16 as an image of 0..255."""
     file = io.BytesIO()
     Image.fromarray(np.rint(image * 255 / WHITE).astype(np.uint8)).save(file, format="PNG")
     return file.getvalue()

@@ -20,7 +20,7 @@ from longtail.data.prepare.writing import write_if_changed
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What belongs to a data set.
+    """Lists, images and registration that belong to a data set.
 
     Attributes:
         name: of the command line; the registered names are ``name_split``.
@@ -40,7 +40,7 @@ class Benchmark:
 
 
 def _train_train_val(images: str) -> dict[str, str]:
-    """Of the two benchmarks whose test set is the official validation set."""
+    """Name the folders of the two benchmarks whose test set is the official validation set."""
     return {"train": f"{images}/train", "val": f"{images}/train", "test": f"{images}/val"}
 
 
@@ -129,7 +129,7 @@ def check_image_lists(name: str, root: str, splits: list[str] | None = None) -> 
 def _check_split(
     benchmark: Benchmark, split: str, with_images: bool, report: Report
 ) -> list[dict] | None:
-    """The records of a split, unless something is wrong or its images are not looked for."""
+    """Read the records of a split; None if it is wrong or its images are not looked for."""
     name = f"{benchmark.name}_{split}"
     metadata = MetadataCatalog.get(name)
     if not os.path.isfile(metadata.list_file):

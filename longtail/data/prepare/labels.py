@@ -7,13 +7,15 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from longtail.data.prepare.recipe import INVALID, TABLE_SIZE, Recipe, SourceProblem
+from longtail.data.prepare.recipe import INVALID, TABLE_SIZE, Recipe, SourceError
 from longtail.utils.io import atomic_write
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def read_png(path: str) -> np.ndarray:
         (H, W) uint8.
 
     Raises:
-        SourceProblem: the file is an image of another kind.
+        SourceError: the file is an image of another kind.
         Exception: whatever Pillow raises for a broken file.
     """
     with Image.open(path) as image:
@@ -48,7 +50,7 @@ def read_png(path: str) -> np.ndarray:
         image.verify()
     with Image.open(path) as image:
         if image.mode not in ("L", "P"):
-            raise SourceProblem(f"{path}: mode {image.mode}, expected one 8-bit channel")
+            raise SourceError(f"{path}: mode {image.mode}, expected one 8-bit channel")
         return np.asarray(image)
 
 
@@ -66,7 +68,7 @@ def convert_pair(pair: Pair, recipe: Recipe) -> bool:
         sources, in which case nothing is decoded.
 
     Raises:
-        SourceProblem: a file of the pair is unreadable, of the wrong size or with a label out of
+        SourceError: a file of the pair is unreadable, of the wrong size or with a label out of
             range. Nothing is written then.
         OSError: a file cannot be written.
     """
@@ -80,14 +82,14 @@ def convert_pair(pair: Pair, recipe: Recipe) -> bool:
     labels = _checked(recipe.read, pair.label, again)
     if labels.shape != (height, width):
         found = "x".join(str(size) for size in reversed(labels.shape))
-        raise SourceProblem(
+        raise SourceError(
             f"{pair.label}: size {found} (width x height), but {pair.image} is {width}x{height}; "
             f"take both again from {recipe.archive}"
         )
     indices = _class_indices(labels, recipe.table)
     if indices.min() == INVALID:
         values = ", ".join(str(value) for value in np.unique(labels[indices == INVALID])[:5])
-        raise SourceProblem(
+        raise SourceError(
             f"{pair.label}: label out of range ({values}), expected {recipe.values}; {again}"
         )
     if copy:
@@ -105,19 +107,19 @@ def _is_newer(target: str, source: str) -> bool:
         return False
 
 
-def _checked(read: Callable[[str], Any], path: str, again: str) -> Any:
+def _checked(read: Callable[[str], T], path: str, again: str) -> T:
     try:
         return read(path)
-    except SourceProblem as problem:
-        raise SourceProblem(f"{problem}; {again}") from None
+    except SourceError as problem:
+        raise SourceError(f"{problem}; {again}") from None
     except Exception as error:
         # Decoders raise anything from OSError to struct.error on bytes that they did not expect.
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(repr(path), "it")
-        raise SourceProblem(f"{path}: corrupt or cut short ({reason}); {again}") from error
+        raise SourceError(f"{path}: corrupt or cut short ({reason}); {again}") from error
 
 
 def _read_size(path: str) -> tuple[int, int]:
-    """Width and height of an image that is whole."""
+    """Read width and height of an image, and check that it is whole."""
     with Image.open(path) as image:
         size = image.size
         if image.format == "PNG":

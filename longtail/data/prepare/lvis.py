@@ -67,7 +67,7 @@ def _missing_folders(split: str, root: str) -> list[str]:
 
 
 def _file_problems(split: str) -> list[str]:
-    """What is wrong with the annotation file, and with the images that it names."""
+    """Find faults of the annotation file, and of the images that it names."""
     name = f"lvis_{split}"
     json_file = MetadataCatalog.get(name).json_file
     again = "take it again from lvisdataset.org"

@@ -1,4 +1,4 @@
-"""What one data set's preparation consists of; the modules beside this one fill it in."""
+"""The parts of a data set's preparation; the modules beside this one fill them in."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ INVALID = -1
 TABLE_SIZE = 257
 
 
-class SourceProblem(ValueError):
-    """One file of the source is missing or wrong; the message names it and says what to do."""
+class SourceError(ValueError):
+    """A file of the source that is missing or wrong; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the labels of a data set are read and what they become.
+    """Reading and mapping of the labels of a data set.
 
     Attributes:
         name: the name for the command line.
@@ -55,7 +55,7 @@ class Recipe:
         splits: ``splits(source, root)`` gives all splits of the data set.
         label_suffix: ending of the source's label files.
         read: ``read(path)`` gives an (H, W) integer array; it may raise anything for a file
-            that is no good.
+            that it cannot read.
         table: (257,) int16: the class index (or 255: ignored) of each value 0..255 of the
             source; -1 for values that must not occur, which includes the last entry.
         values: the values that may occur, in words.
@@ -72,7 +72,7 @@ class Recipe:
 
 
 def label_table(mapping: dict[int, int]) -> np.ndarray:
-    """The table of a recipe from ``{source value: class index or 255}``.
+    """Build the table of a recipe from ``{source value: class index or 255}``.
 
     Returns:
         (257,) int16.

@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
 from longtail.data.prepare.labels import Pair, convert_pair
-from longtail.data.prepare.recipe import Recipe, SourceProblem, Split
+from longtail.data.prepare.recipe import Recipe, SourceError, Split
 from longtail.utils.cores import available_cores
 from longtail.utils.io import atomic_write
 
 
 @dataclass
 class Report:
-    """What became of a preparation.
+    """Outcome of a preparation.
 
     Attributes:
         written: number of label maps written.
@@ -55,7 +55,7 @@ def prepare(
     for split in _chosen_splits(recipe, recipe.splits(source, root), splits):
         pairs += _plan_split(split, recipe, source, report, named=splits is not None)
     for outcome in _in_parallel(lambda pair: _outcome(pair, recipe), pairs, workers, recipe.name):
-        if isinstance(outcome, SourceProblem):
+        if isinstance(outcome, SourceError):
             report.problems.append(str(outcome))
         elif outcome:
             report.written += 1
@@ -75,7 +75,7 @@ def _chosen_splits(recipe: Recipe, known: list[Split], names: list[str] | None) 
 def _plan_split(
     split: Split, recipe: Recipe, source: str, report: Report, *, named: bool
 ) -> list[Pair]:
-    """The pairs of a split; what is missing goes into the report."""
+    """Pair the files of a split; what is missing goes into the report."""
     needed = [path for path in (split.images, split.labels, split.names) if path is not None]
     missing = [path for path in needed if not os.path.exists(path)]
     if missing == needed and split.optional and not named:
@@ -130,7 +130,7 @@ def _missing_files(
 
 
 def _origin(path: str, split: Split, recipe: Recipe) -> str:
-    """The archive that ``path``, an image folder or anything else of the source, comes from."""
+    """Name the archive that ``path``, an image folder or anything else, comes from."""
     return (path == split.images and split.image_archive) or recipe.archive
 
 
@@ -138,16 +138,16 @@ def _is_same(path: str, target: str) -> bool:
     return os.path.exists(target) and os.path.samefile(path, target)
 
 
-def _outcome(pair: Pair, recipe: Recipe) -> bool | SourceProblem:
+def _outcome(pair: Pair, recipe: Recipe) -> bool | SourceError:
     try:
         return convert_pair(pair, recipe)
-    except SourceProblem as problem:
+    except SourceError as problem:
         return problem
 
 
 def _in_parallel(
     work: Callable, items: list[Pair], workers: int, description: str
-) -> Iterable[bool | SourceProblem]:
+) -> Iterable[bool | SourceError]:
     # Threads: Pillow and zlib release the interpreter lock, so that they are as fast here as
     # processes, which would have to agree on who handles Ctrl-C.
     executor = ThreadPoolExecutor(workers)

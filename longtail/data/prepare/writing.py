@@ -6,7 +6,7 @@ from longtail.utils.io import atomic_write
 
 
 def holds(path: str | os.PathLike, content: bytes) -> bool:
-    """Whether a file exists and has this content."""
+    """Tell whether a file exists and has this content."""
     try:
         with open(path, "rb") as file:
             return file.read() == content

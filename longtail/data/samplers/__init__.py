@@ -1,1 +1,13 @@
-"""Samplers: in which order training images are drawn."""
+"""Samplers: the order in which training images are drawn."""
+
+from longtail.data.samplers.training import (
+    ClassBalancedTrainingSampler,
+    SquareRootTrainingSampler,
+    build_train_sampler,
+)
+
+__all__ = [
+    "ClassBalancedTrainingSampler",
+    "SquareRootTrainingSampler",
+    "build_train_sampler",
+]

@@ -1,4 +1,4 @@
-"""In which order training images are drawn.
+"""The order in which training images are drawn.
 
 Shapes: N images, K classes.
 """
@@ -36,7 +36,8 @@ class ClassBalancedTrainingSampler(Sampler):
     def __init__(
         self, images_by_class: Sequence[Sequence[int]], *, seed: int | None = None
     ) -> None:
-        """
+        """Set the images and the seed of the stream.
+
         Args:
             images_by_class: for each class that occurs the indices (0..N-1) of its images, as
                 :meth:`images_by_class_from_dataset_dicts` makes them.
@@ -60,7 +61,7 @@ class ClassBalancedTrainingSampler(Sampler):
 
     @classmethod
     def images_by_class_from_dataset_dicts(cls, dataset_dicts: Sequence[dict]) -> list[list[int]]:
-        """The images of every class that occurs, in ascending order of the classes.
+        """List the images of every class that occurs, in ascending order of the classes.
 
         Args:
             dataset_dicts: N records in detectron2's format, with ``label`` or ``annotations``.
@@ -85,7 +86,7 @@ class ClassBalancedTrainingSampler(Sampler):
         return [images[category] for category in sorted(images)]
 
     def __iter__(self) -> Iterator[int]:
-        """The entries of the endless stream that belong to this process."""
+        """Yield the entries of the endless stream that belong to this process."""
         return itertools.islice(self._stream(), self._rank, None, self._world_size)
 
     def _stream(self) -> Iterator[int]:
@@ -101,7 +102,7 @@ class ClassBalancedTrainingSampler(Sampler):
 
 
 class SquareRootTrainingSampler(ClassBalancedTrainingSampler):
-    """As above with q = 1/2, between balanced classes (0) and images that are drawn alike (1)."""
+    """A class is drawn with q = 1/2, between balanced classes (0) and equal images (1)."""
 
     exponent = 0.5
 
@@ -113,7 +114,7 @@ OWN_SAMPLERS = {
 
 
 def _classes(record: dict) -> set[int]:
-    """The classes that an image counts for."""
+    """List the classes that an image counts for."""
     if "label" in record:
         return {record["label"]}
     instances = record.get("annotations") or ()
@@ -121,7 +122,7 @@ def _classes(record: dict) -> set[int]:
 
 
 def build_train_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler | None:
-    """The sampler that ``DATALOADER.SAMPLER_TRAIN`` names, where detectron2 does not have it.
+    """Build the sampler that ``DATALOADER.SAMPLER_TRAIN`` names, where detectron2 lacks it.
 
     Args:
         cfg: a complete config.

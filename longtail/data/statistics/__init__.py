@@ -1,1 +1,1 @@
-"""How often classes occur: counting, statistics, and groups of classes."""
+"""Frequencies of classes: counting, statistics, and groups of classes."""

@@ -1,4 +1,4 @@
-"""How often each class occurs in a data set: the F of Eq. 7, the r_c of Eq. 11, PIF and RIF.
+"""Frequencies of the classes of a data set: the F of Eq. 7, the r_c of Eq. 11, PIF and RIF.
 
 Shapes: K classes.
 """
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from longtail.data.statistics.counting import (
+    CountingSource,
     check_num_workers,
     class_metadata,
     count_instances,
@@ -48,12 +49,12 @@ class ClassStats:
         pixel_count: (K,) int64, pixels of the class; None for a data set without label maps.
         image_count: (K,) int64, images that contain the class: the region frequency F of Eq. 7 of
             the Region Rebalance paper. From the label maps where there are some, otherwise from
-            the instances, or from the labels of images of one class each.
+            the instances, or from the labels of image classification.
         instance_count: (K,) int64, annotated instances without crowds; None for a data set that
             has no instances of these classes.
 
     Raises:
-        ValueError: a count has not K entries, or an entry is negative.
+        ValueError: a count does not have K entries, or an entry is negative.
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +64,7 @@ class ClassStats:
     instance_count: np.ndarray | None
 
     def __post_init__(self) -> None:
+        """Turn the counts into int64 arrays and check them."""
         object.__setattr__(self, "class_names", tuple(self.class_names))
         for name in COUNTS:
             count = getattr(self, name)
@@ -77,6 +79,7 @@ class ClassStats:
             object.__setattr__(self, name, count)
 
     def __eq__(self, other: object) -> bool:
+        """Compare all counts."""
         return isinstance(other, ClassStats) and self.to_dict() == other.to_dict()
 
     @property
@@ -94,7 +97,7 @@ class ClassStats:
         return _imbalance(self.image_count)
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts as plain values for JSON, one entry a class."""
+        """Turn the counts into plain values for JSON, one entry a class."""
         columns = {"name": self.class_names}
         for name in COUNTS:
             if getattr(self, name) is not None:
@@ -105,7 +108,7 @@ class ClassStats:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClassStats":
-        """The inverse of :meth:`to_dict`.
+        """Build from what :meth:`to_dict` gives.
 
         Raises:
             ValueError: ``values`` is not what :meth:`to_dict` gives.
@@ -132,7 +135,7 @@ def compute_class_stats(dataset_name: str, num_workers: int | None = None) -> Cl
 
     Raises:
         ValueError: the name is not registered, the data set is empty or not labelled, or a label
-            map is truncated or has a label that is no class.
+            map is truncated or has a label that is not a class.
         FileNotFoundError: the data set or one of its label maps is missing.
     """
     return _count(load_source(dataset_name), num_workers)
@@ -141,7 +144,7 @@ def compute_class_stats(dataset_name: str, num_workers: int | None = None) -> Cl
 def get_class_stats(
     dataset_name: str | Sequence[str], num_workers: int | None = None
 ) -> ClassStats:
-    """The class statistics of one data set, or the sum over several, from wherever they are.
+    """Get the class statistics of one data set, or the sum over several, wherever they are.
 
     ADE20K's and COCO-Stuff164K's training counts come with the package. Others are counted once
     and kept in ``${LONGTAIL_CACHE:-~/.cache/longtail}/class_stats`` until the data set changes.
@@ -168,7 +171,7 @@ def get_class_stats(
 def locate_class_stats(
     dataset_name: str, num_workers: int | None = None
 ) -> tuple[ClassStats, Path | None]:
-    """As :func:`get_class_stats` for one data set in this process alone, with the file.
+    """Get the class statistics of one data set in this process alone, and their file.
 
     Returns:
         The statistics, and the file that holds them: in the package, or in the cache; None if the
@@ -203,7 +206,7 @@ def locate_class_stats(
     return stats, path
 
 
-def _count(source: Any, num_workers: int | None) -> ClassStats:
+def _count(source: CountingSource, num_workers: int | None) -> ClassStats:
     pixel_count = image_count = instance_count = None
     if source.categories is not None:
         instance_count, image_count = count_instances(source)
@@ -246,14 +249,14 @@ def _cache_file(dataset_name: str, key: str) -> Path:
 
 
 def _sealed(stats: ClassStats, key: str) -> dict[str, Any]:
-    """The content of a cache file, with a checksum that tells damage and hand edits."""
+    """Build the content of a cache file, with a checksum against damage and hand edits."""
     content = {"fingerprint": key, **stats.to_dict()}
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {"checksum": checksum, **content}
 
 
 def _read_cache(path: Path, key: str) -> ClassStats | None:
-    """The statistics in a cache file; None (with a warning) if it is absent or not intact."""
+    """Read a cache file; None (with a warning) if it is absent or not intact."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         stats = ClassStats.from_dict(content)
@@ -268,7 +271,7 @@ def _read_cache(path: Path, key: str) -> ClassStats | None:
 
 
 def _from_main_process(function: Callable[[], T]) -> T:
-    """``function()`` as computed by the main process, also where it ends in an error."""
+    """Call ``function`` in the main process, and share its result or its error with the others."""
     if comm.get_world_size() == 1:
         return function()
     message: list[Any] = [None, None, None]

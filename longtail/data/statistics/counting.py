@@ -7,13 +7,14 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from tqdm import tqdm
 
@@ -23,21 +24,22 @@ from longtail.utils.cores import available_cores
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
 COUNTING_VERSION = 1
 FILES_PER_TASK = 32
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CountingSource:
-    """What the counts of one data set are taken from.
+    """Files and labels that the counts of one data set are taken from.
 
     Attributes:
         dataset_name: the registered name.
         class_names: K names, in class-index order.
         ignore_label: the label of pixels that belong to no class.
-        image_files: N image files; empty for images of one class each, which need not be here.
+        image_files: N image files; empty for image classification, which needs none here.
         label_files: N label maps, None for a data set that has none.
         categories: for each of the N images the classes (0..K-1) of its instances without the
             crowds, None for a data set that has none.
-        labels: the class (0..K-1) of each of N images of one class each, None for other data sets.
+        labels: for image classification the class (0..K-1) of each of N images, None for others.
     """
 
     dataset_name: str
@@ -54,8 +56,8 @@ class CountingSource:
         return len(self.image_files if self.labels is None else self.labels)
 
 
-def class_metadata(dataset_name: str) -> Any:
-    """The metadata of a registered data set.
+def class_metadata(dataset_name: str) -> Metadata:
+    """Look the metadata of a registered data set up.
 
     Raises:
         ValueError: no data set of this name is registered; the message lists similar names.
@@ -74,7 +76,7 @@ def load_source(dataset_name: str) -> CountingSource:
     """Read the records of a registered data set and decide what is counted in it.
 
     Metadata ``load_labels`` (see :func:`longtail.data.datasets.register_image_list`) give the
-    labels of images of one class each; no image of theirs need exist.
+    labels of an image classification data set, whose images need not exist.
 
     Otherwise, records with ``sem_seg_file_name`` and metadata ``stuff_classes`` are a semantic data
     set; their ``annotations`` are counted too where ``thing_classes`` is the same list. Records
@@ -135,7 +137,7 @@ def load_source(dataset_name: str) -> CountingSource:
 
 
 def fingerprint(source: CountingSource) -> str:
-    """A hexadecimal SHA-256 that changes whenever the counts of ``source`` may have changed.
+    """Compute a hexadecimal SHA-256 that changes whenever the counts of ``source`` may have.
 
     It covers the class names, the ignore label, and for each image the label file's name below
     their common folder, size and time of modification, and the classes of its instances, or its
@@ -175,8 +177,8 @@ def count_label_maps(
         ``(pixel_count, image_count)``, each (K,) int64. Pixels of the ignore label do not count.
 
     Raises:
-        ValueError: ``num_workers`` is below 1, a file is no label map or is truncated, or it has a
-            label that is neither in 0..K-1 nor the ignore label.
+        ValueError: ``num_workers`` is below 1, a file is not a label map or is truncated, or it has
+            a label that is neither in 0..K-1 nor the ignore label.
         FileNotFoundError: a label file is missing.
     """
     num_workers = check_num_workers(num_workers)
@@ -216,12 +218,12 @@ def count_instances(source: CountingSource) -> tuple[np.ndarray, np.ndarray]:
 
 
 def count_labels(source: CountingSource) -> np.ndarray:
-    """(K,) int64: images of every class, for images of one class each."""
+    """Count the images of every class of an image classification data set, (K,) int64."""
     return np.bincount(source.labels, minlength=len(source.class_names)).astype(np.int64)
 
 
 def check_num_workers(num_workers: int | None) -> int:
-    """The number of threads: ``num_workers``, or one for each core that we may use.
+    """Choose the number of threads: ``num_workers``, or one for each core that we may use.
 
     Raises:
         ValueError: ``num_workers`` is below 1.
@@ -234,7 +236,7 @@ def check_num_workers(num_workers: int | None) -> int:
 
 
 def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarray:
-    """(K,) int64: pixels of every class in one label map."""
+    """Count the pixels of every class in one label map, (K,) int64."""
     with opened_label_map(file) as image:
         histogram = np.array(image.histogram(), dtype=np.int64)
     if 0 <= ignore_label < len(histogram):
@@ -251,10 +253,12 @@ def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarr
     return histogram[:num_classes]
 
 
-def _in_threads(function: Callable, items: Sequence, num_workers: int) -> Any:
+def _in_threads(
+    function: Callable[[Any], T], items: Sequence[Any], num_workers: int
+) -> Iterator[T]:
     """Yield ``function(item)`` in order, computed in threads, several items a task."""
 
-    def run(start: int) -> list:
+    def run(start: int) -> list[T]:
         return [function(item) for item in items[start : start + FILES_PER_TASK]]
 
     with ThreadPoolExecutor(num_workers) as pool:

@@ -1,6 +1,17 @@
-"""Groups of classes by how many training images they are in: LVIS's, and many / medium / few."""
+"""Every grouping of classes by how often they occur.
 
-from collections.abc import Iterable
+- LVIS's rare, common and frequent categories, by training images (``frequency_groups``);
+- head, body and tail of semantic segmentation, by pixels (``groups_by_pixel_share``);
+- the many, medium and few shots of image classification, by training images (``shot_groups``).
+
+Shapes: K classes. A grouping is a dict of class indices (0..K-1) by the group's name.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 # Most images of a rare and of a common category.
 RARE_MAX = 10
@@ -13,26 +24,39 @@ MEDIUM_MAX = 100
 
 
 def frequency_letter(image_count: int) -> str:
-    """``"r"`` up to 10 training images, ``"c"`` up to 100, ``"f"`` beyond."""
+    """Choose LVIS's letter: ``"r"`` up to 10 training images, ``"c"`` up to 100, ``"f"`` beyond."""
     if image_count <= RARE_MAX:
         return "r"
     return "c" if image_count <= COMMON_MAX else "f"
 
 
+def groups_by_letter(letters: Iterable[str]) -> dict[str, list[int]]:
+    """Group class indices by LVIS's letter, ``"r"``, ``"c"`` and ``"f"``.
+
+    Args:
+        letters: (K,) one of the three for each class.
+
+    Raises:
+        KeyError: another letter.
+    """
+    groups: dict[str, list[int]] = {letter: [] for letter in LETTERS}
+    for index, letter in enumerate(letters):
+        groups[letter].append(index)
+    return groups
+
+
 def frequency_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
-    """The class indices that are rare, common and frequent.
+    """Group class indices into rare, common and frequent ones.
 
     Args:
         image_count: (K,) training images that contain the class.
     """
-    groups: dict[str, list[int]] = {name: [] for name in LETTERS.values()}
-    for index, count in enumerate(image_count):
-        groups[LETTERS[frequency_letter(count)]].append(index)
-    return groups
+    groups = groups_by_letter(map(frequency_letter, image_count))
+    return {LETTERS[letter]: indices for letter, indices in groups.items()}
 
 
 def shot_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
-    """The class indices with many (over 100), medium (20 to 100) and few training images.
+    """Group class indices into many (over 100), medium (20 to 100) and few training images.
 
     Args:
         image_count: (K,) training images of the class.
@@ -43,4 +67,57 @@ def shot_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
             groups["many"].append(index)
         else:
             groups["medium" if count >= MEDIUM_MIN else "few"].append(index)
+    return groups
+
+
+def groups_by_pixel_share(pixel_count: npt.ArrayLike) -> dict[str, list[int]]:
+    """Group the classes of a data set without a split of its own: thirds by rank.
+
+    The classes are sorted by their pixels, most first (equal ones by class index), and cut into
+    three parts of equal size; a class too many goes to the head, a second one to the body.
+
+    ADE20K's split (DisAlign, Table 16) cuts at fixed shares instead: head above 1 % of the pixels,
+    tail up to 0.1 %. That suits 150 classes; with the 11 of CamVid every class but one would be
+    head or body and the tail empty. Thirds by rank always give three groups to compare (from 3
+    classes on).
+
+    Args:
+        pixel_count: (K,) pixels of each class, or its share of them: only the order matters.
+
+    Returns:
+        Class indices of ``"head"``, ``"body"`` and ``"tail"``, each in increasing order.
+
+    Raises:
+        ValueError: ``pixel_count`` is not one-dimensional.
+    """
+    counts = np.asarray(pixel_count, dtype=np.float64)
+    if counts.ndim != 1:
+        raise ValueError(f"groups_by_pixel_share: expected (K,) counts, got {counts.shape}")
+    by_rank = np.argsort(-counts, kind="stable")
+    thirds = np.array_split(by_rank, 3)
+    return {
+        name: sorted(third.tolist())
+        for name, third in zip(("head", "body", "tail"), thirds, strict=True)
+    }
+
+
+def checked_groups(
+    groups: Mapping[str, Sequence[int]], num_classes: int, owner: str
+) -> dict[str, list[int]]:
+    """Copy groups that hold every class exactly once.
+
+    Args:
+        groups: class indices by group name.
+        num_classes: K.
+        owner: whose groups they are, for the message.
+
+    Raises:
+        ValueError: a class is in none or in several of the groups, or an index is not a class.
+    """
+    groups = {name: list(classes) for name, classes in groups.items()}
+    if sorted(itertools.chain.from_iterable(groups.values())) != list(range(num_classes)):
+        raise ValueError(
+            f"{owner}: class_groups must hold each class index 0..{num_classes - 1} exactly once, "
+            f"got {groups}"
+        )
     return groups

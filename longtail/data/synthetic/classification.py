@@ -75,6 +75,7 @@ class ClassificationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Check the values."""
         if not 2 <= self.num_classes <= MAX_CLASSES:
             raise ValueError(f"num_classes must be from 2 to {MAX_CLASSES}, got {self.num_classes}")
         if not 1 <= self.imbalance < math.inf:
@@ -130,7 +131,10 @@ def write_classification_dataset(
 
     Args:
         root: the data set's folder; made if missing.
-        num_classes, imbalance, max_images, seed: see :class:`ClassificationConfig`.
+        num_classes: see :class:`ClassificationConfig`, as for the next three.
+        imbalance: images of the most frequent class over those of the rarest.
+        max_images: images of the most frequent class.
+        seed: non-negative; the same seed gives the same files.
         num_workers: processes; up to 1 means the calling one. With more, a script needs the usual
             ``if __name__ == "__main__"`` guard.
 

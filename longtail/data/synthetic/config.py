@@ -1,4 +1,4 @@
-"""What a generated data set shall look like, and the classes that follow from it."""
+"""The description of a generated data set, and the classes that follow from it."""
 
 import dataclasses
 import math
@@ -52,6 +52,7 @@ class SyntheticConfig:
     min_val_images: int = 8
 
     def __post_init__(self) -> None:
+        """Check the values, each and together."""
         object.__setattr__(self, "image_size", tuple(self.image_size))
         if not MIN_CLASSES <= self.num_classes <= MAX_CLASSES:
             raise ValueError(

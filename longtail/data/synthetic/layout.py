@@ -1,4 +1,4 @@
-"""Where things lie: objects that hide one another, and stuff that fills what they leave.
+"""Places of things: objects that hide one another, and stuff that fills what they leave.
 
 Objects are placed from front to back: what a new one shows is what the earlier ones leave of it,
 and stays so. Hence areas and presence can be held exactly, in spite of occlusion.

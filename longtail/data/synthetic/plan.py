@@ -1,4 +1,4 @@
-"""Which image contains which class, and how large: everything that images have in common.
+"""The classes of each image and their areas: everything that images have in common.
 
 Shapes: N images, K classes, S stuff classes, K - S thing classes.
 """

@@ -16,7 +16,7 @@ _SHIFT = 4
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """How to draw one kind of object.
+    """One kind of object.
 
     Attributes:
         outline: function (area in pixels, width in pixels, rng) -> list of (P, 2) polygons.
@@ -67,25 +67,25 @@ def _scaled(polygons: list[np.ndarray], area: float, rng: np.random.Generator) -
     return [polygon * scale * [aspect, 1 / aspect] for polygon in polygons]
 
 
-def _disk(area, width, rng):
+def _disk(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     return _scaled([_circle(1.0)], area, rng)
 
 
-def _ring(area, width, rng):
+def _ring(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     return _scaled([_circle(1.0), _circle(rng.uniform(0.6, 0.75))], area, rng)
 
 
-def _box(area, width, rng):
+def _box(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     return _scaled([_circle(1.0, points=4)], area, rng)
 
 
-def _star(area, width, rng):
+def _star(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     points = 2 * int(rng.integers(5, 8))
     radius = np.where(np.arange(points) % 2, rng.uniform(0.4, 0.55), 1.0)
     return _scaled([_circle(radius, points)], area, rng)
 
 
-def _crescent(area, width, rng):
+def _crescent(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     # The outer half circle, and back along a flatter arc.
     angle = np.linspace(-np.pi / 2, np.pi / 2, 24) * 1.2
     outer = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -96,18 +96,18 @@ def _crescent(area, width, rng):
     return _scaled([np.concatenate([outer, inner[::-1] - [0.12, 0]])], area, rng)
 
 
-def _pebble(area, width, rng):
+def _pebble(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     bumps = 1 + 0.25 * np.repeat(rng.uniform(-1, 1, 6), 2)
     return _scaled([_circle(bumps, points=12)], area, rng)
 
 
-def _pole(area, width, rng):
+def _pole(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     length = max(area / width, width)
     corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     return [corners * [length, width]]
 
 
-def _wire(area, width, rng):
+def _wire(area: float, width: float, rng: np.random.Generator) -> list[np.ndarray]:
     """A waving line of constant width; the wave is gentle enough not to cross itself."""
     length = max(area / (1.15 * width), width)
     x = np.linspace(-0.5, 0.5, 48) * length

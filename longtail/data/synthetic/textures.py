@@ -94,44 +94,44 @@ def _lattice_grey(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.
 # Stuff.
 
 
-def _brick(u, v, period, rng):
+def _brick(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     u = u / 2 + 0.5 * (np.floor(v) % 2)
     mortar = (_fraction(v) < 0.16) | (_fraction(u) < 0.09)
     return np.where(mortar, 1.0, 0.15 + 0.4 * _lattice_grey(u, v, rng))
 
 
-def _water(u, v, period, rng):
+def _water(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     bend = smooth_noise(u.shape, (1.2 * period, 4 * period), rng)
     return 0.5 + 0.35 * np.sin(2 * np.pi * (0.8 * v + 0.7 * bend)) + 0.12 * bend
 
 
-def _grass(u, v, period, rng):
+def _grass(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     blades = smooth_noise(u.shape, (0.8 * period, 0.16 * period), rng)
     return 0.5 + 0.32 * blades + 0.12 * smooth_noise(u.shape, 3 * period, rng)
 
 
-def _gravel(u, v, period, rng):
+def _gravel(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     distance, grey = _cells(u.shape, 0.9 * period, rng)
     return (0.25 + 0.75 * grey) * (1.1 - 1.1 * distance)
 
 
-def _cloud(u, v, period, rng):
+def _cloud(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     octaves = (smooth_noise(u.shape, 3 * period / 2**i, rng) / 1.6**i for i in range(3))
     return 0.5 + 0.25 * sum(octaves)
 
 
-def _wood(u, v, period, rng):
+def _wood(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     grain = smooth_noise(u.shape, (1.5 * period, 9 * period), rng)
     return 0.25 + 0.6 * _fraction(0.8 * v + 0.9 * grain) + 0.1 * grain
 
 
-def _tiles(u, v, period, rng):
+def _tiles(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     u, v = u / 1.3, v / 1.3
     grout = (_fraction(u) < 0.1) | (_fraction(v) < 0.1)
     return np.where(grout, 0.05, 0.5 + 0.45 * _lattice_grey(u, v, rng))
 
 
-def _sand(u, v, period, rng):
+def _sand(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     grains = rng.standard_normal(u.shape, dtype=np.float32)
     return 0.5 + 0.2 * grains + 0.15 * smooth_noise(u.shape, 2 * period, rng)
 
@@ -139,38 +139,38 @@ def _sand(u, v, period, rng):
 # Things.
 
 
-def _striped(u, v, period, rng):
+def _striped(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     return _wave(v)
 
 
-def _checked(u, v, period, rng):
+def _checked(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     return np.clip(0.5 + 2 * np.sin(np.pi * u) * np.sin(np.pi * v), 0, 1)
 
 
-def _zigzag(u, v, period, rng):
+def _zigzag(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     return _wave(v + 0.9 * _triangle(u / 1.6))
 
 
-def _meshed(u, v, period, rng):
+def _meshed(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     return np.clip(4.2 * (np.maximum(_triangle(u), _triangle(v)) - 0.68), 0, 1)
 
 
-def _marbled(u, v, period, rng):
+def _marbled(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     bend = smooth_noise(u.shape, 1.6 * period, rng)
     return np.abs(np.sin(np.pi * (0.3 * v + 0.9 * bend))) ** 0.6
 
 
-def _plain(u, v, period, rng):
+def _plain(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     return 0.5 + 0.12 * smooth_noise(u.shape, 2 * period, rng)
 
 
-def _scaly(u, v, period, rng):
+def _scaly(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     u = u + 0.5 * (np.floor(v) % 2)
     radius = np.hypot(_fraction(u) - 0.5, _fraction(v))
     return np.clip(1.25 - 1.25 * radius, 0, 1) ** 1.3
 
 
-def _dotted(u, v, period, rng):
+def _dotted(u: np.ndarray, v: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
     radius = np.hypot(_fraction(u) - 0.5, _fraction(v) - 0.5)
     return np.clip((0.36 - radius) * 8, 0, 1)
 

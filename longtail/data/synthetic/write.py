@@ -93,7 +93,7 @@ def read_meta(root: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def split_folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
-    """Where the images and the label maps of a split are.
+    """Name the folders of the images and the label maps of a split.
 
     Args:
         root: the data set's folder.

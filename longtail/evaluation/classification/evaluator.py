@@ -1,38 +1,27 @@
-"""Evaluator for images of one class each: detectron2's interface around the pure functions.
+"""Evaluator for image classification: detectron2's interface around the pure functions.
 
 Shapes: K classes.
 """
 
-import csv
 import logging
-import math
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
-from tabulate import tabulate
+from detectron2.data import DatasetCatalog
 
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.groups import shot_groups
-from longtail.evaluation.classification.metrics import (
-    CSV_COLUMNS,
-    build_report,
-    flat_results,
-    label_ranks,
-)
-from longtail.utils.io import atomic_write, write_json
+from longtail.evaluation.base import LongTailEvaluator
+from longtail.evaluation.classification.metrics import label_ranks
+from longtail.evaluation.classification.report import LAYOUT, build_report, format_table
+from longtail.evaluation.report import flat_results, write_report
 
 logger = logging.getLogger(__name__)
 
 
-class ClassificationEvaluator(DatasetEvaluator):
+class ClassificationEvaluator(LongTailEvaluator):
     """Top-1, top-5 and the class-balanced accuracy of a data set, per class and group.
 
     The groups are classes of many (more than 100), medium (20 to 100) and few training images.
@@ -42,12 +31,13 @@ class ClassificationEvaluator(DatasetEvaluator):
     def __init__(
         self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
     ) -> None:
-        """
+        """Look the data set up and count its training images.
+
         Args:
             dataset_name: a registered data set whose records have ``image_id`` and ``label`` and
                 whose metadata has ``thing_classes`` (K names) and, for the groups,
                 ``training_set``, a registered name. If that one's list is not on this machine,
-                there are no groups, and a warning. Every process has to be here, see
+                a warning takes the place of the groups. Every process has to be here, see
                 :func:`~longtail.data.statistics.class_stats.get_class_stats`.
             distributed: gather the images of all processes. Otherwise each process evaluates what
                 it has seen.
@@ -58,23 +48,11 @@ class ClassificationEvaluator(DatasetEvaluator):
             ValueError: the data set is not registered or lacks something, or the training set has
                 other classes.
         """
-        if dataset_name not in DatasetCatalog.list():
-            raise ValueError(
-                f"ClassificationEvaluator: data set {dataset_name!r} is not registered"
-            )
-        self._dataset_name = dataset_name
-        self._distributed = distributed
-        self._output_dir = output_dir
+        super().__init__(dataset_name, output_dir, distributed=distributed)
+        # First: some data sets know their classes once they are loaded.
         self._labels = _labels(dataset_name)
-        metadata = MetadataCatalog.get(dataset_name)
-        # Some data sets know their classes once they are loaded.
-        self._class_names = metadata.get("thing_classes", None)
-        if not self._class_names:
-            raise ValueError(
-                f"ClassificationEvaluator: the metadata of {dataset_name!r} has no thing_classes; "
-                "register it with its class names"
-            )
-        self._train_images = self._count_training_images(metadata.get("training_set", None))
+        self._class_names = self.needed_metadata("thing_classes", "class names")
+        self._train_images = self._count_training_images(self._metadata.get("training_set", None))
         self.reset()
 
     def reset(self) -> None:
@@ -99,7 +77,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         for image_id, output in zip(ids, outputs, strict=True):
             if image_id not in self._labels:
                 raise ValueError(
-                    f"image_id {image_id} is no image of {self._dataset_name!r}; build the "
+                    f"image_id {image_id} is not an image of {self._dataset_name!r}; build the "
                     "evaluator with the name of the data set that is loaded"
                 )
             if output["scores"].shape != (len(self._class_names),):
@@ -121,7 +99,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             self._ranks[image_id] = rank
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Figures over all images, also written to ``output_dir`` and logged.
+        """Compute, log and write the metrics over all images.
 
         Returns:
             ``{"classification": {"top1", "top5", "mean_acc", "mean_acc-<group>", "acc-<class>"}}``
@@ -131,12 +109,12 @@ class ClassificationEvaluator(DatasetEvaluator):
             RuntimeError: no image was evaluated.
             ValueError: two processes had the same image.
         """
-        ranks = self._gather()
+        ranks = self._gather_ranks()
         if ranks is None:
             return None
         if not ranks:
             raise RuntimeError(
-                f"{self._dataset_name}: no image was evaluated, so there is no accuracy; check "
+                f"{self._dataset_name}: no image was evaluated; check "
                 "that the loader yields the data set's images"
             )
         # In one order, whichever process had which image.
@@ -152,13 +130,13 @@ class ClassificationEvaluator(DatasetEvaluator):
             ),
         }
         if self._output_dir:
-            write_report(report, self._output_dir)
+            write_report(report, self._output_dir, LAYOUT)
         where = f"\nevery class: {self._output_dir}" if self._output_dir else ""
         logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}{where}")
-        return OrderedDict(classification=flat_results(report))
+        return OrderedDict(classification=flat_results(report, LAYOUT))
 
     def _count_training_images(self, training_set: str | None) -> list[int] | None:
-        """(K,) images, or None if they cannot be known."""
+        """Count the (K,) training images; None if they cannot be known."""
         if training_set is None:
             logger.warning(
                 f"{self._dataset_name}: no accuracy of classes with many, medium and few training "
@@ -180,20 +158,16 @@ class ClassificationEvaluator(DatasetEvaluator):
             )
         return stats.image_count.tolist()
 
-    def _gather(self) -> dict[int, int] | None:
-        """The ranks of all processes, in the main process alone."""
-        if not self._distributed or comm.get_world_size() == 1:
-            return self._ranks
-        # Not detectron2's comm.gather, see SemSegEvaluator.
-        parts = [None] * comm.get_world_size() if comm.is_main_process() else None
-        dist.gather_object(self._ranks, parts)
+    def _gather_ranks(self) -> dict[int, int] | None:
+        """Join the ranks of all processes in the main process."""
+        parts = self.gather(self._ranks)
         if parts is None:
             return None
         ranks: dict[int, int] = {}
         for part in parts:
-            for image_id in part:
-                if image_id in ranks:
-                    raise self._seen_twice(image_id)
+            shared = part.keys() & ranks.keys()
+            if shared:
+                raise self._seen_twice(min(shared))
             ranks |= part
         return ranks
 
@@ -202,34 +176,6 @@ class ClassificationEvaluator(DatasetEvaluator):
             f"image_id {image_id} of {self._dataset_name!r} was evaluated twice: every image "
             "counts once, let the loader yield it once"
         )
-
-
-def write_report(report: Mapping[str, Any], folder: str | os.PathLike) -> None:
-    """Write ``classification_evaluation.json`` (everything) and ``.csv`` (a row a class).
-
-    Args:
-        report: of :func:`.classification_metrics.build_report`, with any further entries.
-        folder: made if missing.
-    """
-    folder = Path(folder)
-    write_json(folder / "classification_evaluation.json", report)
-    with atomic_write(folder / "classification_evaluation.csv") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in report["classes"]:
-            writer.writerow({**row, "acc": "" if math.isnan(row["acc"]) else row["acc"]})
-
-
-def format_table(report: Mapping[str, Any]) -> str:
-    """The report as a plain-text table of all classes and of the groups."""
-    rows = [["all", len(report["classes"]), report["mean_acc"]]]
-    rows += [[name, g["num_classes"], g["mean_acc"]] for name, g in report["groups"].items()]
-    headers = ["classes", "number", "mean_acc"]
-    table = tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".2f")
-    return (
-        f"{table}\n\ntop1 {report['top1']:.2f}, top5 {report['top5']:.2f} (all in percent; nan: no "
-        "test image)"
-    )
 
 
 def _labels(dataset_name: str) -> dict[int, int]:

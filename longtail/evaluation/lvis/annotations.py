@@ -9,16 +9,21 @@ Shapes: N images, M annotations, K categories. Images and categories are indexed
 order of their ids.
 """
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
+from detectron2.data.catalog import Metadata
 
-FREQUENCIES = ("r", "c", "f")
+from longtail.data.formats.lvis_reader import (
+    Entry,
+    LVISContent,
+    read_lvis_json,
+    segmentation_rle,
+)
+from longtail.data.statistics.groups import groups_by_letter
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class GroundTruth:
     not_exhaustive: np.ndarray
 
     def countable(self, category: np.ndarray) -> np.ndarray:
-        """Which detections the federated rules can count at all.
+        """Tell which detections the federated rules can count at all.
 
         Args:
             category: (D,) category indices of detections.
@@ -57,13 +62,13 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class LVISAnnotations:
-    """What :func:`read_lvis_annotations` gives.
+    """Ground truth of a data set.
 
     Attributes:
         json_file: where it was read.
         category_ids: (K,) sorted.
         categories: K dicts ``{"id", "name", "frequency", "image_count"}`` in this order;
-            ``image_count`` (training images) is None where the file does not tell.
+            ``image_count`` (training images) is None where the file lacks it.
         image_ids: (N,) sorted.
         sizes: N pairs (height, width).
         images: the annotations of the N images.
@@ -79,12 +84,12 @@ class LVISAnnotations:
     has_annotations: bool
 
     def frequency_groups(self) -> dict[str, np.ndarray]:
-        """Category indices by frequency, ``"r"``, ``"c"`` and ``"f"``."""
-        letters = np.array([category["frequency"] for category in self.categories])
-        return {letter: np.flatnonzero(letters == letter) for letter in FREQUENCIES}
+        """Group category indices by frequency, ``"r"``, ``"c"`` and ``"f"``."""
+        groups = groups_by_letter(category["frequency"] for category in self.categories)
+        return {letter: np.array(indices, np.int64) for letter, indices in groups.items()}
 
     def masks(self, image: int) -> list[dict[str, Any]]:
-        """The annotations' compressed RLEs of one image.
+        """Encode the annotations of one image as compressed RLEs.
 
         Args:
             image: image index.
@@ -93,21 +98,19 @@ class LVISAnnotations:
             ValueError: an annotation has no segmentation, or an invalid one.
         """
         height, width = self.sizes[image]
-        rles = []
-        for shape in self.images[image].segmentation:
-            try:
-                rles.append(_rle(shape, height, width))
-            except (TypeError, ValueError, IndexError, KeyError) as error:
-                raise ValueError(
-                    f"{self.json_file}: image {self.image_ids[image]} has an annotation with an "
-                    f"invalid segmentation ({error}); masks need polygons of 3 points or more, or "
-                    f"an RLE of size {height} x {width}"
-                ) from None
-        return rles
+        try:
+            return [
+                segmentation_rle(shape, height, width) for shape in self.images[image].segmentation
+            ]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.json_file}: image {self.image_ids[image]} ({height} x {width} pixels): "
+                f"the segmentation of an annotation cannot be evaluated, since it {error}"
+            ) from None
 
 
 def read_lvis_annotations(json_file: str | os.PathLike) -> LVISAnnotations:
-    """Read and check a file in LVIS's format.
+    """Read a file in LVIS's format for evaluation.
 
     Annotations without area are left out, as lvis-api does.
 
@@ -116,31 +119,26 @@ def read_lvis_annotations(json_file: str | os.PathLike) -> LVISAnnotations:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is cut short or no JSON, lacks a key, has an id twice, or has an annotation
-            of an unknown image or category.
+        ValueError: it is cut short or not JSON, lacks a key, has an id twice or an invalid value,
+            or has an annotation of an unknown image or category.
     """
-    path = os.fspath(json_file)
+    content = read_lvis_json(
+        json_file,
+        category_keys=("frequency",),
+        image_keys=("neg_category_ids", "not_exhaustive_category_ids"),
+        annotation_keys=("area",),
+        remedy="the LVIS evaluation needs the annotations of its data set",
+    )
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} is missing: the LVIS evaluation needs the annotations of its data set"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is cut short or no JSON ({error}); fetch it again") from None
-    try:
-        return _parse(content, path)
-    except KeyError as error:
-        raise ValueError(f"{path}: an entry has no key {error}; expected LVIS's format") from None
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not in LVIS's format ({error})") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        return _arrays(content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{content.path} is not in LVIS's format ({error})") from None
 
 
-def category_of_class(annotations: LVISAnnotations, metadata: Any, dataset_name: str) -> np.ndarray:
-    """The category index of each class index of a model.
+def category_of_class(
+    annotations: LVISAnnotations, metadata: Metadata, dataset_name: str
+) -> np.ndarray:
+    """Map each class index of a model to a category index.
 
     Args:
         annotations: the data set's.
@@ -176,35 +174,15 @@ def category_of_class(annotations: LVISAnnotations, metadata: Any, dataset_name:
     return np.array([index_of_id[id_of_class[c]] for c in range(len(id_of_class))], np.int64)
 
 
-def _parse(content: dict[str, Any], path: str) -> LVISAnnotations:
-    categories = sorted(content["categories"], key=lambda item: item["id"])
-    images = sorted(content["images"], key=lambda item: item["id"])
-    category_index = _index(categories, "category")
-    image_index = _index(images, "image")
-    for category in categories:
-        if category["frequency"] not in FREQUENCIES:
-            raise ValueError(
-                f"category {category['id']} has the frequency {category['frequency']!r}, expected "
-                "'r', 'c' or 'f'"
-            )
-    by_image: list[list[dict]] = [[] for _ in images]
-    annotations = content.get("annotations", [])
-    _index(annotations, "annotation")
-    for item in annotations:
-        for key, known in (("image_id", image_index), ("category_id", category_index)):
-            if item[key] not in known:
-                raise ValueError(
-                    f"annotation {item['id']} has the unknown {key} {item[key]}; images, "
-                    "categories and annotations must come from one file"
-                )
+def _arrays(content: LVISContent) -> LVISAnnotations:
+    category_index = {item["id"]: index for index, item in enumerate(content.categories)}
+    by_image: dict[int, list[Entry]] = {image["id"]: [] for image in content.images}
+    for item in content.annotations or ():
         if item["area"] > 0:
-            by_image[image_index[item["image_id"]]].append(item)
-    if "annotations" not in content:
-        # What a test set's images lack as well.
-        images = [{"neg_category_ids": [], "not_exhaustive_category_ids": [], **i} for i in images]
+            by_image[item["image_id"]].append(item)
     return LVISAnnotations(
-        json_file=path,
-        category_ids=np.array([item["id"] for item in categories], np.int64),
+        json_file=content.path,
+        category_ids=np.array(list(category_index), np.int64),
         categories=[
             {
                 "id": item["id"],
@@ -212,32 +190,24 @@ def _parse(content: dict[str, Any], path: str) -> LVISAnnotations:
                 "frequency": item["frequency"],
                 "image_count": item.get("image_count"),
             }
-            for item in categories
+            for item in content.categories
         ],
-        image_ids=np.array([item["id"] for item in images], np.int64),
-        sizes=[(int(item["height"]), int(item["width"])) for item in images],
+        image_ids=np.array(list(by_image), np.int64),
+        sizes=[(int(image["height"]), int(image["width"])) for image in content.images],
         images=[
-            _ground_truth(image, items, category_index)
-            for image, items in zip(images, by_image, strict=True)
+            _ground_truth(image, by_image[image["id"]], category_index) for image in content.images
         ],
-        has_annotations="annotations" in content,
+        has_annotations=content.annotations is not None,
     )
 
 
 def _ground_truth(
-    image: dict[str, Any], items: list[dict[str, Any]], category_index: dict[int, int]
+    image: Entry, items: Sequence[Entry], category_index: Mapping[int, int]
 ) -> GroundTruth:
-    for item in items:
-        if len(item["bbox"]) != 4:
-            raise ValueError(
-                f"annotation {item['id']} has the bbox {item['bbox']}, expected [x, y, w, h]"
-            )
-
     def indices(key: str) -> np.ndarray:
-        # Ids that the file does not list can match no detection.
-        return np.array(
-            [category_index[i] for i in image[key] if i in category_index], dtype=np.int32
-        )
+        # Ids that the file does not list can match no detection; a test set lacks the key.
+        ids = image.get(key, ())
+        return np.array([category_index[i] for i in ids if i in category_index], np.int32)
 
     return GroundTruth(
         category=np.array([category_index[item["category_id"]] for item in items], np.int32),
@@ -250,32 +220,11 @@ def _ground_truth(
     )
 
 
-def _index(items: Sequence[dict[str, Any]], what: str) -> dict[int, int]:
-    index = {item["id"]: position for position, item in enumerate(items)}
-    if len(index) != len(items):
-        raise ValueError(f"two entries have the same {what} id")
-    return index
-
-
-def _compact(shape: Any) -> Any:
-    """Polygons as arrays: a list of floats takes four times the memory."""
+def _compact(shape: object) -> object:
+    """Turn polygons into arrays: a list of floats takes four times the memory."""
     if not isinstance(shape, list):
         return shape
     try:
         return [np.array(polygon, np.float64) for polygon in shape]
     except (TypeError, ValueError):
         return None  # as if there were none: boxes can still be evaluated
-
-
-def _rle(shape: Any, height: int, width: int) -> dict[str, Any]:
-    if isinstance(shape, list):
-        if not shape or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in shape):
-            raise ValueError("a polygon of fewer than 3 points")
-        return mask_util.merge(mask_util.frPyObjects(shape, height, width))
-    if not isinstance(shape, dict):
-        raise ValueError("none at all")
-    if list(shape["size"]) != [height, width]:
-        raise ValueError(f"an RLE of size {shape['size']}")
-    if isinstance(shape["counts"], list):
-        return mask_util.frPyObjects(shape, height, width)
-    return shape

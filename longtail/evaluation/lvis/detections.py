@@ -1,4 +1,4 @@
-"""The detections of one image: which of them count, their masks, their match.
+"""The detections of one image: selected, with their masks, matched, and written.
 
 Shapes: D detections of one image, (H, W) its size.
 """
@@ -14,8 +14,8 @@ import torch
 from detectron2.structures import Instances, ROIMasks
 
 from longtail.evaluation.lvis.annotations import LVISAnnotations
-from longtail.evaluation.lvis.matching import NUM_BYTES, match_image
-from longtail.evaluation.lvis.metrics import Matches
+from longtail.evaluation.lvis.matches import NUM_BYTES, Matches
+from longtail.evaluation.lvis.matching import match_image
 
 # Masks that are pasted or encoded at once: 1 byte a pixel each.
 MASKS_AT_ONCE = 32
@@ -123,12 +123,20 @@ def match_detections(
 
 
 def is_matched(detections: Detections, unlimited: bool) -> np.ndarray:
-    """(D,) bool: which detections :func:`match_detections` compares, and needs the masks of."""
+    """Tell which detections :func:`match_detections` compares, and needs the masks of.
+
+    Args:
+        detections: of one image.
+        unlimited: as for :func:`match_detections`.
+
+    Returns:
+        (D,) bool.
+    """
     return detections.countable & (detections.in_limit | unlimited)
 
 
 def encode_masks(instances: Instances, indices: np.ndarray) -> list[dict[str, Any]]:
-    """The masks of some detections as compressed RLEs.
+    """Encode the masks of some detections as compressed RLEs.
 
     Args:
         instances: with ``pred_masks`` (D, H, W), or ``ROIMasks`` that are pasted here.
@@ -157,7 +165,7 @@ def results_line(
     masks: Mapping[int, dict[str, Any]] | None,
     chosen: np.ndarray,
 ) -> bytes:
-    """Detections in LVIS's results format, without the brackets of the list.
+    """Write detections in LVIS's results format, without the brackets of the list.
 
     Args:
         annotations: the data set's.

@@ -6,15 +6,13 @@ Shapes: D detections of one image, (H, W) its size, K categories.
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 
+from longtail.evaluation.base import LongTailEvaluator
 from longtail.evaluation.lvis.annotations import (
     LVISAnnotations,
     category_of_class,
@@ -27,9 +25,10 @@ from longtail.evaluation.lvis.detections import (
     results_line,
     select_detections,
 )
-from longtail.evaluation.lvis.gathering import Seen, gather_seen, write_results
-from longtail.evaluation.lvis.metrics import Matches, join_matches, prune_matches
-from longtail.evaluation.lvis.report import MODES, build_report, compute_figures, format_table
+from longtail.evaluation.lvis.gathering import Seen, join_seen, write_results
+from longtail.evaluation.lvis.matches import Matches, join_matches, prune_matches
+from longtail.evaluation.lvis.precision import MODES, compute_metrics
+from longtail.evaluation.lvis.report import build_report, format_table
 from longtail.utils.io import write_json
 
 logger = logging.getLogger(__name__)
@@ -39,8 +38,8 @@ TASKS = ("bbox", "segm")
 PRUNE_EVERY = 3_000_000
 
 
-class LVISEvaluator(DatasetEvaluator):
-    """LVIS's AP of boxes and masks: lvis-api's figures, from a fraction of its time and memory.
+class LVISEvaluator(LongTailEvaluator):
+    """LVIS's AP of boxes and masks: lvis-api's metrics, in a fraction of its time and memory.
 
     Detections are matched while the model runs, and only where an image has an annotation of
     their category; of a detection some 30 bytes are kept. What the federated rules can never
@@ -53,7 +52,7 @@ class LVISEvaluator(DatasetEvaluator):
     "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details"). The last two
     are of use with a model that gives many detections (``TEST.DETECTIONS_PER_IMAGE``).
 
-    Two differences from lvis-api are on purpose: figures without any annotation are NaN, not -1;
+    Two differences from lvis-api are on purpose: metrics without any annotation are NaN, not -1;
     and an annotation whose id is 0 can be found.
     """
 
@@ -66,7 +65,8 @@ class LVISEvaluator(DatasetEvaluator):
         max_dets_per_image: int = 300,
         tasks: Sequence[str] | None = None,
     ) -> None:
-        """
+        """Read the annotations of the data set.
+
         Args:
             dataset_name: a registered data set whose metadata has ``json_file``, annotations in
                 LVIS's format. Class indices are ``thing_dataset_id_to_contiguous_id``'s; without
@@ -76,7 +76,7 @@ class LVISEvaluator(DatasetEvaluator):
                 without it.
             modes: of ``"standard"``, ``"fixed"``, ``"pool"``.
             keep_all_detections: also write detections that count for nothing here, as an
-                evaluation server wants them. The figures are the same.
+                evaluation server wants them. The metrics are the same.
             max_dets_per_image: the limit of the standard metric and of the results file.
             tasks: of ``"bbox"``, ``"segm"``; by default masks are evaluated if there are any.
 
@@ -92,24 +92,17 @@ class LVISEvaluator(DatasetEvaluator):
             raise ValueError(
                 f"LVISEvaluator: max_dets_per_image must be positive, got {max_dets_per_image}"
             )
-        if dataset_name not in DatasetCatalog.list():
-            raise ValueError(f"LVISEvaluator: data set {dataset_name!r} is not registered")
-        metadata = MetadataCatalog.get(dataset_name)
-        if metadata.get("json_file") is None:
-            raise ValueError(
-                f"LVISEvaluator: the metadata of {dataset_name!r} has no json_file; register it "
-                "with its annotations"
-            )
-        self._dataset_name = dataset_name
-        self._output_dir = Path(output_dir) if output_dir else None
+        super().__init__(dataset_name, output_dir)
         self._modes = tuple(modes)
         self._unlimited = not set(modes) <= {"standard"}
         self._keep_all = keep_all_detections
         self._limit = max_dets_per_image
         self._tasks = tuple(tasks) if tasks else None
-        self.annotations: LVISAnnotations = read_lvis_annotations(metadata.json_file)
+        self.annotations: LVISAnnotations = read_lvis_annotations(
+            self.needed_metadata("json_file", "annotations")
+        )
         self._image_index = {int(i): n for n, i in enumerate(self.annotations.image_ids)}
-        self._category_of_class = category_of_class(self.annotations, metadata, dataset_name)
+        self._category_of_class = category_of_class(self.annotations, self._metadata, dataset_name)
         self._curves: dict[tuple[str, str], np.ndarray] = {}
         self.reset()
 
@@ -139,7 +132,7 @@ class LVISEvaluator(DatasetEvaluator):
             self._process_image(record["image_id"], output["instances"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Figures over all images of the annotations, also written to ``output_dir`` and logged.
+        """Compute, log and write the metrics over all images of the annotations.
 
         An image that was not processed counts as one without detections.
 
@@ -154,9 +147,10 @@ class LVISEvaluator(DatasetEvaluator):
             RuntimeError: no image was processed.
             ValueError: an image was processed by two processes.
         """
-        seen = gather_seen(self._seen)
-        if seen is None:
+        parts = self.gather(self._seen if self.is_alone else self._seen.packed())
+        if parts is None:
             return None
+        seen = join_seen(parts)
         if not seen.images:
             raise RuntimeError(
                 f"{self._dataset_name}: no image was evaluated; check that the loader yields any"
@@ -172,20 +166,20 @@ class LVISEvaluator(DatasetEvaluator):
         if self._output_dir:
             write_results(self._output_dir / "lvis_instances_results.json", seen.lines)
         if not self.annotations.has_annotations:
-            logger.info(f"{self._dataset_name} has no annotations: there are no figures")
+            logger.info(f"{self._dataset_name} has no annotations: there are no metrics")
             return OrderedDict()
         tasks = self._tasks or (TASKS if seen.with_masks else ("bbox",))
         matches = join_matches(seen.matches, tasks)
-        figures, self._curves = compute_figures(matches, self.annotations, tasks, self._modes)
+        metrics, self._curves = compute_metrics(matches, self.annotations, tasks, self._modes)
         if self._output_dir:
             name, number = self._dataset_name, len(seen.images)
-            report = build_report(name, number, self.annotations, figures, self._curves)
+            report = build_report(name, number, self.annotations, metrics, self._curves)
             write_json(self._output_dir / "lvis_evaluation.json", report)
-        logger.info(f"{self._dataset_name}, {len(seen.images)} images:\n{format_table(figures)}")
-        return OrderedDict((task, figures[task]) for task in sorted(tasks))
+        logger.info(f"{self._dataset_name}, {len(seen.images)} images:\n{format_table(metrics)}")
+        return OrderedDict((task, metrics[task]) for task in sorted(tasks))
 
     def precision_recall(self, task: str, mode: str = "standard") -> np.ndarray:
-        """The precision-recall curves of the last :meth:`evaluate`, in the main process.
+        """Give the precision-recall curves of the last :meth:`evaluate`, in the main process.
 
         Args:
             task: ``"bbox"`` or ``"segm"``.

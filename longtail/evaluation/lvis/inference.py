@@ -19,7 +19,8 @@ class UnpastedInference(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """
+        """Take the detector out of its wrapper.
+
         Args:
             model: a ``GeneralizedRCNN``, as it is or in ``DistributedDataParallel``.
 
@@ -38,7 +39,7 @@ class UnpastedInference(nn.Module):
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Predictions at the images' original sizes.
+        """Predict at the images' original sizes.
 
         Args:
             batched_inputs: detectron2's dicts with ``image`` and, if it was resized, the original

@@ -11,18 +11,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from longtail.evaluation.lvis.annotations import GroundTruth
-
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-AREA_NAMES = ("all", "small", "medium", "large")
-AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
-NUM_CELLS = len(AREA_RANGES) * len(IOU_THRESHOLDS)
-NUM_BYTES = (NUM_CELLS + 7) // 8
-
-
-def outside_area_ranges(area: np.ndarray) -> np.ndarray:
-    """(A, n) bool: which of the (n,) areas lie outside each range; its ends belong to it."""
-    low, high = AREA_RANGES[:, :1], AREA_RANGES[:, 1:]
-    return (area < low) | (area > high)
+from longtail.evaluation.lvis.matches import NUM_BYTES, pack_bits
+from longtail.evaluation.lvis.metrics import AREA_RANGES, IOU_THRESHOLDS, outside_area_ranges
 
 
 def greedy_match(ious: np.ndarray, gt_ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +57,7 @@ def match_image(
     category: np.ndarray,
     shapes: np.ndarray | list[dict[str, Any]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Right and wrong detections of one image, for one kind of shape.
+    """Tell right from wrong detections of one image, for one kind of shape.
 
     A detection without match is neither where its area is outside the range, or where its
     category is not exhaustively annotated in the image.
@@ -101,17 +91,7 @@ def match_image(
         matched[:, :, dts], to_ignored[:, :, dts] = greedy_match(ious, gt_ignored[:, gts])
     true_positive = matched & ~to_ignored
     false_positive = ~matched & ~excused[:, None, :] & (area > 0)
-    return _pack(true_positive), _pack(false_positive)
-
-
-def unpack(bits: np.ndarray) -> np.ndarray:
-    """(n, B) bytes as (A * T, n) bool."""
-    return np.unpackbits(bits, axis=1, count=NUM_CELLS, bitorder="little").T.astype(bool)
-
-
-def _pack(flags: np.ndarray) -> np.ndarray:
-    flat = np.ascontiguousarray(flags.reshape(NUM_CELLS, -1).T)
-    return np.packbits(flat, axis=1, bitorder="little")
+    return pack_bits(true_positive), pack_bits(false_positive)
 
 
 def _mask_areas(rles: list[dict[str, Any]]) -> np.ndarray:
@@ -121,7 +101,9 @@ def _mask_areas(rles: list[dict[str, Any]]) -> np.ndarray:
     return np.concatenate(areas).astype(np.float64)
 
 
-def _take(shapes: np.ndarray | list[dict[str, Any]], indices: np.ndarray) -> Any:
+def _take(
+    shapes: np.ndarray | list[dict[str, Any]], indices: np.ndarray
+) -> np.ndarray | list[dict[str, Any]]:
     if isinstance(shapes, np.ndarray):
         return shapes[indices]
     return [shapes[i] for i in indices]

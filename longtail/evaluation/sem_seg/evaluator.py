@@ -3,46 +3,39 @@
 Shapes: K classes, (H, W) image size.
 """
 
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 import torch.distributed as dist
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from longtail.data.formats.images import read_label_map
-from longtail.evaluation.sem_seg.metrics import (
-    confusion_matrix,
-    groups_by_pixel_share,
-    predicted_classes,
-)
-from longtail.evaluation.sem_seg.report import (
-    build_report,
-    flat_results,
-    format_tables,
-    write_report,
-)
+from longtail.data.statistics.groups import checked_groups, groups_by_pixel_share
+from longtail.evaluation.base import LongTailEvaluator
+from longtail.evaluation.report import flat_results, write_report
+from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.report import LAYOUT, build_report, format_tables
 from longtail.utils.io import write_json
 
 logger = logging.getLogger(__name__)
 
 
-class SemSegEvaluator(DatasetEvaluator):
+class SemSegEvaluator(LongTailEvaluator):
     """mIoU, mAcc and aAcc of a data set, per class and for head, body and tail classes.
 
-    The confusion matrix is counted on the device of the logits, so that a GPU sends back no logits
-    and no label map. Other than detectron2's evaluator it encodes no RLE per class unless asked to.
+    The confusion matrix is counted on the device of the logits, so that a GPU sends back neither
+    logits nor label maps. Unlike detectron2's evaluator it encodes RLEs only if asked to.
 
     The groups are, in this order: ``class_groups`` if given; ``class_groups`` of the data set's
     metadata (ADE20K: Table 16 of DisAlign); thirds of the classes by pixels
-    (:func:`~longtail.evaluation.sem_seg.metrics.groups_by_pixel_share`), namely by
+    (:func:`~longtail.data.statistics.groups.groups_by_pixel_share`), namely by
     ``pixel_count`` if given, and otherwise by the ground truth that was evaluated. The last is the
     only choice that depends on which images were evaluated.
     """
@@ -57,7 +50,8 @@ class SemSegEvaluator(DatasetEvaluator):
         pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None = None,
         write_predictions: bool = False,
     ) -> None:
-        """
+        """Look the data set and its groups of classes up.
+
         Args:
             dataset_name: a registered data set whose records have ``sem_seg_file_name`` and whose
                 metadata has ``stuff_classes`` (K names) and, if it is not 255, ``ignore_label``.
@@ -78,24 +72,14 @@ class SemSegEvaluator(DatasetEvaluator):
         """
         if write_predictions and not output_dir:
             raise ValueError("SemSegEvaluator: write_predictions needs an output_dir to write to")
-        if dataset_name not in DatasetCatalog.list():
-            raise ValueError(f"SemSegEvaluator: data set {dataset_name!r} is not registered")
-        metadata = MetadataCatalog.get(dataset_name)
-        self._dataset_name = dataset_name
-        self._distributed = distributed
-        self._output_dir = output_dir
+        super().__init__(dataset_name, output_dir, distributed=distributed)
         self._write_predictions = write_predictions
-        self._class_names = metadata.get("stuff_classes", None)
-        if not self._class_names:
-            raise ValueError(
-                f"SemSegEvaluator: the metadata of {dataset_name!r} has no stuff_classes; "
-                "register it with its class names"
-            )
-        self._ignore_label = metadata.get("ignore_label", 255)
-        ids = metadata.get("stuff_dataset_id_to_contiguous_id", {})
+        self._class_names = self.needed_metadata("stuff_classes", "class names")
+        self._ignore_label = self._metadata.get("ignore_label", 255)
+        ids = self._metadata.get("stuff_dataset_id_to_contiguous_id", {})
         self._dataset_ids = {index: dataset_id for dataset_id, index in ids.items()}
         self._class_groups = self._choose_groups(
-            class_groups or metadata.get("class_groups", None), pixel_count
+            class_groups or self._metadata.get("class_groups", None), pixel_count
         )
         self._ground_truth_files = _ground_truth_files(dataset_name)
         self.reset()
@@ -143,7 +127,7 @@ class SemSegEvaluator(DatasetEvaluator):
                 self._predictions += self._encode(prediction.cpu().numpy(), file_name)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Figures over all images, also written to ``output_dir`` and logged.
+        """Compute, log and write the metrics over all images.
 
         Returns:
             ``{"sem_seg": {"mIoU", "mAcc", "aAcc", "fwIoU", "mIoU-<group>", "mAcc-<group>",
@@ -167,25 +151,23 @@ class SemSegEvaluator(DatasetEvaluator):
             **build_report(confusion, self._class_names, groups),
         }
         if self._output_dir:
-            write_report(report, self._output_dir)
+            write_report(report, self._output_dir, LAYOUT)
         if self._write_predictions:
-            write_json(Path(self._output_dir) / "sem_seg_predictions.json", predictions)
+            write_json(self._output_dir / "sem_seg_predictions.json", predictions)
         logger.info(f"{self._dataset_name}, {num_images} images:\n{format_tables(report)}")
-        return OrderedDict(sem_seg=flat_results(report))
+        return OrderedDict(sem_seg=flat_results(report, LAYOUT))
 
     def _choose_groups(
-        self, class_groups: Mapping[str, Sequence[int]] | None, pixel_count: Any
+        self,
+        class_groups: Mapping[str, Sequence[int]] | None,
+        pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None,
     ) -> dict[str, list[int]] | None:
-        """The groups, or None where only the evaluated ground truth can give them."""
+        """Choose the groups; None where only the evaluated ground truth can give them."""
         num_classes = len(self._class_names)
         if class_groups:
-            groups = {name: list(classes) for name, classes in class_groups.items()}
-            if sorted(sum(groups.values(), [])) != list(range(num_classes)):
-                raise ValueError(
-                    f"SemSegEvaluator: class_groups of {self._dataset_name!r} must hold each "
-                    f"class index 0..{num_classes - 1} exactly once, got {groups}"
-                )
-            return groups
+            return checked_groups(
+                class_groups, num_classes, f"SemSegEvaluator: {self._dataset_name!r}"
+            )
         if pixel_count is None:
             return None
         if len(pixel_count) != num_classes:
@@ -209,28 +191,23 @@ class SemSegEvaluator(DatasetEvaluator):
         self._num_images += 1
 
     def _gather(self) -> tuple[torch.Tensor, int, list[dict[str, Any]]]:
-        """Matrix (K, K), number of images and predictions (main process only) of all processes."""
+        """Gather matrix (K, K), number of images, and predictions (main process only)."""
         confusion = self._confusion
         if confusion is None:  # a process may get no image of a small data set
             confusion = torch.zeros([len(self._class_names)] * 2, dtype=torch.int64)
-        if not self._distributed or comm.get_world_size() == 1:
+        if self.is_alone:
             return confusion.cpu(), self._num_images, self._predictions
         device = "cuda" if "nccl" in dist.get_backend() else "cpu"
         packed = torch.cat([confusion.flatten(), confusion.new_tensor([self._num_images])])
         packed = packed.to(device)
         dist.all_reduce(packed)
         packed = packed.cpu()
-        predictions: list[dict[str, Any]] = []
-        if self._write_predictions:
-            # Not detectron2's comm.gather: it keeps its process group alive in a cache, and a
-            # program that has destroyed its groups is now and then aborted at exit because of it.
-            gathered = [None] * comm.get_world_size() if comm.is_main_process() else None
-            dist.gather_object(self._predictions, gathered)
-            predictions = sum(gathered or [], [])
+        parts = self.gather(self._predictions) if self._write_predictions else None
+        predictions = list(itertools.chain.from_iterable(parts or []))
         return packed[:-1].reshape(confusion.shape), int(packed[-1]), predictions
 
     def _encode(self, prediction: np.ndarray, file_name: str) -> list[dict[str, Any]]:
-        """COCO results of one image: an RLE of every predicted class."""
+        """Encode one image as COCO results: an RLE of every predicted class."""
         results = []
         for label in np.unique(prediction).tolist():
             mask = np.asfortranarray(prediction == label, dtype=np.uint8)

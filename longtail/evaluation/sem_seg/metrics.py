@@ -1,14 +1,12 @@
 """Semantic segmentation metrics as pure functions.
 
-Shapes: K classes, G groups of classes, (H, W) image size. A confusion matrix is (K, K) with the
-target (ground truth) class as row and the predicted class as column, counted in pixels.
+Shapes: K classes, (H, W) image size. A confusion matrix is (K, K) with the target (ground truth)
+class as row and the predicted class as column, counted in pixels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 # `predicted_classes` on a CPU: planes in a group, and the number of classes from which on its two
@@ -20,7 +18,7 @@ _INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
 
 class SegmentationScores(NamedTuple):
-    """What :func:`iou_from_confusion` returns; every value is a fraction in 0..1 or NaN."""
+    """Scores of a confusion matrix; every value is a fraction in 0..1 or NaN."""
 
     iou: torch.Tensor
     """(K,) float64: intersection over union of each class."""
@@ -37,7 +35,7 @@ class SegmentationScores(NamedTuple):
 
 
 def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
-    """The class of the largest logit at every pixel; of several equal ones the first.
+    """Find the class of the largest logit at every pixel; of several equal ones the first.
 
     Equal to ``logits.argmax(dim=0)`` in every value (also for NaN, which counts as largest), but
     2 to 3 times faster for 150 classes on a CPU: argmax over the outermost dimension strides over
@@ -104,7 +102,7 @@ def confusion_matrix(
 
 
 def iou_from_confusion(confusion: torch.Tensor) -> SegmentationScores:
-    """Intersection over union and accuracies of a confusion matrix.
+    """Compute intersection over union and accuracies of a confusion matrix.
 
     With n[t, p] the matrix::
 
@@ -150,69 +148,6 @@ def iou_from_confusion(confusion: torch.Tensor) -> SegmentationScores:
         # nansum of nothing is 0, which would pass for a result
         fwiou=(iou * share).nansum().item() if has_target.any() else math.nan,
     )
-
-
-def grouped_mean(
-    values: torch.Tensor | np.ndarray | Sequence[float], groups: Mapping[str, Sequence[int]]
-) -> dict[str, float]:
-    """Mean of the classes of each group, without the NaN ones.
-
-    Args:
-        values: (K,) one value per class.
-        groups: class indices (0..K-1) of each of the G groups, by the group's name.
-
-    Returns:
-        The mean of each group, in the order of ``groups``; NaN where no class has a value.
-
-    Raises:
-        ValueError: ``values`` is not one-dimensional or an index is out of range.
-    """
-    values = torch.as_tensor(values, dtype=torch.float64)
-    if values.dim() != 1:
-        raise ValueError(f"grouped_mean: expected (K,) values, got {tuple(values.shape)}")
-    means = {}
-    for name, classes in groups.items():
-        outside = [c for c in classes if not 0 <= c < len(values)]
-        if outside:
-            raise ValueError(
-                f"grouped_mean: group {name!r} has class {outside[0]}, "
-                f"but there are only classes 0..{len(values) - 1}; correct the groups"
-            )
-        means[name] = values[list(classes)].nanmean().item()
-    return means
-
-
-def groups_by_pixel_share(
-    pixel_count: torch.Tensor | np.ndarray | Sequence[float],
-) -> dict[str, list[int]]:
-    """Head, body and tail for a data set that has no split of its own: thirds by rank.
-
-    The classes are sorted by their pixels, most first (equal ones by class index), and cut into
-    three parts of equal size; a class too many goes to the head, a second one to the body.
-
-    ADE20K's split (DisAlign, Table 16) cuts at fixed shares instead: head above 1 % of the pixels,
-    tail up to 0.1 %. That suits 150 classes; with the 11 of CamVid every class but one would be
-    head or body and the tail empty. Thirds by rank always give three groups to compare (from 3
-    classes on).
-
-    Args:
-        pixel_count: (K,) pixels of each class, or its share of them: only the order matters.
-
-    Returns:
-        Class indices of ``"head"``, ``"body"`` and ``"tail"``, each in increasing order.
-
-    Raises:
-        ValueError: ``pixel_count`` is not one-dimensional.
-    """
-    counts = np.asarray(pixel_count, dtype=np.float64)
-    if counts.ndim != 1:
-        raise ValueError(f"groups_by_pixel_share: expected (K,) counts, got {counts.shape}")
-    by_rank = np.argsort(-counts, kind="stable")
-    thirds = np.array_split(by_rank, 3)
-    return {
-        name: sorted(third.tolist())
-        for name, third in zip(("head", "body", "tail"), thirds, strict=True)
-    }
 
 
 def _check_label_tensors(prediction: torch.Tensor, target: torch.Tensor) -> None:

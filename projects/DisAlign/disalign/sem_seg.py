@@ -17,7 +17,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.evaluation.sem_seg.metrics import groups_by_pixel_share
+from longtail.data.statistics.groups import groups_by_pixel_share
 from longtail.losses.cross_entropy import mean_over_processes, pixel_cross_entropy, total_weight
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 

@@ -1,0 +1,81 @@
+"""Ranks of the right classes as a report: metrics in percent, and their table.
+
+Shapes: N images, K classes. Every accuracy is in percent, NaN where there is no image.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from longtail.evaluation.classification.metrics import class_accuracy, top_k_accuracy
+from longtail.evaluation.report import (
+    Report,
+    ReportLayout,
+    class_rows,
+    group_entries,
+    group_of_classes,
+    group_table,
+)
+
+LAYOUT = ReportLayout(
+    file_name="classification_evaluation",
+    overall=("top1", "top5", "mean_acc"),
+    of_groups=("mean_acc",),
+    of_classes=("acc",),
+)
+
+
+def build_report(
+    ranks: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    train_images: Sequence[int] | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
+) -> Report:
+    """Compute all metrics of a set of images.
+
+    Args:
+        ranks: (N,) of :func:`~longtail.evaluation.classification.metrics.label_ranks`, N > 0.
+        labels: (N,) integers, 0..K-1.
+        class_names: K names.
+        train_images: (K,) training images of each class, None if they are not known.
+        groups: class indices by group name, each class in at most one; None for no groups.
+
+    Returns:
+        ``{"num_images": N, "top1", "top5": over all images, "mean_acc": the mean over the classes
+        with images, "groups": {group: {"mean_acc", "num_classes"}}, "classes": [{"index", "name",
+        "train_images", "test_images", "acc", "group"}, ...]}``. With fewer than 5 classes top5
+        is 100.
+    """
+    num_classes = len(class_names)
+    acc = class_accuracy(ranks, labels, num_classes)
+    counts = [None] * num_classes if train_images is None else [int(n) for n in train_images]
+    columns = {
+        "index": range(num_classes),
+        "name": class_names,
+        "train_images": counts,
+        "test_images": torch.bincount(labels, minlength=num_classes).tolist(),
+        "acc": acc.tolist(),
+        "group": group_of_classes(groups or {}, num_classes),
+    }
+    return {
+        "num_images": len(ranks),
+        "top1": top_k_accuracy(ranks, 1),
+        "top5": top_k_accuracy(ranks, 5),
+        "mean_acc": acc.nanmean().item(),
+        "groups": group_entries({"mean_acc": acc}, groups or {}),
+        "classes": class_rows(columns),
+    }
+
+
+def format_table(report: Report) -> str:
+    """Format a report as a plain-text table of all classes and of the groups.
+
+    Args:
+        report: of :func:`build_report`.
+    """
+    return (
+        f"{group_table(report, LAYOUT)}\n\ntop1 {report['top1']:.2f}, top5 {report['top5']:.2f} "
+        "(all in percent; nan: no test image)"
+    )

@@ -1,0 +1,101 @@
+"""Masks that are pasted by the evaluator: the same figures as with masks that the model pastes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.structures import ROIMasks
+from torch import nn
+
+from longtail.evaluation import LVISEvaluator, UnpastedInference
+from tests.evaluation.lvis.scenes import register
+from tests.tiny_detection import SIZE, detector_config, write_rectangles
+
+SCALE = 2  # of the original images, relative to what the model sees
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    return build_model(detector_config(tmp_path_factory.mktemp("detector"))).eval()
+
+
+@pytest.fixture
+def scene(tmp_path, model):
+    """A data set whose annotations are some of the model's own boxes, and the model's inputs."""
+    content = json.loads(write_rectangles(tmp_path, count=4).read_text())
+    generator = torch.Generator().manual_seed(3)
+    inputs = []
+    content["annotations"] = []
+    for image in content["images"]:
+        image |= {"height": SCALE * SIZE, "width": SCALE * SIZE, "neg_category_ids": []}
+        pixels = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+        size = {"height": SCALE * SIZE, "width": SCALE * SIZE}
+        inputs.append({"image": pixels, "image_id": image["id"], **size})
+        with torch.no_grad():
+            found = model([inputs[-1]])[0]["instances"]
+        x0, y0, x1, y1 = found.pred_boxes.tensor[0].tolist()
+        annotation = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+        annotation["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+        annotation |= {"id": image["id"], "image_id": image["id"]}
+        content["annotations"].append({**annotation, "category_id": int(found.pred_classes[0]) + 1})
+    return register(tmp_path, content), [[record] for record in inputs]
+
+
+def test_same_predictions(model, scene):
+    batch = [records[0] for records in scene[1]]
+    with torch.no_grad():
+        outputs = zip(model(batch), UnpastedInference(model)(batch), strict=True)
+    for expected, found in ((a["instances"], b["instances"]) for a, b in outputs):
+        assert len(expected) > 5
+        assert found.image_size == expected.image_size == (SCALE * SIZE, SCALE * SIZE)
+        assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(found.scores, expected.scores)
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+        assert isinstance(found.pred_masks, ROIMasks)
+        masks = found.pred_masks.to_bitmasks(found.pred_boxes, *found.image_size).tensor
+        assert torch.equal(masks, expected.pred_masks)
+        assert set(found.get_fields()) == set(expected.get_fields())
+
+
+@pytest.mark.parametrize("modes", [["standard"], ["standard", "fixed", "pool"]])
+def test_same_figures_from_fewer_masks(model, scene, modes, monkeypatch, tmp_path):
+    name, loader = scene
+    pasted = []
+    paste = ROIMasks.to_bitmasks
+
+    def counting(self, *args, **kwargs):
+        pasted.append(len(self))
+        return paste(self, *args, **kwargs)
+
+    monkeypatch.setattr(ROIMasks, "to_bitmasks", counting)
+    results, counts, written = {}, {}, {}
+    for wrapped in (False, True):
+        pasted.clear()
+        folder = tmp_path / str(wrapped)
+        evaluator = LVISEvaluator(name, str(folder), modes=modes)
+        tested = UnpastedInference(model) if wrapped else model
+        results[wrapped] = inference_on_dataset(tested, loader, evaluator)
+        counts[wrapped] = sum(pasted)
+        written[wrapped] = (folder / "lvis_instances_results.json").read_bytes()
+    np.testing.assert_equal(dict(results[True]), dict(results[False]))
+    assert results[True]["bbox"]["AP"] > 0
+    assert written[True] == written[False]
+    assert 0 < counts[True] < 0.7 * counts[False]
+
+
+def test_mode_of_the_model_is_left_as_it_is(model, scene):
+    name, loader = scene
+    for training in (False, True):
+        model.train(training)
+        inference_on_dataset(UnpastedInference(model), loader, LVISEvaluator(name))
+        assert model.training == training
+    model.eval()
+
+
+def test_other_models():
+    with pytest.raises(TypeError, match="needs a GeneralizedRCNN, got Linear"):
+        UnpastedInference(nn.Linear(1, 1))
