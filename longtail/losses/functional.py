@@ -1,6 +1,6 @@
 """Losses against long tails as pure functions, without the mean over samples.
 
-Weighted and balanced softmax are :func:`longtail.losses.cross_entropy.pixel_cross_entropy`.
+Weighted and balanced softmax are :func:`longtail.losses.cross_entropy.cross_entropy`.
 
 Shape alphabet:
     S: samples: images, valid pixels or RoIs

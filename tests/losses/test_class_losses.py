@@ -21,6 +21,7 @@ from longtail.losses import (
     SoftmaxEqualization,
     check_cosine,
 )
+from longtail.losses.build import training_iteration
 from longtail.losses.functional import ldam_loss, sample_others
 
 S, K = 12, 5
@@ -40,6 +41,7 @@ def make_loss(name: str, background: bool = False) -> ClassLoss:
             margins=torch.arange(D) / 2,
             deferred_weights=torch.arange(1.0, D + 1),
             reweight_from=5,
+            iteration=training_iteration,
             **options,
         ),
         "seesaw": lambda: Seesaw(K, p=0.8, q=2.0, **options),
