@@ -137,7 +137,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, imports: str, rest: str) -> list | str:
-    """What a fresh interpreter prints, as JSON: the imports, then the common part, then the rest."""
+    """What a fresh interpreter prints, as JSON, that begins with those imports."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", imports + COMMON + rest, str(folder)],

@@ -68,7 +68,7 @@ def ldam_loss(logits: Tensor, classes: Tensor, margins: Tensor) -> Tensor:
         (S,) losses.
     """
     index = classes[:, None]
-    lowered = logits.scatter_add(1, index, -margins[index])
+    lowered = logits.scatter_add(1, index, -margins.to(logits)[index])
     return F.cross_entropy(lowered, classes, reduction="none")
 
 

@@ -109,5 +109,5 @@ class SoftmaxEqualization(SampleMeanLoss):
         self.gamma = gamma
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
-        left_out = self.tail & (torch.rand_like(logits) < self.gamma)
-        return softmax_equalization_loss(logits, classes, left_out)
+        drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
+        return softmax_equalization_loss(logits, classes, self.tail & drawn)

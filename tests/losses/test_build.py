@@ -1,5 +1,7 @@
 """Losses by name: for which tasks, from which statistics, and what is refused."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,16 @@ from longtail.data.statistics.class_stats import ClassStats, get_class_stats
 from longtail.losses import (
     BOXES,
     IMAGES,
+    LOSS_REGISTRY,
     PIXELS,
     ClassLoss,
+    CrossEntropy,
     Equalization,
     PixelLoss,
     SoftmaxEqualization,
     build_loss,
     loss_names,
+    register_loss,
 )
 from longtail.losses.class_weights import effective_number_weights, inverse_frequency_weights
 from tests.tiny_detection import detector_config, register_rectangles
@@ -186,6 +191,39 @@ def test_statistics_of_real_annotations(tmp_path, monkeypatch):
     loss = build_loss(cfg, BOXES)
     # Four images: red in each, green in two, blue in one.
     assert loss.class_weight.tolist() == pytest.approx([3 / 7, 6 / 7, 12 / 7, 1])
+
+
+@pytest.fixture
+def own_loss():
+    """A loss of somebody else, for pixels and boxes."""
+
+    @register_loss(PIXELS, BOXES)
+    def twice_cross_entropy(cfg, task):
+        class Twice(CrossEntropy):
+            def of_pixels(self, *args):
+                return 2 * super().of_pixels(*args)
+
+        return Twice(task.num_classes(cfg), background=task.background)
+
+    yield twice_cross_entropy.__name__
+    LOSS_REGISTRY._obj_map.pop(twice_cross_entropy.__name__)
+
+
+def test_a_loss_of_somebody_else(cfg, own_loss):
+    assert own_loss in loss_names(PIXELS) and own_loss not in loss_names(IMAGES)
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 9
+    cfg.merge_from_list([PIXELS.loss_key, own_loss])
+    labels = torch.tensor([[[0, 9], [2, 3]]])
+    # Of logits of zero log K, and twice that.
+    assert build_loss(cfg, PIXELS)(torch.zeros(1, K, 2, 2), labels).item() == pytest.approx(
+        2 * math.log(K)
+    )
+    assert build(cfg, own_loss, BOXES)(torch.zeros(2, K + 1), torch.tensor([0, K])).item() == (
+        pytest.approx(2 * math.log(K + 1))
+    )
+    assert_refused(
+        "'twice_cross_entropy', which is defined for pixels and boxes alone", cfg, own_loss, IMAGES
+    )
 
 
 # --- what is refused, in one line

@@ -109,6 +109,16 @@ def test_half_precision_logits_are_computed_in_float32(name, background, autocas
 
 
 @each_loss
+def test_float64_logits_are_computed_in_float64(name, background):
+    loss = make_loss(name, background).eval()
+    logits, classes = make_batch(loss, dtype=torch.float64)
+    value, gradient = value_and_gradient(loss, logits, classes)
+    expected, _ = value_and_gradient(loss, logits.float(), classes)
+    assert value.dtype == gradient.dtype == torch.float64
+    torch.testing.assert_close(value.float(), expected, atol=1e-5, rtol=0)
+
+
+@each_loss
 def test_probabilities(name, background):
     loss = make_loss(name, background)
     logits, _ = make_batch(loss)

@@ -167,6 +167,14 @@ def test_labels_may_have_any_integer_type(loss, dtype):
     assert torch.equal(loss(logits, labels.to(dtype)), loss(logits, labels))
 
 
+@each_loss
+def test_float64_logits_are_computed_in_float64(loss):
+    logits, labels = make_batch(dtype=torch.float64)
+    value = loss(logits, labels)
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value.float(), loss(logits.float(), labels), atol=ATOL, rtol=0)
+
+
 def test_another_ignore_label():
     logits, labels = make_batch()
     other = labels.where(labels != 255, -1)
