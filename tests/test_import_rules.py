@@ -16,8 +16,19 @@ FORBIDDEN = {
     "modeling": {"data", "evaluation", "engine"},
     "data": {"modeling", "evaluation", "engine"},
     "evaluation": {"modeling", "engine"},
+    "losses": {"modeling", "evaluation", "engine"},
     "utils": {"data", "modeling", "evaluation", "engine"},
 }
+
+LOSSES = ROOT / "longtail" / "losses"
+# The only files of losses that know configs, class statistics and detectron2.
+BUILDING = {"build.py", "builders.py"}
+PURE_LOSSES = {
+    f"longtail.losses.{path.stem}"
+    for path in LOSSES.glob("*.py")
+    if path.name not in {*BUILDING, "__init__.py"}
+}
+PURE = {"torch", "numpy", *sys.stdlib_module_names}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -52,6 +63,11 @@ def all_sources() -> list[tuple[Path, str]]:
 
 def tops(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
+
+
+def beside(allowed: set[str], names: set[str]) -> set[str]:
+    """Of the names in other packages than those, the first three parts: the module in a package."""
+    return {".".join(n.split(".")[:3]) for n in names if n.split(".")[0] not in allowed}
 
 
 def ids(value):
@@ -90,10 +106,24 @@ def test_parts_of_longtail(path, package):
     assert not seen & forbidden
 
 
-@sources_named("functional.py", "losses.py")
-def test_pure_files_import_torch_and_numpy_alone(path, package):
-    allowed = {"torch", "numpy", *sys.stdlib_module_names}
-    assert tops(imports(path, package)) <= allowed
+@sources_named("functional.py")
+def test_pure_files_import_torch_numpy_and_losses_alone(path, package):
+    # Methods' functions call the losses that they are cases of.
+    assert beside(PURE, imports(path, package)) <= PURE_LOSSES
+
+
+@pytest.mark.parametrize("path", sources(LOSSES), ids=ids)
+def test_losses_import_torch_and_numpy_alone(path):
+    """Themselves apart; build may read configs and class statistics."""
+    names, known, own = imports(path, "longtail.losses"), PURE, PURE_LOSSES
+    if path.name in BUILDING:
+        # Of the config package, access by dotted keys alone.
+        names -= {"longtail.config", "longtail.config.get_value"}
+        known = known | {"detectron2"}
+        own = own | {"longtail.losses.build", "longtail.data.statistics"}
+    if path.name == "__init__.py":
+        own = own | {f"longtail.losses.{Path(name).stem}" for name in BUILDING}
+    assert beside(known, names) <= own
 
 
 @sources_named("config.py")

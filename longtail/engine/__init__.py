@@ -1,7 +1,5 @@
 """Training, testing and launching: what brings data, models and evaluation together."""
 
-import longtail.losses.from_statistics  # registers
-import longtail.losses.pixels_from_statistics  # noqa: F401  (registers)
 from longtail.engine.inference.tta import SemanticSegmentorWithTTA
 from longtail.engine.training.trainer import Trainer
 

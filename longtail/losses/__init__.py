@@ -1,46 +1,47 @@
-"""Losses of a classifier, the same for images, pixels and boxes."""
+"""Every loss of a classifier once, for images, pixels and boxes; importing registers all names."""
 
+import longtail.losses.builders  # noqa: F401  (registers)
+from longtail.losses.base import ClassLoss, SampleMeanLoss, check_cosine
 from longtail.losses.build import (
     BOXES,
-    CLASS_LOSS_REGISTRY,
     EVERYWHERE,
     IMAGES,
+    LOSS_REGISTRY,
     PIXELS,
-    ClassLoss,
     LossTask,
-    SampleMeanLoss,
-    build_class_loss,
-    check_cosine,
-    class_loss_names,
-    loss_option,
-    register_class_loss,
+    build_loss,
+    loss_names,
+    register_loss,
 )
+from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.groups import BalancedGroupSoftmax
+from longtail.losses.pixels import DiceLoss, PixelLoss
 from longtail.losses.sigmoid import Equalization, Federated, GradientEqualization, SigmoidLoss
-from longtail.losses.softmax import LDAM, CrossEntropy, Focal, Seesaw, SoftmaxEqualization
+from longtail.losses.softmax import LDAM, Focal, Seesaw, SoftmaxEqualization
 
 __all__ = [
     "BOXES",
-    "CLASS_LOSS_REGISTRY",
     "EVERYWHERE",
     "IMAGES",
     "LDAM",
+    "LOSS_REGISTRY",
     "PIXELS",
     "BalancedGroupSoftmax",
     "ClassLoss",
     "CrossEntropy",
+    "DiceLoss",
     "Equalization",
     "Federated",
     "Focal",
     "GradientEqualization",
     "LossTask",
+    "PixelLoss",
     "SampleMeanLoss",
     "Seesaw",
     "SigmoidLoss",
     "SoftmaxEqualization",
-    "build_class_loss",
+    "build_loss",
     "check_cosine",
-    "class_loss_names",
-    "loss_option",
-    "register_class_loss",
+    "loss_names",
+    "register_loss",
 ]

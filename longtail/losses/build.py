@@ -1,37 +1,39 @@
-"""What a class loss is, and how one is chosen by its name.
+"""The tasks, the registry of losses, and building one by its name in a config.
+
+This module and :mod:`longtail.losses.builders` are the only ones here that know configs, class
+statistics and detectron2; the losses themselves take plain tensors.
 
 Shape alphabet:
-    S: samples: images, valid pixels or RoIs
     K: classes (foreground classes in detection)
-    D: outputs of the classifier
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from longtail.losses.cross_entropy import mean_over_processes, total_weight
+from longtail.config import get_value
+from longtail.data.statistics.class_stats import ClassStats, get_class_stats
+from longtail.losses.base import ClassLoss
+from longtail.losses.pixels import PixelLoss
 
-# No label is left out: which samples count is decided before.
-NO_LABEL = -100
-
-CLASS_LOSS_REGISTRY = Registry("CLASS_LOSS")
-CLASS_LOSS_REGISTRY.__doc__ = """
-Registry of class losses: callables of a config and a :class:`LossTask` that return a
-:class:`ClassLoss`; :func:`register_class_loss` says for which tasks.
+LOSS_REGISTRY = Registry("LOSS")
+LOSS_REGISTRY.__doc__ = """
+Registry of losses: callables ``build(cfg, task)`` of a config and a :class:`LossTask` that return a
+:class:`ClassLoss`, or for pixels a module of (N, K, H, W) logits and (N, H, W) labels with, for
+gradient accumulation, a ``normalizer(labels)``. :func:`register_loss` says for which tasks.
 """
 
 
 @dataclass(frozen=True)
 class LossTask:
-    """What the samples of a classifier are.
+    """The samples of a classifier, and where a config speaks of them.
 
     Attributes:
         samples: their name in messages.
@@ -39,6 +41,9 @@ class LossTask:
         classes_key: config key of K.
         background: whether a sample may be of no class; it then has the label K.
         statistic: how often a class occurs: the attribute of the training set's class statistics.
+        in_inference: whether models are built with their loss for inference, too, whose
+            probabilities they give. Semantic heads have plain cross-entropy there (see
+            :func:`longtail.config.deployed_config`).
     """
 
     samples: str
@@ -46,169 +51,87 @@ class LossTask:
     classes_key: str
     background: bool
     statistic: str
+    in_inference: bool
 
     def loss_name(self, cfg: CfgNode) -> str:
         """The loss that a config names."""
-        return _value(cfg, self.loss_key)
+        return get_value(cfg, self.loss_key)
 
     def num_classes(self, cfg: CfgNode) -> int:
         """K in a config."""
-        return _value(cfg, self.classes_key)
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    return functools.reduce(lambda node, name: node[name], key.split("."), cfg)
+        return get_value(cfg, self.classes_key)
 
 
 IMAGES = LossTask(
-    "images", "MODEL.CLASSIFIER.LOSS", "MODEL.CLASSIFIER.NUM_CLASSES", False, "image_count"
+    "images",
+    "MODEL.CLASSIFIER.LOSS",
+    "MODEL.CLASSIFIER.NUM_CLASSES",
+    background=False,
+    statistic="image_count",
+    in_inference=True,
 )
 PIXELS = LossTask(
     "pixels",
     "MODEL.SEM_SEG_HEAD.PIXEL_LOSS",
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-    False,
-    "pixel_count",
+    background=False,
+    statistic="pixel_count",
+    in_inference=False,
 )
 BOXES = LossTask(
     "boxes",
     "MODEL.ROI_BOX_HEAD.CLASS_LOSS",
     "MODEL.ROI_HEADS.NUM_CLASSES",
-    True,
-    "instance_count",
+    background=True,
+    statistic="instance_count",
+    in_inference=True,
 )
 EVERYWHERE = (IMAGES, PIXELS, BOXES)
 
 
-class ClassLoss(nn.Module):
-    """A loss of class scores, and the probabilities that they stand for.
-
-    Attributes:
-        is_softmax: whether the probabilities are the softmax of one logit for each class (and one
-            for the background).
-        initial_bias: what the bias of a new linear classifier should start from.
-    """
-
-    is_softmax = True
-    initial_bias = 0.0
-
-    def __init__(self, num_classes: int, *, background: bool = False) -> None:
-        """
-        Args:
-            num_classes: K.
-            background: whether samples may be background, with label and last column K.
-        """
-        super().__init__()
-        self.num_classes = num_classes
-        self.background = background
-
-    @property
-    def num_logits(self) -> int:
-        """D, the outputs that the classifier must have."""
-        return self.num_classes + self.background
-
-    def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """The loss in float32, whatever the type of the logits.
-
-        Args:
-            logits: (S, D).
-            classes: (S,) integers in 0..K-1, or K for background.
-
-        Returns:
-            A scalar whose average over processes is the mean over the samples of all of them;
-            zero, with a zero gradient, if there is none.
-        """
-        raise NotImplementedError
-
-    def normalizer(self, classes: Tensor) -> Tensor:
-        """What the loss of (S,) labels is a mean over: their number, or the sum of their weights.
-
-        With it the losses of parts add up to a batch's, for gradient accumulation.
-
-        Raises:
-            ValueError: they do not add up.
-        """
-        raise NotImplementedError
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """(S, D) logits to (S, K) probabilities, or (S, K + 1) with the background's."""
-        return F.softmax(logits, dim=-1)
-
-
-class SampleMeanLoss(ClassLoss):
-    """The mean, or the weighted mean, of what a subclass says of each sample."""
-
-    def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """(S, D) float32 logits and (S,) labels to (S,) losses."""
-        raise NotImplementedError
-
-    def sample_weights(self) -> Tensor | None:
-        """How much a sample of each class counts, (D,); None for 1."""
-        return None
-
-    def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
-        losses = self.sample_losses(logits.float(), classes)
-        weights = self.sample_weights()
-        if weights is not None:
-            losses = losses * weights[classes]
-        return losses.sum() / mean_over_processes(self.normalizer(classes))
-
-    def normalizer(self, classes: Tensor) -> Tensor:
-        return total_weight(classes, self.sample_weights(), NO_LABEL)
-
-
-def register_class_loss(*tasks: LossTask) -> Callable:
-    """Register the decorated builder, ``build(cfg, task) -> ClassLoss``, for some tasks."""
+def register_loss(*tasks: LossTask) -> Callable[[Callable], Callable]:
+    """Register the decorated builder, ``build(cfg, task)``, under its own name, for some tasks."""
 
     def register(build: Callable) -> Callable:
         build.tasks = tasks
-        CLASS_LOSS_REGISTRY.register(build)
+        LOSS_REGISTRY.register(build)
         return build
 
     return register
 
 
-def class_loss_names(task: LossTask) -> list[str]:
+def loss_names(task: LossTask) -> list[str]:
     """The losses that are defined for a task."""
-    return sorted(name for name, build in CLASS_LOSS_REGISTRY if task in build.tasks)
+    return sorted(name for name, build in LOSS_REGISTRY if task in build.tasks)
 
 
-def build_class_loss(cfg: CfgNode, name: str, task: LossTask) -> ClassLoss:
-    """The class loss of that name.
+def build_loss(cfg: CfgNode, task: LossTask) -> ClassLoss | nn.Module:
+    """The loss that a config names for a task.
 
     Args:
-        cfg: a complete config.
-        name: the value of ``task.loss_key``.
-        task: one of IMAGES, PIXELS and BOXES.
+        cfg: a complete config; ``task.loss_key`` is read, and what the loss needs of
+            ``MODEL.CLASS_LOSS`` and of the class statistics of ``DATASETS.TRAIN``.
+        task: IMAGES, PIXELS or BOXES.
+
+    Returns:
+        For images and boxes a :class:`ClassLoss`; for pixels a module
+        ``loss(logits (N,K,H,W), labels (N,H,W)) -> scalar`` with a ``normalizer(labels)``.
 
     Raises:
-        ValueError: no loss has that name, or it is not defined for the task.
+        ValueError: no loss has that name, or it is not defined for the task; an option out of
+            range; or class statistics that do not belong to the config.
     """
-    known = class_loss_names(task)
+    name, known = task.loss_name(cfg), loss_names(task)
     if name not in known:
         where = ""
-        if name in CLASS_LOSS_REGISTRY:
-            tasks = CLASS_LOSS_REGISTRY.get(name).tasks
+        if name in LOSS_REGISTRY:
+            tasks = LOSS_REGISTRY.get(name).tasks
             where = f", which is defined for {' and '.join(t.samples for t in tasks)} alone"
         raise ValueError(f"{task.loss_key} must be one of {', '.join(known)}, got {name!r}{where}")
-    return CLASS_LOSS_REGISTRY.get(name)(cfg, task)
-
-
-def check_cosine(key: str, class_loss: ClassLoss) -> None:
-    """Refuse a loss that a cosine classifier cannot start with.
-
-    Args:
-        key: of the config, that asks for a cosine classifier.
-        class_loss: the loss.
-
-    Raises:
-        ValueError: the loss starts from a bias, which a cosine classifier has not.
-    """
-    if class_loss.initial_bias:
-        raise ValueError(
-            f"{key} cosine has no bias, and {type(class_loss).__name__} has to start from one: "
-            "set it to linear, or take a loss of a softmax"
-        )
+    loss = LOSS_REGISTRY.get(name)(cfg, task)
+    if task is PIXELS and isinstance(loss, ClassLoss):
+        return PixelLoss(loss, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    return loss
 
 
 def loss_option(cfg: CfgNode, name: str, high: float = math.inf) -> Any:
@@ -222,3 +145,51 @@ def loss_option(cfg: CfgNode, name: str, high: float = math.inf) -> Any:
     if not 0 <= value <= high:
         raise ValueError(f"MODEL.CLASS_LOSS.{name} must be in [0, {high}], got {value}")
     return value
+
+
+def training_stats(cfg: CfgNode, task: LossTask, statistic: str) -> ClassStats | None:
+    """The class statistics of the training set; None if nothing will read them.
+
+    That is in inference, without a training set.
+
+    Args:
+        cfg: a complete config.
+        task: whose loss needs them.
+        statistic: the count that it needs.
+
+    Raises:
+        ValueError: there is no training set, or it does not have this count for NUM_CLASSES
+            classes.
+    """
+    if task.in_inference and not cfg.DATASETS.TRAIN:
+        return None
+    stats = get_class_stats(cfg.DATASETS.TRAIN)
+    counts = getattr(stats, statistic)
+    expected = task.num_classes(cfg)
+    if counts is None or len(counts) != expected:
+        found = "no such count" if counts is None else f"{len(counts)} classes"
+        raise ValueError(
+            f"{task.loss_key} {task.loss_name(cfg)} needs the {statistic} of NUM_CLASSES "
+            f"{expected} classes, but {', '.join(cfg.DATASETS.TRAIN)} has {found}"
+        )
+    return stats
+
+
+def training_counts(cfg: CfgNode, task: LossTask, statistic: str | None = None) -> Tensor:
+    """(K,) counts of the training set, by default the task's; 1 if nothing will read them.
+
+    Args, raises: see :func:`training_stats`.
+    """
+    statistic = statistic or task.statistic
+    stats = training_stats(cfg, task, statistic)
+    if stats is None:
+        return torch.ones(task.num_classes(cfg), dtype=torch.int64)
+    return torch.as_tensor(getattr(stats, statistic))
+
+
+def training_iteration() -> int:
+    """The iteration of the training that runs; 0 outside of one."""
+    try:
+        return get_event_storage().iter
+    except AssertionError:
+        return 0

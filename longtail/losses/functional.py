@@ -1,6 +1,6 @@
 """Losses against long tails as pure functions, without the mean over samples.
 
-Weighted and balanced softmax are :func:`longtail.losses.cross_entropy.pixel_cross_entropy`.
+Weighted and balanced softmax are :func:`longtail.losses.cross_entropy.cross_entropy`.
 
 Shape alphabet:
     S: samples: images, valid pixels or RoIs
@@ -68,7 +68,7 @@ def ldam_loss(logits: Tensor, classes: Tensor, margins: Tensor) -> Tensor:
         (S,) losses.
     """
     index = classes[:, None]
-    lowered = logits.scatter_add(1, index, -margins[index])
+    lowered = logits.scatter_add(1, index, -margins.to(logits)[index])
     return F.cross_entropy(lowered, classes, reduction="none")
 
 

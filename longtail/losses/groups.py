@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.losses.build import ClassLoss
-from longtail.losses.cross_entropy import mean_over_processes
+from longtail.losses.base import ClassLoss
 from longtail.losses.functional import (
     group_columns,
     group_losses,
     group_probabilities,
     sample_others,
 )
+from longtail.losses.reduction import at_least_float32, mean_over_processes
 
 
 class BalancedGroupSoftmax(ClassLoss):
@@ -58,7 +58,7 @@ class BalancedGroupSoftmax(ClassLoss):
         return self.num_classes + self.num_bins + 2 * self.background
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
-        logits = logits.float()
+        logits = at_least_float32(logits)
         loss = logits.sum() * 0
         for columns in group_columns(self.bins, self.num_bins):
             losses, inside = group_losses(logits, classes, columns)

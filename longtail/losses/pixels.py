@@ -1,8 +1,4 @@
-"""Pixel losses as modules, chosen by ``MODEL.SEM_SEG_HEAD.PIXEL_LOSS``.
-
-A module only holds what its function in :mod:`.losses` needs besides logits and labels. The losses
-that need class statistics are registered in :mod:`longtail.losses.pixels_from_statistics`, which
-may look them up; here all constructors take plain tensors.
+"""Losses of maps of pixels: a class loss over the valid pixels, and the Dice loss.
 
 Shape alphabet:
     N: images of the batch
@@ -11,77 +7,66 @@ Shape alphabet:
 """
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from longtail.losses import PIXELS, SampleMeanLoss, build_class_loss, class_loss_names
-from longtail.losses.cross_entropy import dice_loss, pixel_cross_entropy, total_weight
-
-PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
-PIXEL_LOSS_REGISTRY.__doc__ = """
-Registry of pixel losses: callables of a config that return a module with
-``forward(logits (N,K,H,W), labels (N,H,W)) -> scalar`` and, for gradient accumulation,
-``normalizer(labels) -> scalar``: what the loss is a mean over. Class losses that are not in here
-are those of :mod:`.class_losses`, pixel by pixel.
-"""
+from longtail.losses.base import ClassLoss
+from longtail.losses.cross_entropy import cross_entropy
+from longtail.losses.reduction import at_least_float32
 
 
-def build_pixel_loss(cfg: CfgNode) -> nn.Module:
-    """The pixel loss that ``MODEL.SEM_SEG_HEAD.PIXEL_LOSS`` names.
+def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Tensor:
+    """Soft Dice loss of V-Net, averaged over images and classes.
 
-    Raises:
-        ValueError: no loss has that name.
+        L = 1 - 1/(N K) sum_n,k (2 sum_i p_ik g_ik + 1) / (sum_i p_ik^2 + sum_i g_ik^2 + 1)
+
+    where i runs over the valid pixels of image n, p is the softmax and g the one-hot label; the 1
+    keeps a class that is neither shown nor predicted at zero loss.
+
+    Args:
+        logits: (N, K, H, W).
+        labels: (N, H, W) integers, 0..K-1 or ``ignore_label``.
+        ignore_label: label of the pixels that are left out.
+
+    Returns:
+        A scalar in [0, 1].
     """
-    name = PIXELS.loss_name(cfg)
-    if name in PIXEL_LOSS_REGISTRY:
-        return PIXEL_LOSS_REGISTRY.get(name)(cfg)
-    others = class_loss_names(PIXELS)
-    if name in others:
-        class_loss = build_class_loss(cfg, name, PIXELS)
-        return PixelClassLoss(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, class_loss=class_loss)
-    known = ", ".join(sorted({*others, *(key for key, _ in PIXEL_LOSS_REGISTRY)}))
-    raise ValueError(f"{PIXELS.loss_key} must be one of {known}, got {name!r}")
+    labels = labels.long()
+    valid = (labels != ignore_label)[:, None]
+    probability = at_least_float32(logits).softmax(dim=1) * valid
+    index = torch.where(valid[:, 0], labels, 0)[:, None]
+    overlap = torch.zeros_like(probability).scatter_(1, index, probability.gather(1, index))
+    N, K = logits.shape[:2]
+    # g is 0 or 1, so its squares sum to the class's pixels.
+    area = torch.zeros(N, K, device=logits.device)
+    area.scatter_add_(1, index.flatten(1), valid.flatten(1).float())
+    dice = (2 * overlap.sum(dim=(2, 3)) + 1) / (probability.square().sum(dim=(2, 3)) + area + 1)
+    return 1 - dice.mean()
 
 
-class PixelCrossEntropy(nn.Module):
-    """:func:`.losses.pixel_cross_entropy` with its weights and prior."""
+class PixelLoss(nn.Module):
+    """A class loss over the valid pixels."""
 
-    def __init__(
-        self,
-        ignore_label: int = 255,
-        *,
-        class_weight: Tensor | None = None,
-        class_prior: Tensor | None = None,
-    ) -> None:
+    def __init__(self, class_loss: ClassLoss, ignore_label: int = 255) -> None:
         """
         Args:
+            class_loss: of one pixel, with K logits.
             ignore_label: label of the pixels that are left out.
-            class_weight: (K,) weights, or None for 1.
-            class_prior: (K,) frequencies, or None for plain softmax.
         """
         super().__init__()
+        self.class_loss = class_loss
         self.ignore_label = ignore_label
-        self.register_buffer("class_weight", class_weight, persistent=False)
-        self.register_buffer("class_prior", class_prior, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(N, K, H, W) logits and (N, H, W) labels to a scalar."""
-        return pixel_cross_entropy(
-            logits,
-            labels,
-            class_weight=self.class_weight,
-            class_prior=self.class_prior,
-            ignore_label=self.ignore_label,
-        )
+        return self.class_loss.of_pixels(logits, labels, self.ignore_label)
 
     def normalizer(self, labels: Tensor) -> Tensor:
         """The valid pixels of (N, H, W) labels, or the sum of their weights."""
-        return total_weight(labels, self.class_weight, self.ignore_label)
+        return self.class_loss.normalizer(labels[labels != self.ignore_label].long())
 
 
 class DiceLoss(nn.Module):
-    """:func:`.losses.dice_loss`, alone or with cross-entropy added (Table 6)."""
+    """:func:`dice_loss`, alone or with cross-entropy added (Table 6 of Region Rebalance)."""
 
     def __init__(self, ignore_label: int = 255, *, with_cross_entropy: bool = False) -> None:
         """
@@ -97,7 +82,7 @@ class DiceLoss(nn.Module):
         """(N, K, H, W) logits and (N, H, W) labels to a scalar."""
         loss = dice_loss(logits, labels, ignore_label=self.ignore_label)
         if self.with_cross_entropy:
-            loss = loss + pixel_cross_entropy(logits, labels, ignore_label=self.ignore_label)
+            loss = loss + cross_entropy(logits, labels, ignore_label=self.ignore_label)
         return loss
 
     def normalizer(self, labels: Tensor) -> Tensor:
@@ -113,45 +98,3 @@ class DiceLoss(nn.Module):
                 "count differently"
             )
         return torch.tensor(float(len(labels)), device=labels.device)
-
-
-class PixelClassLoss(nn.Module):
-    """A class loss over the valid pixels."""
-
-    def __init__(self, ignore_label: int = 255, *, class_loss: SampleMeanLoss) -> None:
-        """
-        Args:
-            ignore_label: label of the pixels that are left out.
-            class_loss: of one pixel, with K logits.
-        """
-        super().__init__()
-        self.ignore_label = ignore_label
-        self.class_loss = class_loss
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N, K, H, W) logits and (N, H, W) labels to a scalar."""
-        valid = labels != self.ignore_label
-        # One copy of the logits that count, the only one here.
-        return self.class_loss(logits.permute(0, 2, 3, 1)[valid], labels[valid].long())
-
-    def normalizer(self, labels: Tensor) -> Tensor:
-        """The valid pixels of (N, H, W) labels, or the sum of their weights."""
-        return self.class_loss.normalizer(labels[labels != self.ignore_label].long())
-
-
-@PIXEL_LOSS_REGISTRY.register()
-def cross_entropy(cfg: CfgNode) -> nn.Module:
-    """The baseline."""
-    return PixelCrossEntropy(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-
-
-@PIXEL_LOSS_REGISTRY.register()
-def dice(cfg: CfgNode) -> nn.Module:
-    """Dice loss alone (Table 6)."""
-    return DiceLoss(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-
-
-@PIXEL_LOSS_REGISTRY.register()
-def dice_cross_entropy(cfg: CfgNode) -> nn.Module:
-    """Dice loss and cross-entropy, with weight 1 each (Table 6)."""
-    return DiceLoss(cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, with_cross_entropy=True)

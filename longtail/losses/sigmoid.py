@@ -13,18 +13,9 @@ Shape alphabet:
 import math
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor
 
-from longtail.losses.build import (
-    BOXES,
-    IMAGES,
-    LossTask,
-    SampleMeanLoss,
-    loss_option,
-    register_class_loss,
-)
-from longtail.losses.cross_entropy import sum_over_processes
+from longtail.losses.base import SampleMeanLoss
 from longtail.losses.functional import (
     equalization_weights,
     federated_classes,
@@ -32,6 +23,7 @@ from longtail.losses.functional import (
     one_hot,
     sigmoid_losses,
 )
+from longtail.losses.reduction import sum_over_processes
 
 # What a class is given at the start (Lin et al. 2017): with 1/2 the loss of a thousand classes
 # would be hundreds, of samples of which all but one say no.
@@ -168,15 +160,3 @@ class Federated(SigmoidLoss):
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
         return federated_classes(targets, self.sampling_weights, self.number)
-
-
-@register_class_loss(IMAGES, BOXES)
-def eqlv2(cfg: CfgNode, task: LossTask) -> GradientEqualization:
-    """Equalization loss v2."""
-    return GradientEqualization(
-        task.num_classes(cfg),
-        background=task.background,
-        gamma=loss_option(cfg, "EQLV2_GAMMA"),
-        mu=loss_option(cfg, "EQLV2_MU"),
-        alpha=loss_option(cfg, "EQLV2_ALPHA"),
-    )

@@ -6,62 +6,14 @@ Shape alphabet:
     D: K, or K + 1 with background
 """
 
+from collections.abc import Callable
+
 import torch
-from detectron2.config import CfgNode
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from longtail.losses.build import (
-    EVERYWHERE,
-    NO_LABEL,
-    ClassLoss,
-    LossTask,
-    SampleMeanLoss,
-    loss_option,
-    register_class_loss,
-)
-from longtail.losses.cross_entropy import pixel_cross_entropy, sum_over_processes, total_weight
+from longtail.losses.base import SampleMeanLoss
 from longtail.losses.functional import focal_loss, ldam_loss, seesaw_loss, softmax_equalization_loss
-
-
-class CrossEntropy(ClassLoss):
-    """Softmax cross-entropy, with weights a weighted mean, with a prior balanced softmax.
-
-    See :func:`longtail.losses.cross_entropy.pixel_cross_entropy`. Balanced softmax (Ren et al.
-    2020) has the class counts as prior.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        background: bool = False,
-        class_weight: Tensor | None = None,
-        class_prior: Tensor | None = None,
-    ) -> None:
-        """
-        Args:
-            num_classes, background: see :class:`ClassLoss`.
-            class_weight: (D,) weights >= 0, or None for 1.
-            class_prior: (D,) frequencies >= 0, or None for plain softmax; a class of frequency 0
-                leaves the denominator and must not occur.
-        """
-        super().__init__(num_classes, background=background)
-        # They belong to the data, not to the weights: they stay out of checkpoints.
-        self.register_buffer("class_weight", class_weight, persistent=False)
-        self.register_buffer("class_prior", class_prior, persistent=False)
-
-    def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
-        return pixel_cross_entropy(
-            logits,
-            classes,
-            class_weight=self.class_weight,
-            class_prior=self.class_prior,
-            ignore_label=NO_LABEL,
-        )
-
-    def normalizer(self, classes: Tensor) -> Tensor:
-        return total_weight(classes, self.class_weight, NO_LABEL)
+from longtail.losses.reduction import sum_over_processes
 
 
 class Focal(SampleMeanLoss):
@@ -91,6 +43,7 @@ class LDAM(SampleMeanLoss):
         margins: Tensor,
         deferred_weights: Tensor,
         reweight_from: int,
+        iteration: Callable[[], int],
     ) -> None:
         """
         Args:
@@ -98,25 +51,19 @@ class LDAM(SampleMeanLoss):
             margins: (D,) Delta.
             deferred_weights: (D,) weights >= 0 of the classes.
             reweight_from: iteration of the training from which the weights count.
+            iteration: says in which iteration the training is.
         """
         super().__init__(num_classes, background=background)
         self.register_buffer("margins", margins, persistent=False)
         self.register_buffer("deferred_weights", deferred_weights, persistent=False)
         self.reweight_from = reweight_from
+        self.iteration = iteration
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
         return ldam_loss(logits, classes, self.margins)
 
     def sample_weights(self) -> Tensor | None:
-        return self.deferred_weights if _iteration() >= self.reweight_from else None
-
-
-def _iteration() -> int:
-    """The iteration of the training that runs; 0 outside of one."""
-    try:
-        return get_event_storage().iter
-    except AssertionError:
-        return 0
+        return self.deferred_weights if self.iteration() >= self.reweight_from else None
 
 
 class Seesaw(SampleMeanLoss):
@@ -162,25 +109,5 @@ class SoftmaxEqualization(SampleMeanLoss):
         self.gamma = gamma
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
-        left_out = self.tail & (torch.rand_like(logits) < self.gamma)
-        return softmax_equalization_loss(logits, classes, left_out)
-
-
-@register_class_loss(*EVERYWHERE)
-def cross_entropy(cfg: CfgNode, task: LossTask) -> CrossEntropy:
-    """The baseline."""
-    return CrossEntropy(task.num_classes(cfg), background=task.background)
-
-
-@register_class_loss(*EVERYWHERE)
-def focal(cfg: CfgNode, task: LossTask) -> Focal:
-    """Focal loss of a softmax."""
-    gamma = loss_option(cfg, "FOCAL_GAMMA")
-    return Focal(task.num_classes(cfg), background=task.background, gamma=gamma)
-
-
-@register_class_loss(*EVERYWHERE)
-def seesaw(cfg: CfgNode, task: LossTask) -> Seesaw:
-    """Seesaw loss."""
-    p, q = loss_option(cfg, "SEESAW_P"), loss_option(cfg, "SEESAW_Q")
-    return Seesaw(task.num_classes(cfg), background=task.background, p=p, q=q)
+        drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
+        return softmax_equalization_loss(logits, classes, self.tail & drawn)

@@ -1,4 +1,4 @@
-"""Backbones, heads and losses: baselines, with no method inside."""
+"""Backbones, classifiers and heads: baselines, with no method inside."""
 
 from .backbone import TimmBackbone, TimmClassificationBackbone, TimmPlainBackbone
 from .classification import (

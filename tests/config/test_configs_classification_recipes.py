@@ -13,8 +13,7 @@ from longtail.data.datasets.digits_lt import CLASSES as DIGITS
 from longtail.data.synthetic.classification import ClassificationConfig
 from longtail.engine import Trainer
 from longtail.engine.training.solver import build_lr_scheduler
-from longtail.losses import IMAGES
-from longtail.losses.build import class_loss_names
+from longtail.losses import IMAGES, loss_names
 from tests.config.test_configs import CONFIGS, ROOT, loaded
 from tests.config.test_configs_classification import ABLATIONS, BOUNDS, PUBLISHED, folder_of
 from tests.config.test_configs_lvis import assert_values, differences
@@ -227,7 +226,7 @@ def test_every_method_of_the_benchmark(folder):
 
 
 def test_every_loss_of_images_is_in_the_benchmark():
-    assert {*LOSSES, "ldam_drw", "cross_entropy"} == set(class_loss_names(IMAGES))
+    assert {*LOSSES, "ldam_drw", "cross_entropy"} == set(loss_names(IMAGES))
 
 
 @pytest.mark.parametrize("path", SMALL_CONFIGS, ids=name_of)

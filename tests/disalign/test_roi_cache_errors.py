@@ -113,7 +113,7 @@ def test_an_incomplete_cache_is_refused_with_the_command(made, configure, tmp_pa
     with pytest.raises(ValueError, match=r"1 of 4 files .* --output \S+ --epochs 2$"):
         open_cache(configure("MODEL.DISALIGN.ROI_FEATURE_CACHE", str(copy)))
     with pytest.raises(
-        FileNotFoundError, match=r"no cache of RoI features.*cache_roi_features\.py"
+        FileNotFoundError, match=r"no cache of RoI features.*longtail cache-roi-features"
     ):
         open_cache(configure("MODEL.DISALIGN.ROI_FEATURE_CACHE", str(tmp_path / "none")))
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine.training.stages import freeze
-from longtail.losses.pixels import PixelCrossEntropy
+from longtail.losses import CrossEntropy, PixelLoss
 from longtail.modeling import FCNHead
 from tests.disalign.detectors import disturb
 from tests.processes import run_in_two_processes
@@ -28,7 +28,7 @@ def make_head(weighted_mean: bool) -> DisAlignSemSegHead:
         channels=4,
         norm="BN",
         num_classes=K,
-        pixel_loss=PixelCrossEntropy(),
+        pixel_loss=PixelLoss(CrossEntropy(K)),
     )
     nn.init.normal_(base.predictor.weight)
     head = DisAlignSemSegHead(

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from longtail.engine import Trainer
 from longtail.engine.training.accumulation import part_weights, split_batch
 from longtail.engine.training.step import StepTrainer
-from longtail.losses.pixels import DiceLoss, PixelCrossEntropy
+from longtail.losses import CrossEntropy, DiceLoss, PixelLoss
 from longtail.modeling import FCNHead, OCRHead
 from longtail.modeling.sem_seg.base import PixelClassifier
 from tests.processes import run_in_two_processes
@@ -62,8 +62,8 @@ def make_head(kind, pixel_loss):
 
 
 LOSSES = {
-    "plain": lambda: PixelCrossEntropy(),
-    "weighted": lambda: PixelCrossEntropy(class_weight=WEIGHT),
+    "plain": lambda: PixelLoss(CrossEntropy(K)),
+    "weighted": lambda: PixelLoss(CrossEntropy(K, class_weight=WEIGHT)),
     "dice": lambda: DiceLoss(),
 }
 MODELS = {

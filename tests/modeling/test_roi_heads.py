@@ -10,15 +10,14 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-import longtail.losses.from_statistics as class_losses
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.losses import (
     BOXES,
     BalancedGroupSoftmax,
     Equalization,
     Focal,
-    build_class_loss,
-    class_loss_names,
+    build_loss,
+    loss_names,
 )
 from longtail.modeling import CosineLinear, LongTailFastRCNNOutputLayers
 from longtail.modeling.roi_heads import check_box_classifier
@@ -143,14 +142,14 @@ MEMORY = {
 def statistics(monkeypatch):
     counts = np.array([500, 20, 3])
     stats = ClassStats(("red", "green", "blue"), 600, None, counts, counts)
-    monkeypatch.setattr(class_losses, "get_class_stats", lambda names: stats)
+    monkeypatch.setattr("longtail.losses.build.get_class_stats", lambda names: stats)
 
 
 # Losses of sigmoids have to start from a bias.
 SIGMOIDS = {"eql", "eqlv2", "federated"}
 EACH = [
     (name, kind, classifier)
-    for name in class_loss_names(BOXES)
+    for name in loss_names(BOXES)
     for kind, classifier in (("mask", "linear"), ("cascade", "linear"), ("cascade", "cosine"))
     if classifier == "linear" or name not in SIGMOIDS
 ]
@@ -259,9 +258,9 @@ def test_what_detectron2_logs(class_loss):
 def test_no_rois_backpropagate_through_every_loss(tmp_path, statistics):
     cfg = detector_config(tmp_path, ["DATASETS.TRAIN", "('toy',)"])
     cfg.defrost()
-    for name in class_loss_names(BOXES):
+    for name in loss_names(BOXES):
         cfg.MODEL.ROI_BOX_HEAD.CLASS_LOSS = name
-        loss = build_class_loss(cfg, name, BOXES)
+        loss = build_loss(cfg, BOXES)
         layers = LongTailFastRCNNOutputLayers(cfg, ShapeSpec(channels=2), class_loss=loss)
         with EventStorage():
             losses = layers.losses(layers(torch.zeros(0, 2)), make_proposals([]))

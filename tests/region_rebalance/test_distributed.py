@@ -7,7 +7,7 @@ from detectron2.layers import ShapeSpec
 from region_rebalance import RegionRebalanceHead
 from torch.nn.parallel import DistributedDataParallel
 
-from longtail.losses.pixels import PixelCrossEntropy
+from longtail.losses import CrossEntropy, PixelLoss
 from longtail.modeling import FCNHead
 from tests.processes import run_in_two_processes
 from tests.tiny import uneven_pixels
@@ -25,7 +25,7 @@ def make_head() -> RegionRebalanceHead:
         norm="",
         num_classes=K,
         dropout=0.0,
-        pixel_loss=PixelCrossEntropy(),
+        pixel_loss=PixelLoss(CrossEntropy(K)),
     )
     head = RegionRebalanceHead(base, num_classes=K, class_counts=torch.tensor([9, 5, 3, 2, 1]))
     return head.double().train()

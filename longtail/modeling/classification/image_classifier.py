@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
-from longtail.losses import IMAGES, ClassLoss, build_class_loss, check_cosine
+from longtail.losses import IMAGES, ClassLoss, build_loss, check_cosine
 from longtail.modeling.cosine import CosineLinear
 
 
@@ -60,7 +60,7 @@ class ImageClassifier(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         return {
             "backbone": build_backbone(cfg),
-            "class_loss": build_class_loss(cfg, cfg.MODEL.CLASSIFIER.LOSS, IMAGES),
+            "class_loss": build_loss(cfg, IMAGES),
             "classifier_type": cfg.MODEL.CLASSIFIER.TYPE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
-from longtail.losses import BOXES, build_class_loss
+from longtail.losses import BOXES, build_loss
 
 from .fast_rcnn import LongTailFastRCNNOutputLayers
 
@@ -24,7 +24,7 @@ class _OwnPredictor:
 
         It is called once for all stages of a cascade: statistics are looked up here.
         """
-        return {"class_loss": build_class_loss(cfg, BOXES.loss_name(cfg), BOXES)}
+        return {"class_loss": build_loss(cfg, BOXES)}
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from longtail.losses.pixels import build_pixel_loss
+from longtail.losses import PIXELS, build_loss
 
 from .base import SemSegHead
 from .blocks import check_positive, conv_norm_relu
@@ -101,7 +101,7 @@ def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         "norm": head.NORM,
         "dropout": head.DROPOUT,
         "ignore_value": head.IGNORE_VALUE,
-        "pixel_loss": build_pixel_loss(cfg),
+        "pixel_loss": build_loss(cfg, PIXELS),
     }
     auxiliary_head = None
     if auxiliary.LOSS_WEIGHT:

@@ -9,18 +9,18 @@ Shape alphabet:
 from collections.abc import Mapping, Sequence
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from torch import Tensor
 
+from longtail.losses import BOXES
 from longtail.modeling.roi_heads import LongTailFastRCNNOutputLayers
 
-from .calibration import AdaptiveCalibration, log_calibration
-from .reference import calibration_options, checked_class_weights, mean_alignment_loss
+from .calibrated import Calibrated, check_softmax
 
 
-class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
+class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
     """Output layers whose foreground scores are calibrated (Eq. 5), for the second stage.
 
     The background's score is left alone and its weight in the loss is 1.
@@ -33,20 +33,15 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
         *,
         class_weights: Tensor,
         class_groups: Mapping[str, Sequence[int]],
-        magnitude: bool = True,
-        margin: bool = True,
-        confidence: bool = True,
-        confidence_bias: bool = True,
         weighted_mean: bool = True,
+        calibration: Mapping[str, bool] | None = None,
         **kwargs,
     ) -> None:
         """
         Args:
             input_shape: shape of the box features.
-            class_weights: (K,) w_c of Eq. 11 for the foreground classes.
-            class_groups: class indices by frequency group, for the log.
-            magnitude, margin, confidence, confidence_bias: see :class:`AdaptiveCalibration`.
-            weighted_mean: see :func:`alignment_loss`.
+            class_weights, class_groups, weighted_mean, calibration: of the foreground classes, see
+                :meth:`.Calibrated.add_calibration`.
             kwargs: as for LongTailFastRCNNOutputLayers.
 
         Raises:
@@ -54,32 +49,17 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
                 whose probabilities are no softmax.
         """
         super().__init__(input_shape, **kwargs)
-        if not self.class_loss.is_softmax:
-            raise ValueError(
-                "DisAlign calibrates the logits of a softmax, and the first stage's loss "
-                f"{type(self.class_loss).__name__} gives none: train it with another "
-                "MODEL.ROI_BOX_HEAD.CLASS_LOSS (such as cross_entropy)"
-            )
-        weights = checked_class_weights(
-            class_weights, self.num_classes, "MODEL.ROI_HEADS.NUM_CLASSES"
-        )
-        # They belong to the data, not to the weights: they stay out of checkpoints.
-        weights = torch.cat([weights, weights.new_ones(1)])
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
-        self.weighted_mean = weighted_mean
-        self.calibration = AdaptiveCalibration(
+        check_softmax(self.class_loss, BOXES.loss_key)
+        self.add_calibration(
             self.num_classes,
             self.cls_score.in_features,
-            magnitude=magnitude,
-            margin=margin,
-            confidence=confidence,
-            confidence_bias=confidence_bias,
+            class_weights=class_weights,
+            class_groups=class_groups,
+            weighted_mean=weighted_mean,
+            calibration=calibration,
+            classes_key=BOXES.classes_key,
+            background=True,
         )
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        return {**super().from_config(cfg, input_shape), **calibration_options(cfg)}
 
     def class_scores(self, features: Tensor) -> Tensor:
         """(R, C) features to (R, K + 1) calibrated scores."""
@@ -104,10 +84,9 @@ class DisAlignFastRCNNOutputLayers(LongTailFastRCNNOutputLayers):
         """
         scores = self.class_scores(features)
         _log_classification_stats(scores, classes)
-        groups = {**self.class_groups, "background": [self.num_classes]}
-        log_calibration(self.calibration, self.calibration.confidence(features), classes, groups)
+        self.log_calibration(self.calibration.confidence(features), classes)
         return self.classification_loss(scores, classes) * self.loss_weight.get("loss_cls", 1.0)
 
     def classification_loss(self, scores: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss, whatever the first stage's was."""
-        return mean_alignment_loss(scores, classes, self.class_weights, self.weighted_mean)
+        return self.alignment_loss(scores, classes)

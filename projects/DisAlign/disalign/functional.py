@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from longtail.losses.class_weights import inverse_frequency_weights
+from longtail.losses.cross_entropy import cross_entropy
 
 
 def generalized_reweight(
@@ -23,7 +25,8 @@ def generalized_reweight(
 
         w_c = K (1 / r_c)^rho / sum_k (1 / r_k)^rho
 
-    rho = 0 weighs all samples alike, rho = 1 all classes. The scale of ``class_counts`` cancels.
+    rho = 0 weighs all samples alike, rho = 1 all classes. The scale of ``class_counts`` cancels. It
+    is :func:`longtail.losses.class_weights.inverse_frequency_weights` of classes that all occur.
 
     Args:
         class_counts: (K,) finite r_c >= 0, what the class occurs in: images (classification),
@@ -59,9 +62,7 @@ def generalized_reweight(
             "infinite: train on data that has it, or count it as one sample "
             "(MODEL.DISALIGN.CLAMP_ZERO_COUNTS True)"
         )
-    log_weights = -rho * counts.where(counts > 0, 1.0).log()
-    # A softmax is the normalisation that cannot overflow, whatever rho.
-    return len(counts) * log_weights.softmax(dim=0)
+    return inverse_frequency_weights(counts.where(counts > 0, 1.0), rho, dtype=torch.float64)
 
 
 def calibrate_logits(
@@ -107,6 +108,8 @@ def alignment_loss(
 
         L = -sum_i w_(y_i) log p_m(y_i | x_i) / sum_i w_(y_i)
 
+    that is :func:`longtail.losses.cross_entropy.cross_entropy` with the weights w.
+
     Args:
         logits: (S, K) calibrated scores; computed in float32 at least.
         classes: (S,) integers in 0..K-1.
@@ -114,7 +117,8 @@ def alignment_loss(
         weighted_mean: False divides by S, as printed, instead of by the sum of the weights.
 
     Returns:
-        A scalar; zero, with a zero gradient, if S is 0.
+        A scalar; zero, with a zero gradient, if S is 0. With several processes, which must all call
+        this, the average of what they get is the loss of the samples of all of them.
 
     Raises:
         ValueError: wrong shapes.
@@ -127,10 +131,4 @@ def alignment_loss(
     # cross_entropy would take (S, K) for soft labels.
     if classes.shape != logits.shape[:1]:
         raise ValueError(f"classes must have shape ({len(logits)},), got {tuple(classes.shape)}")
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if len(logits) == 0:
-        return logits.sum()
-    weights = class_weights.to(logits)
-    if weighted_mean:
-        return F.cross_entropy(logits, classes, weights)
-    return F.cross_entropy(logits, classes, weights, reduction="sum") / len(logits)
+    return cross_entropy(logits, classes, class_weight=class_weights, weighted_mean=weighted_mean)

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from torch import Tensor, nn
 
+from .calibrated import NO_DECAY, TRAINED
 from .roi_heads import RoIs
 
 SECOND_STAGE_HEADS = {
@@ -25,11 +26,8 @@ class DisAlignRCNN(GeneralizedRCNN):
     without gradients; the losses of the proposals, boxes and masks are not computed at all.
     """
 
-    # All other parameters and buffers are frozen (longtail.engine.training.stages).
-    trained_module_names = ("calibration",)
-    # Decay would pull alpha to 0, away from the identity: with the recipe for LVIS to 0.85 for a
-    # class that never occurs.
-    no_decay_params = ("alpha", "beta")
+    trained_module_names = TRAINED
+    no_decay_params = NO_DECAY
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

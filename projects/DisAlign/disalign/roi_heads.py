@@ -19,7 +19,7 @@ from longtail.data.statistics.groups import frequency_groups
 from longtail.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
 from .fast_rcnn import DisAlignFastRCNNOutputLayers
-from .reference import class_weights
+from .reference import calibration_arguments
 
 
 class RoIs(NamedTuple):
@@ -41,11 +41,14 @@ class _SecondStage:
 
     @classmethod
     def predictor_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Class weights of Eq. 11 and frequency groups, from the training annotations."""
-        arguments = super().predictor_arguments(cfg)
-        weights, stats = class_weights(cfg, "instance_count", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-        groups = frequency_groups(stats.image_count) if stats else {}
-        return {**arguments, "class_weights": weights, "class_groups": groups}
+        """Class weights of Eq. 11, frequency groups of the training set, and options."""
+        arguments = calibration_arguments(
+            cfg,
+            "instance_count",
+            cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            lambda stats: frequency_groups(stats.image_count),
+        )
+        return {**super().predictor_arguments(cfg), **arguments}
 
     @property
     def predictors(self) -> list[DisAlignFastRCNNOutputLayers]:

@@ -17,16 +17,17 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longtail.data.statistics.class_stats import ClassStats
 from longtail.data.statistics.groups import groups_by_pixel_share
-from longtail.losses.cross_entropy import mean_over_processes, pixel_cross_entropy, total_weight
+from longtail.losses import PIXELS
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
-from .calibration import AdaptiveCalibration, log_calibration
-from .reference import calibration_options, checked_class_weights, class_weights
+from .calibrated import NO_DECAY, TRAINED, Calibrated
+from .reference import calibration_arguments
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class DisAlignSemSegHead(SemSegHeadWrapper):
+class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
     """Wrap a trained semantic head and calibrate its scores (Eq. 5) at every pixel.
 
     The wrapped head is in evaluation mode also in training: what its dropout, its auxiliary head or
@@ -37,10 +38,8 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
 
     config_node = "DISALIGN"
     own_module = "calibration"
-    # All other parameters and buffers of the model are frozen (longtail.engine.training.stages).
-    trained_module_names = ("calibration",)
-    # Decay would pull alpha to 0, away from the identity.
-    no_decay_params = ("alpha", "beta")
+    trained_module_names = TRAINED
+    no_decay_params = NO_DECAY
     remedies = {
         "region_classifier.": "They are of a head with a region branch: set "
         "MODEL.DISALIGN.BASE_HEAD_NAME to RegionRebalanceHead"
@@ -57,50 +56,47 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
         pixel_classifier: str = "predictor",
         loss_weight: float = 1.0,
         weighted_mean: bool = True,
-        **calibration: bool,
+        calibration: Mapping[str, bool] | None = None,
     ) -> None:
         """
         Args:
             base_head, pixel_classifier: see :class:`SemSegHeadWrapper`.
             num_classes: K.
-            class_weights: (K,) w_c of Eq. 11.
-            class_groups: class indices by frequency group, for the log.
+            class_weights, class_groups, weighted_mean, calibration: see
+                :meth:`.Calibrated.add_calibration`.
             loss_weight: factor of the loss.
-            weighted_mean: the loss is sum(w l) / sum(w) over the valid pixels; otherwise
-                sum(w l) / their number.
-            calibration: options of :class:`AdaptiveCalibration`.
 
         Raises:
             ValueError: weights of another length than the number of classes, or no such submodule.
         """
         super().__init__(base_head, pixel_classifier)
-        weights = checked_class_weights(
-            class_weights, num_classes, "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        self.add_calibration(
+            num_classes,
+            self.pixel_channels,
+            class_weights=class_weights,
+            class_groups=class_groups,
+            weighted_mean=weighted_mean,
+            calibration=calibration,
+            classes_key=PIXELS.classes_key,
         )
-        # They belong to the data, not to the weights: they stay out of checkpoints.
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
         self.loss_weight = loss_weight
-        self.weighted_mean = weighted_mean
-        self.calibration = AdaptiveCalibration(num_classes, self.pixel_channels, **calibration)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
-        weights, stats = class_weights(cfg, "pixel_count", head.NUM_CLASSES)
-        groups: Mapping[str, Sequence[int]] = {}
-        if stats:
+
+        def class_groups(stats: ClassStats) -> Mapping[str, Sequence[int]]:
             # As the evaluator's.
-            groups = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("class_groups", None)
-            groups = groups or groups_by_pixel_share(stats.pixel_count)
+            own = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("class_groups", None)
+            return own or groups_by_pixel_share(stats.pixel_count)
+
+        arguments = calibration_arguments(cfg, "pixel_count", head.NUM_CLASSES, class_groups)
         return {
             "base_head": cls.build_base_head(cfg, input_shape),
             "num_classes": head.NUM_CLASSES,
             "pixel_classifier": cfg.MODEL.DISALIGN.PIXEL_CLASSIFIER,
             "loss_weight": head.LOSS_WEIGHT,
-            "class_weights": weights,
-            "class_groups": groups,
-            **calibration_options(cfg),
+            **arguments,
         }
 
     def train(self, mode: bool = True) -> "DisAlignSemSegHead":
@@ -134,26 +130,9 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
         self._log(confidence[0], targets)
         height, width = targets.shape[1:]
         # Logits end with the last feature cell, which may reach over the image, as in testing.
-        return None, {"loss_sem_seg": self.alignment_loss(logits[..., :height, :width], targets)}
-
-    def alignment_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Eq. 9 and 10 over the valid pixels of all processes.
-
-        Args:
-            logits: (N, K, h, w), calibrated.
-            targets: (N, h, w) labels.
-
-        Returns:
-            A scalar; zero, with a zero gradient, if no pixel is valid.
-        """
-        loss = pixel_cross_entropy(
-            logits, targets, class_weight=self.class_weights, ignore_label=self.ignore_value
-        )
-        if not self.weighted_mean:
-            total = total_weight(targets, self.class_weights, self.ignore_value)
-            count = total_weight(targets, None, self.ignore_value)
-            loss = loss * (mean_over_processes(total) / mean_over_processes(count))
-        return self.loss_weight * loss
+        logits = logits[..., :height, :width]
+        loss = self.alignment_loss(logits, targets, self.ignore_value)
+        return None, {"loss_sem_seg": self.loss_weight * loss}
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
         """What the loss is a mean over: with it, the losses of parts add up to a batch's.
@@ -161,10 +140,9 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
         Args:
             targets: (N, h, w) labels.
         """
-        weights = self.class_weights if self.weighted_mean else None
-        return {"loss_sem_seg": total_weight(targets, weights, self.ignore_value)}
+        return {"loss_sem_seg": self.alignment_normalizer(targets, self.ignore_value)}
 
     def _log(self, confidence: Tensor, targets: Tensor) -> None:
         size = confidence.shape[2:]
         cells = F.interpolate(targets[:, None].float(), size=size, mode="nearest").long()
-        log_calibration(self.calibration, confidence, cells, self.class_groups)
+        self.log_calibration(confidence, cells)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.losses.cross_entropy import cross_entropy
+
 SCOPES = ("image", "batch")
 DOWNSAMPLINGS = ("nearest", "area")
 
@@ -106,8 +108,9 @@ def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor)
 
         L_reg = 1/R sum_r -log( F(r_y) exp(r_y) / sum_k F(k) exp(r_k) )
 
-    that is cross-entropy on ``logits + log F``. The scale of F cancels; equal counts give plain
-    cross-entropy. A class with F = 0 is left out of the denominator.
+    that is :func:`longtail.losses.cross_entropy.cross_entropy` with the prior F. The scale of F
+    cancels; equal counts give plain cross-entropy. A class with F = 0 is left out of the
+    denominator.
 
     Args:
         logits: (R, K) region logits; computed in float32 at least.
@@ -115,20 +118,19 @@ def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor)
         class_counts: (K,) region frequencies F of Eq. 7 (images that show the class), >= 0.
 
     Returns:
-        The mean over the regions, a scalar; zero, with a zero gradient, if R is 0.
+        The mean over the regions, a scalar; zero, with a zero gradient, if R is 0. With several
+        processes, which must all call this, the average of what they get is the mean over the
+        regions of all of them.
 
     Raises:
         ValueError: wrong shapes, or a region whose class has F = 0.
     """
-    R, K = logits.shape
+    _, K = logits.shape
     if class_counts.shape != (K,):
         raise ValueError(
             f"class_counts must have shape ({K},), one count for each logit, "
             f"got {tuple(class_counts.shape)}"
         )
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if R == 0:
-        return logits.sum()
     class_counts = class_counts.to(logits.device)
     unknown = class_counts[classes] <= 0
     if unknown.any():
@@ -137,8 +139,7 @@ def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor)
             f"a region of class {missing} occurs, but class_counts has no image with it: the "
             "class statistics do not belong to this data set; compute them from the training set"
         )
-    log_prior = class_counts.to(logits.dtype).log()
-    return F.cross_entropy(logits + log_prior, classes)
+    return cross_entropy(logits, classes, class_prior=class_counts)
 
 
 def _check_pool_arguments(features: Tensor, labels: Tensor, scope: str, downsampling: str) -> None:

@@ -16,7 +16,6 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from longtail.data.statistics.class_stats import get_class_stats
-from longtail.losses.cross_entropy import mean_over_processes
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, count_regions, pool_regions
@@ -156,10 +155,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         # Without balance all classes count alike, for which Eq. 8 is plain cross-entropy.
         counts = self.class_counts if self.balanced else torch.ones_like(self.class_counts)
         loss = balanced_softmax_loss(self.region_classifier(regions), classes, counts)
-        # Eq. 8 is a mean over all regions of the batch, but processes hold different numbers of
-        # regions, and DistributedDataParallel averages their gradients with equal weight.
-        R = loss.new_tensor(len(classes))
-        return self.loss_weight * loss * R / mean_over_processes(R)
+        return self.loss_weight * loss
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
         """What each loss is a mean over: with it, the losses of parts add up to a batch's.

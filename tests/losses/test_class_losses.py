@@ -21,6 +21,7 @@ from longtail.losses import (
     SoftmaxEqualization,
     check_cosine,
 )
+from longtail.losses.build import training_iteration
 from longtail.losses.functional import ldam_loss, sample_others
 
 S, K = 12, 5
@@ -40,6 +41,7 @@ def make_loss(name: str, background: bool = False) -> ClassLoss:
             margins=torch.arange(D) / 2,
             deferred_weights=torch.arange(1.0, D + 1),
             reweight_from=5,
+            iteration=training_iteration,
             **options,
         ),
         "seesaw": lambda: Seesaw(K, p=0.8, q=2.0, **options),
@@ -104,6 +106,16 @@ def test_half_precision_logits_are_computed_in_float32(name, background, autocas
     expected, _ = value_and_gradient(loss, logits.float(), classes)
     assert value.dtype == torch.float32 and gradient.dtype == torch.bfloat16
     torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
+
+
+@each_loss
+def test_float64_logits_are_computed_in_float64(name, background):
+    loss = make_loss(name, background).eval()
+    logits, classes = make_batch(loss, dtype=torch.float64)
+    value, gradient = value_and_gradient(loss, logits, classes)
+    expected, _ = value_and_gradient(loss, logits.float(), classes)
+    assert value.dtype == gradient.dtype == torch.float64
+    torch.testing.assert_close(value.float(), expected, atol=1e-5, rtol=0)
 
 
 @each_loss

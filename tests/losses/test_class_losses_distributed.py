@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.modeling.test_class_losses import K, S, make_loss
+from tests.losses.test_class_losses import K, S, make_loss
 from tests.processes import run_in_two_processes
 
 NAMES = ("cross_entropy", "weighted", "focal", "ldam", "seesaw", "eql", "eqlv2")

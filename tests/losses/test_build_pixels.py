@@ -1,23 +1,23 @@
-"""Pixel losses by name: what each is made of, and where its statistics come from."""
+"""Losses of pixels by name: what each is made of, and where its statistics come from."""
+
+import functools
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import longtail.losses.pixels_from_statistics  # noqa: F401  (registers)
-from longtail.losses.cross_entropy import (
-    dice_loss,
-    effective_number_weights,
-    inverse_frequency_weights,
-    pixel_cross_entropy,
-)
+from longtail.losses import PIXELS, build_loss
+from longtail.losses.class_weights import effective_number_weights, inverse_frequency_weights
+from longtail.losses.cross_entropy import cross_entropy
 from longtail.losses.functional import focal_loss, ldam_loss, ldam_margins, seesaw_loss
-from longtail.losses.pixels import build_pixel_loss
+from longtail.losses.pixels import dice_loss
 from tests.tiny import register_stripes, tiny_config
 
+pixel_cross_entropy = functools.partial(cross_entropy, ignore_label=255)
+
 # Two label maps by hand: class 2 in one image alone.
-PIXELS, IMAGES = [40, 20, 3], [2, 2, 1]
+PIXEL_COUNT, IMAGE_COUNT = [40, 20, 3], [2, 2, 1]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def cfg(tmp_path, monkeypatch):
 
 def build(cfg, name):
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_LOSS = name
-    return build_pixel_loss(cfg)
+    return build_loss(cfg, PIXELS)
 
 
 def pixel_by_pixel(logits, labels, loss):
@@ -49,20 +49,20 @@ def pixel_by_pixel(logits, labels, loss):
 EXPECTED = {
     "cross_entropy": pixel_cross_entropy,
     "reweighted_cross_entropy": lambda z, y: pixel_cross_entropy(
-        z, y, class_weight=inverse_frequency_weights(torch.tensor(PIXELS))
+        z, y, class_weight=inverse_frequency_weights(torch.tensor(PIXEL_COUNT))
     ),
     "balanced_softmax_pixel_prior": lambda z, y: pixel_cross_entropy(
-        z, y, class_prior=torch.tensor(PIXELS)
+        z, y, class_prior=torch.tensor(PIXEL_COUNT)
     ),
     "balanced_softmax_region_prior": lambda z, y: pixel_cross_entropy(
-        z, y, class_prior=torch.tensor(IMAGES)
+        z, y, class_prior=torch.tensor(IMAGE_COUNT)
     ),
     "class_balanced": lambda z, y: pixel_cross_entropy(
-        z, y, class_weight=effective_number_weights(torch.tensor(IMAGES), 0.9999)
+        z, y, class_weight=effective_number_weights(torch.tensor(IMAGE_COUNT), 0.9999)
     ),
     "focal": lambda z, y: pixel_by_pixel(z, y, lambda z, y: focal_loss(z, y, 2.0)),
     "ldam_drw": lambda z, y: pixel_by_pixel(
-        z, y, lambda z, y: ldam_loss(z, y, ldam_margins(torch.tensor(PIXELS), 10.0))
+        z, y, lambda z, y: ldam_loss(z, y, ldam_margins(torch.tensor(PIXEL_COUNT), 10.0))
     ),
     "dice": dice_loss,
     "dice_cross_entropy": lambda z, y: dice_loss(z, y) + pixel_cross_entropy(z, y),
@@ -103,8 +103,8 @@ def test_seesaw_counts_the_valid_pixels(cfg):
 
 def test_the_exponent_of_the_weights(cfg):
     cfg.MODEL.CLASS_LOSS.REWEIGHT_EXPONENT = 0.5
-    weights = inverse_frequency_weights(torch.tensor(PIXELS), 0.5)
-    assert torch.equal(build(cfg, "reweighted_cross_entropy").class_weight, weights)
+    weights = inverse_frequency_weights(torch.tensor(PIXEL_COUNT), 0.5)
+    assert torch.equal(build(cfg, "reweighted_cross_entropy").class_loss.class_weight, weights)
 
 
 @pytest.mark.parametrize("reweighted", [False, True])
