@@ -86,6 +86,10 @@ def _add_model_config(cfg: CN) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     # Probability of a channel to be dropped before the pixel classifier, in [0, 1).
     head.DROPOUT = 0.1
+    # LongTailSemanticSegmentor at sides that are no multiple of the backbone's largest stride.
+    # True pads images to one, right and below, and cuts the padding off the logits (detectron2);
+    # False takes images as they are and resizes the logits to them (mmsegmentation).
+    head.PAD_TO_STRIDE = True
     # cross_entropy, reweighted_cross_entropy, balanced_softmax_pixel_prior,
     # balanced_softmax_region_prior (Table 1), dice, dice_cross_entropy (Table 6), class_balanced,
     # focal, ldam_drw, seesaw.

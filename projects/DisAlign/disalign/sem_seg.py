@@ -8,7 +8,8 @@ Shape alphabet:
     K: classes
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from longtail.evaluation.sem_seg.metrics import groups_by_pixel_share
 from longtail.losses.cross_entropy import mean_over_processes, pixel_cross_entropy, total_weight
+from longtail.modeling.sem_seg.blocks import resize
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .calibration import AdaptiveCalibration, log_calibration
@@ -57,6 +59,7 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
         pixel_classifier: str = "predictor",
         loss_weight: float = 1.0,
         weighted_mean: bool = True,
+        pad_to_stride: bool = True,
         **calibration: bool,
     ) -> None:
         """
@@ -68,6 +71,9 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
             loss_weight: factor of the loss.
             weighted_mean: the loss is sum(w l) / sum(w) over the valid pixels; otherwise
                 sum(w l) / their number.
+            pad_to_stride: how the segmentor brings logits to the size of the image, see
+                :class:`longtail.modeling.LongTailSemanticSegmentor`: the loss is that of the
+                logits in testing.
             calibration: options of :class:`AdaptiveCalibration`.
 
         Raises:
@@ -82,6 +88,7 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
         self.class_groups = {name: list(classes) for name, classes in class_groups.items()}
         self.loss_weight = loss_weight
         self.weighted_mean = weighted_mean
+        self.pad_to_stride = pad_to_stride
         self.calibration = AdaptiveCalibration(num_classes, self.pixel_channels, **calibration)
 
     @classmethod
@@ -100,6 +107,7 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
             "loss_weight": head.LOSS_WEIGHT,
             "class_weights": weights,
             "class_groups": groups,
+            "pad_to_stride": head.PAD_TO_STRIDE,
             **calibration_options(cfg),
         }
 
@@ -121,6 +129,30 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
             In training None and the alignment loss as ``loss_sem_seg``; otherwise the wrapped
             head's (N, K, h, w) logits, calibrated, and no losses.
         """
+        if not self.training:
+            with self._calibrated():
+                return self.base_head(features)[0], {}
+        height, width = targets.shape[1:]
+        with self._calibrated() as confidence:
+            if self.pad_to_stride:
+                # Logits end with the last feature cell, which may reach over the image.
+                logits = self.base_head(features)[0][..., :height, :width]
+            else:
+                logits = resize(self.base_head.layers(features), size=(height, width))
+        self._log(confidence[0], targets)
+        return None, {"loss_sem_seg": self.alignment_loss(logits, targets)}
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """The wrapped head's (N, K, H, W) logits, calibrated and not resized."""
+        with self._calibrated():
+            return self.base_head.layers(features)
+
+    @contextmanager
+    def _calibrated(self) -> Iterator[list[Tensor]]:
+        """While the context is open, the classifier's output is calibrated; sigma goes to a list.
+
+        It is (N, 1, H, W).
+        """
         confidence: list[Tensor] = []
 
         def calibrate(entered: Tensor, logits: Tensor) -> Tensor:
@@ -128,13 +160,7 @@ class DisAlignSemSegHead(SemSegHeadWrapper):
             return self.calibration.calibrate_map(logits, confidence[0])
 
         with self.classifier_hook(calibrate):
-            logits, _ = self.base_head(features)
-        if not self.training:
-            return logits, {}
-        self._log(confidence[0], targets)
-        height, width = targets.shape[1:]
-        # Logits end with the last feature cell, which may reach over the image, as in testing.
-        return None, {"loss_sem_seg": self.alignment_loss(logits[..., :height, :width], targets)}
+            yield confidence
 
     def alignment_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Eq. 9 and 10 over the valid pixels of all processes.
