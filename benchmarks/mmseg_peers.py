@@ -15,8 +15,9 @@ import types
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 # Head -> timm's name of the backbone without its weights -> mmsegmentation's config.
 CONFIGS = {
@@ -85,18 +86,16 @@ def peer_config(cfg: CfgNode) -> str:
 def build_peer(cfg: CfgNode) -> nn.Module:
     """mmsegmentation's ``EncoderDecoder`` with the classes and the image size of ``cfg``.
 
-    It has random weights, plain batch normalization (that over several processes needs a GPU) and
-    no preprocessing: its input is a normalised (N, 3, h, w) batch.
+    It has random weights and plain batch normalization (that over several processes needs a GPU).
+    Called as a module its input is a normalised (N, 3, h, w) batch; its ``test_step`` begins with
+    images as they are read, see :func:`predict`.
 
     Raises:
         ValueError: mmsegmentation is not installed, or has no such model.
     """
-    name = peer_config(cfg)
-    mmengine, mmseg = _import_mmseg()
-    folder = Path(mmseg.__file__).parent / ".mim" / "configs"
-    model = mmengine.Config.fromfile(str(folder / name)).model
+    _, mmseg = _import_mmseg()
+    model = _read_config(cfg).model
     model.pretrained = None
-    model.data_preprocessor = None
     model.backbone.init_cfg = None
     if model.backbone.type == "BEiT":
         model.backbone.img_size = (cfg.MODEL.TIMM.IMAGE_SIZE,) * 2
@@ -106,13 +105,66 @@ def build_peer(cfg: CfgNode) -> nn.Module:
     return mmseg.registry.MODELS.build({**model, "type": f"mmseg.{model.type}"})
 
 
+def build_peer_optimizer(cfg: CfgNode, peer: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of mmsegmentation's config, by its own constructor.
+
+    Args:
+        cfg: our config.
+        peer: what :func:`build_peer` gave.
+
+    Raises:
+        ValueError: mmsegmentation is not installed.
+    """
+    mmengine, _ = _import_mmseg()
+    wrapper = _read_config(cfg).optim_wrapper
+    # Mixed precision needs a GPU, and is none of the optimizer's concern.
+    wrapper.type = "OptimWrapper"
+    return mmengine.optim.build_optim_wrapper(peer, wrapper).optimizer
+
+
+def predict(
+    peer: nn.Module, image: Tensor, size: tuple[int, int], test_cfg: dict | None = None
+) -> Tensor:
+    """mmsegmentation's logits of an image, from its preprocessing to the original size.
+
+    Args:
+        peer: what :func:`build_peer` gave, in evaluation mode.
+        image: (3, h, w) in [0, 255], RGB.
+        size: height and width of the original image.
+        test_cfg: how it is tested, instead of as its config says.
+
+    Returns:
+        (K, *size).
+    """
+    from mmseg.structures import SegDataSample
+
+    # What mmsegmentation's pipeline says of an image that it has read and resized.
+    shapes = {"ori_shape": tuple(size), "img_shape": tuple(image.shape[1:])}
+    own = peer.test_cfg
+    if test_cfg is not None:
+        peer.test_cfg = type(own)(test_cfg)
+    try:
+        # It reads images in BGR.
+        batch = {"inputs": [image.flip(0)], "data_samples": [SegDataSample(metainfo=shapes)]}
+        return peer.test_step(batch)[0].seg_logits.data
+    finally:
+        peer.test_cfg = own
+
+
+def _read_config(cfg: CfgNode) -> Any:
+    mmengine, mmseg = _import_mmseg()
+    folder = Path(mmseg.__file__).parent / ".mim" / "configs"
+    return mmengine.Config.fromfile(str(folder / peer_config(cfg)))
+
+
 def _import_mmseg() -> tuple[Any, Any]:
     # mmcv-lite has no compiled operators, but some modules of mmsegmentation import them by name.
     # None of the models here uses one.
     for name in ("mmcv.ops", "mmcv.ops.point_sample"):
         sys.modules.setdefault(name, _NoOps(name))
     try:
-        import mmengine
+        import mmengine.optim
+        import mmseg.engine
         import mmseg.models
     except ImportError as error:
         raise ValueError(
@@ -120,6 +172,8 @@ def _import_mmseg() -> tuple[Any, Any]:
             f"benchmarks/{Path(__file__).name} says, and run this with its environment's python"
         ) from None
     mmengine.registry.init_default_scope("mmseg")
+    # Its constructor of optimizers names every parameter.
+    mmengine.logging.MMLogger.get_current_instance().setLevel("WARNING")
     return mmengine, mmseg
 
 

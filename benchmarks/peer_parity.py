@@ -6,9 +6,16 @@ How to make the environment ``peers`` is said in mmseg_peers.py.
 
 For every architecture of the papers the real peer gets random weights and batch statistics; ours
 gets them through ``longtail.modeling.conversion``, and every tensor has to find its place. All is
-float64, so that what differs is not rounding. Compared are the backbone's maps, the logits of the
-head, its first stage and its auxiliary head at the size of their maps, and, for aligned sizes, the
-logits at the size of the image. Figures are max |ours - peer| / max |peer|.
+float64, so that what differs is not rounding. Compared are, at sizes that are multiples of the
+strides and at others,
+
+- the backbone's maps, and the logits of the head, its first stage and its auxiliary head at the
+  size of their maps;
+- the whole model: from an image in [0, 255] over normalization to logits at the size of an original
+  image, at once and in sliding windows.
+
+Images are not padded (``MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE False``). Figures are
+max |ours - peer| / max |peer|.
 """
 
 import argparse
@@ -16,15 +23,17 @@ import gc
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from common import ROOT, save_result
 from detectron2.config import CfgNode
-from mmseg_peers import build_peer, peer_config
+from mmseg_peers import build_peer, peer_config, predict
 from torch import Tensor, nn
 
 from longtail.config import load_config
 from longtail.engine import Trainer
+from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.modeling.conversion import from_peer, to_peer
 
 CONFIGS = ROOT / "configs" / "ADE20K"
@@ -34,18 +43,32 @@ PLAIN_SIZE = 160
 TOLERANCE = 1e-8
 
 
-def image_sizes(name: str) -> dict[str, tuple[int, int]]:
-    """An aligned and an unaligned size, (height, width), for a backbone by timm's name."""
+class Sizes(NamedTuple):
+    """Heights and widths of images."""
+
+    aligned: tuple[int, int]
+    unaligned: tuple[tuple[int, int], ...] = ((153, 153), (117, 186))
+    # An image, windows in it and their distances.
+    slide: tuple[tuple[int, int], ...] = ((153, 186), (101, 117), (67, 78))
+    # What mmsegmentation does not take.
+    refused: tuple[tuple[int, int], ...] = ()
+
+
+def image_sizes(name: str) -> Sizes:
+    """Sizes for a backbone by timm's name."""
     if name.startswith("beit"):
-        return {"aligned": (PLAIN_SIZE, PLAIN_SIZE)}
+        # mmsegmentation's tables fit one grid of patches; pixels that fill no patch are left out.
+        return Sizes(
+            aligned=(PLAIN_SIZE, PLAIN_SIZE),
+            unaligned=((165, 170),),
+            slide=((171, 250), (160, 163), (107, 109)),
+            refused=((153, 153), (117, 186)),
+        )
     if name.startswith("swin"):
         # All maps are whole windows, and the last is a single one.
         side = 32 * int(name.partition("window")[2].partition("_")[0])
-        return {"aligned": (side, side), "unaligned": (117, 186)}
-    if name.startswith("hrnet"):
-        # Its maps are summed, which needs multiples of 32; images are padded to them.
-        return {"aligned": (128, 160)}
-    return {"aligned": (128, 128), "unaligned": (117, 186)}
+        return Sizes(aligned=(side, side))
+    return Sizes(aligned=(128, 160))
 
 
 def randomize(model: nn.Module) -> None:
@@ -96,8 +119,8 @@ def peer_logits(model: nn.Module, maps: list[Tensor]) -> dict[str, Tensor]:
     return logits
 
 
-def compare(own: nn.Module, peer: nn.Module, size: tuple[int, int], aligned: bool) -> dict:
-    """Relative differences by part."""
+def compare_parts(own: nn.Module, peer: nn.Module, size: tuple[int, int]) -> dict[str, float]:
+    """Relative differences of maps and of logits at their size."""
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)).double()
     expected_maps = list(peer.extract_feat(image))
     maps = own.backbone(image)
@@ -106,11 +129,58 @@ def compare(own: nn.Module, peer: nn.Module, size: tuple[int, int], aligned: boo
     logits = own_logits(own.sem_seg_head, maps)
     if logits.keys() != expected.keys():
         raise ValueError(f"we have {sorted(logits)}, the peer has {sorted(expected)}")
-    figures |= {part: difference(logits[part], expected[part]) for part in expected}
-    if aligned:
-        resized = peer.encode_decode(image, [{"img_shape": size}])
-        figures["logits at image size"] = difference(own.sem_seg_head(maps)[0], resized)
+    return figures | {part: difference(logits[part], expected[part]) for part in expected}
+
+
+def compare_whole(
+    own: nn.Module,
+    peer: nn.Module,
+    size: tuple[int, int],
+    windows: tuple[tuple[int, int], ...] = (),
+) -> float:
+    """Relative difference of the logits at the size of an original image.
+
+    Args:
+        own: our model.
+        peer: mmsegmentation's.
+        size: height and width of the image that is read.
+        windows: of sliding windows their size and distance; none for the image at once.
+    """
+    generator = torch.Generator().manual_seed(2)
+    image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
+    original = size[0] + 31, 2 * size[1] - 7
+    test_cfg = {"mode": "whole"}
+    if windows:
+        own = SlidingWindowInference(own, *windows)
+        test_cfg = dict(zip(("mode", "crop_size", "stride"), ("slide", *windows), strict=True))
+    record = {"image": image, "height": original[0], "width": original[1]}
+    return difference(own([record])[0]["sem_seg"], predict(peer, image, original, test_cfg))
+
+
+def compare(own: nn.Module, peer: nn.Module, sizes: Sizes) -> dict[str, dict[str, float]]:
+    """Relative differences by size and part."""
+    figures = {}
+    for kind, listed in (("aligned", [sizes.aligned]), ("unaligned", sizes.unaligned)):
+        for size in listed:
+            parts = compare_parts(own, peer, size)
+            parts["whole model"] = compare_whole(own, peer, size)
+            figures[f"{kind}, {size[0]} x {size[1]}"] = parts
+    size, *windows = sizes.slide
+    figures["windows of {} x {} every {} x {} in {} x {}".format(*sum((*windows, size), ()))] = {
+        "whole model": compare_whole(own, peer, size, tuple(windows))
+    }
     return figures
+
+
+def check_refused(peer: nn.Module, sizes: Sizes) -> list[str]:
+    """The sizes that the peer does not take; it is an error if it takes one."""
+    for size in sizes.refused:
+        try:
+            peer.extract_feat(torch.zeros(1, 3, *size).double())
+        except RuntimeError:
+            continue
+        raise ValueError(f"the peer takes images of {size[0]} x {size[1]}: compare them")
+    return [f"{height} x {width}" for height, width in sizes.refused]
 
 
 def check_names(own: nn.Module, peer: nn.Module) -> None:
@@ -135,12 +205,12 @@ def measure(cfg: CfgNode) -> dict:
     own = Trainer.build_model(cfg).double().eval()
     check_names(own, peer)
     counts = [sum(p.numel() for p in model.parameters()) for model in (own, peer)]
-    figures = {}
-    for kind, size in image_sizes(cfg.MODEL.TIMM.NAME).items():
-        figures[f"{kind}, {size[0]} x {size[1]}"] = compare(own, peer, size, kind == "aligned")
+    sizes = image_sizes(cfg.MODEL.TIMM.NAME)
+    figures = compare(own, peer, sizes)
+    refused = check_refused(peer, sizes)
     # What agrees to the last bit might also be compared with itself.
     next(iter(peer.state_dict().values())).mul_(1.01)
-    changed = max(compare(own, peer, size, aligned=False).values())
+    changed = compare_whole(own, peer, sizes.unaligned[0])
     if changed < TOLERANCE:
         raise ValueError(f"a changed weight of the peer changes its outputs by {changed:.0e} alone")
     return {
@@ -148,6 +218,7 @@ def measure(cfg: CfgNode) -> dict:
         "parameters": counts[0],
         "parameters of the peer": counts[1],
         "differences": figures,
+        "sizes that the peer does not take": refused,
         "largest": max(max(parts.values()) for parts in figures.values()),
         "with the peer's first tensor times 1.01": changed,
     }
@@ -159,7 +230,8 @@ def load(path: Path) -> CfgNode:
         str(path),
         # Weights come from the peer.
         ["MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "MODEL.DEVICE", "cpu"]
-        + ["MODEL.TIMM.IMAGE_SIZE", str(PLAIN_SIZE)],
+        + ["MODEL.TIMM.IMAGE_SIZE", str(PLAIN_SIZE)]
+        + ["MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE", "False"],
     )
 
 

@@ -27,6 +27,7 @@ from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
 from longtail.engine.training.data_sets import check_test_sets
+from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
 from longtail.utils.errors import INPUT_ERRORS, one_line
 from longtail.utils.io import atomic_write
 
@@ -59,7 +60,7 @@ def _check(cfg: CfgNode, eval_only: bool) -> None:
     Raises:
         ValueError: options that do not belong together.
     """
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+    if cfg.TEST.AUG.ENABLED and not is_semantic_segmentor(cfg):
         raise ValueError(
             "TEST.AUG.ENABLED: multi-scale testing is for semantic segmentation, not for "
             f"{cfg.MODEL.META_ARCHITECTURE}"

@@ -86,6 +86,10 @@ def _add_model_config(cfg: CN) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     # Probability of a channel to be dropped before the pixel classifier, in [0, 1).
     head.DROPOUT = 0.1
+    # LongTailSemanticSegmentor at sides that are no multiple of the backbone's largest stride.
+    # True pads images to one, right and below, and cuts the padding off the logits (detectron2);
+    # False takes images as they are and resizes the logits to them (mmsegmentation).
+    head.PAD_TO_STRIDE = True
     # cross_entropy, reweighted_cross_entropy, balanced_softmax_pixel_prior,
     # balanced_softmax_region_prior (Table 1), dice, dice_cross_entropy (Table 6), class_balanced,
     # focal, ldam_drw, seesaw.
@@ -183,8 +187,9 @@ def _add_data_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Parameters without weight decay, by their last name (such as relative_position_bias_table),
-    # besides what WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS say.
+    # Parameters without weight decay, whatever WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS say:
+    # patterns of their last name (relative_position_bias_table) or of the whole one
+    # ("backbone.*norm*").
     cfg.SOLVER.NO_DECAY_PARAMS = []
     # Layer-wise decay of the learning rate of TimmPlainBackbone, in (0, 1]: the last block has
     # BASE_LR times this, the one before it times its square, and so on. 1 for none.

@@ -15,6 +15,7 @@ from .roi_heads import (
 )
 from .sem_seg import (
     FCNHead,
+    LongTailSemanticSegmentor,
     OCRHead,
     PSPHead,
     SemSegHead,
@@ -29,6 +30,7 @@ __all__ = [
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
+    "LongTailSemanticSegmentor",
     "OCRHead",
     "PSPHead",
     "RetrainedImageClassifier",

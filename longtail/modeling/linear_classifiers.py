@@ -14,7 +14,7 @@ from torch import nn
 from longtail.losses import BOXES, IMAGES, PIXELS, LossTask
 
 from .classification import ImageClassifier
-from .sem_seg.wrapping import SemSegHeadWrapper
+from .sem_seg.wrapping import innermost
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def linear_classifiers(model: nn.Module, purpose: str) -> LinearClassifiers:
     if isinstance(model, ImageClassifier):
         owners, layers, task = [model], [model.classifier], IMAGES
     elif isinstance(model, SemanticSegmentor):
-        head = model.sem_seg_head
-        while isinstance(head, SemSegHeadWrapper):
-            head = head.base_head
+        head = innermost(model.sem_seg_head)
         owners, layers, task = [head], [getattr(head, "predictor", None)], PIXELS
     elif isinstance(model, GeneralizedRCNN):
         predictors = getattr(model.roi_heads, "box_predictor", None)

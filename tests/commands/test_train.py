@@ -161,7 +161,7 @@ def test_deployed_config_has_no_branch(tmp_path):
         (["MODEL.SEM_SEG_HEAD.NAME", "FNCHead"], "near names: FCNHead"),
         (["TEST.SEM_SEG.MODE", "tiles"], "SEM_SEG.MODE must be one of"),
         (["SOLVER.ACCUMULATION_STEPS", "3"], "divide SOLVER.IMS_PER_BATCH: got 3, 1 proc"),
-        (["SOLVER.NO_DECAY_PARAMS", "['gama']"], "no parameter whose last name is 'gama'"),
+        (["SOLVER.NO_DECAY_PARAMS", "['gama']"], "SOLVER.NO_DECAY_PARAMS: 'gama'"),
         (["TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[]"], "SCALES must be positive numbers"),
         (["MODEL.TIMM.NAME", "resnet51"], "has no model 'resnet51'"),
         (["SOLVER.OPTIMIZER", "Adam"], "must be 'SGD' or 'AdamW'"),

@@ -156,12 +156,17 @@ def test_resized_tables():
     torch.testing.assert_close(gradient, other, atol=1e-11, rtol=0)
 
 
-@pytest.mark.parametrize("name", [BEIT, VIT])
 @pytest.mark.parametrize(
-    ("size", "grid"), [((64, 64), (4, 4)), ((32, 96), (2, 6)), ((97, 130), (7, 9))]
+    ("name", "size", "grid"),
+    [
+        *((name, (64, 64), (4, 4)) for name in (BEIT, VIT)),
+        *((name, (32, 96), (2, 6)) for name in (BEIT, VIT)),
+        (BEIT, (97, 130), (6, 8)),
+        (VIT, (97, 130), (7, 9)),
+    ],
 )
 def test_images_of_any_size(name, size, grid):
-    """Padded to whole patches: 97 x 130 pixels are 7 x 9."""
+    """97 x 130 pixels: BEiT reads whole patches alone, 6 x 8; ViT's last ones are padded, 7 x 9."""
     backbone = build(name).eval()
     with torch.no_grad():
         maps = backbone(image_of(*size, count=2))
@@ -172,6 +177,15 @@ def test_images_of_any_size(name, size, grid):
         assert maps[level].shape[:2] == (2, shape.channels)
     assert [shape.stride for shape in backbone.output_shape().values()] == [4, 8, 16, 32]
     assert backbone.size_divisibility == 32
+
+
+def test_beit_does_not_read_what_fills_no_patch():
+    backbone, image = build().eval(), image_of(79, 64)
+    with torch.no_grad():
+        expected = backbone(image)
+        image[:, :, 64:] += 100
+        maps = backbone(image)
+    assert all(torch.equal(maps[level], expected[level]) for level in LEVELS)
 
 
 def test_another_vision_transformer_has_timms_outputs():

@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +31,7 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         raise ValueError(f"TEST.SEM_SEG.MODE must be one of {list(MODES)}, got {options.MODE!r}")
     model = model.module if isinstance(model, DistributedDataParallel) else model
     if options.MODE == "slide":
-        if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+        if not isinstance(model, SemanticSegmentor):
             raise ValueError(
                 "TEST.SEM_SEG.MODE 'slide' is for semantic segmentation, not for "
                 f"{cfg.MODEL.META_ARCHITECTURE}: set it to 'whole'"

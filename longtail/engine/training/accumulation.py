@@ -71,8 +71,8 @@ def _loss_normalizers(model: nn.Module, part: list[dict]) -> dict[str, Tensor]:
     head = getattr(model, "sem_seg_head", None)
     if not hasattr(head, "loss_normalizers") or "sem_seg" not in part[0]:
         return {}
-    # As detectron2's segmentor pads them.
+    # As the segmentor pads them.
     labels = [record["sem_seg"].to(model.device) for record in part]
-    divisibility = model.backbone.size_divisibility
+    divisibility = getattr(model, "size_divisibility", model.backbone.size_divisibility)
     targets = ImageList.from_tensors(labels, divisibility, head.ignore_value).tensor
     return head.loss_normalizers(targets)

@@ -1,5 +1,8 @@
 """Optimizers and learning rate schedules of the papers' recipes."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
@@ -82,9 +85,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW with the config's rules for learning rates and weight decay.
 
     Weight decay is ``WEIGHT_DECAY``, but ``WEIGHT_DECAY_NORM`` for normalisation layers,
-    ``WEIGHT_DECAY_BIAS`` for biases and 0 for ``NO_DECAY_PARAMS`` and for what a module of the
-    model names in an attribute ``no_decay_params``. The learning rate is ``BASE_LR``, times
-    ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
+    ``WEIGHT_DECAY_BIAS`` for biases, and 0 for what a pattern of ``NO_DECAY_PARAMS`` names and for
+    what a module of the model names in an attribute ``no_decay_params``. The learning rate is
+    ``BASE_LR``, times ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
 
     Args:
         cfg: its SOLVER is read.
@@ -109,19 +112,11 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """The parameters that require a gradient, in as few groups as :func:`build_optimizer` needs.
 
     Raises:
-        ValueError: a name in NO_DECAY_PARAMS that no parameter has; or as :func:`layer_factors`.
+        ValueError: a pattern in NO_DECAY_PARAMS that names no parameter; or as
+            :func:`layer_factors`.
     """
     solver = cfg.SOLVER
-    known = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
-    for name in solver.NO_DECAY_PARAMS:
-        if name not in known:
-            raise ValueError(
-                f"SOLVER.NO_DECAY_PARAMS: the model has no parameter whose last name is {name!r}; "
-                f"it has {', '.join(sorted(known))}"
-            )
-    no_decay = {*solver.NO_DECAY_PARAMS}
-    for module in model.modules():
-        no_decay.update(getattr(module, "no_decay_params", ()))
+    no_decay = _without_decay(model, solver.NO_DECAY_PARAMS)
     factors = layer_factors(model, solver.LAYER_DECAY)
     groups = []
     seen = set()
@@ -137,10 +132,40 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 rate *= solver.BIAS_LR_FACTOR
                 if solver.WEIGHT_DECAY_BIAS is not None:
                     decay = solver.WEIGHT_DECAY_BIAS
-            if name in no_decay:
+            if parameter in no_decay:
                 decay = 0.0
             groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
     return reduce_param_groups(groups)
+
+
+def _without_decay(model: nn.Module, patterns: Sequence[str]) -> set[nn.Parameter]:
+    """What has no weight decay by its name.
+
+    Args:
+        model: its modules may name more, in an attribute ``no_decay_params``.
+        patterns: shell patterns, each of last names or of whole ones.
+
+    Raises:
+        ValueError: a pattern that names no parameter.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    own = {name for module in model.modules() for name in getattr(module, "no_decay_params", ())}
+    found = {parameter for name, parameter in named.items() if name.rpartition(".")[2] in own}
+    for pattern in patterns:
+        matches = {p for name, p in named.items() if _names(pattern, name)}
+        if not matches:
+            last = sorted({name.rpartition(".")[2] for name in named})
+            raise ValueError(
+                f"SOLVER.NO_DECAY_PARAMS: {pattern!r} names no parameter of the model, whose last "
+                f"names are {', '.join(last)}: correct the pattern or leave it out"
+            )
+        found |= matches
+    return found
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether it is a pattern of the whole name or of the last one."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)
 
 
 def layer_factors(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:

@@ -38,6 +38,7 @@ from longtail.engine.training.stages import (
 from longtail.engine.training.step import StepTrainer
 from longtail.evaluation import build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
+from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.names import registered
 
 
@@ -133,7 +134,8 @@ class Trainer(DefaultTrainer):
 
         Raises:
             ValueError: the config names a part that is not registered, or asks for a box
-                classifier that the model has not; or as :func:`.speed.apply_speed_options`.
+                classifier or a padding that the model does not have; or as
+                :func:`.speed.apply_speed_options`.
         """
         for registry, key, name in (
             (META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE),
@@ -143,6 +145,7 @@ class Trainer(DefaultTrainer):
             registered(registry, name, key)
         model = super().build_model(cfg)
         check_box_classifier(cfg, model)
+        check_padding(cfg, model)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
             # torch's own conversion would drop the activation of timm's BatchNormAct2d.

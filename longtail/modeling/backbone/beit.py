@@ -73,12 +73,18 @@ def adapt_beit(model: Beit) -> None:
 def beit_maps(model: Beit, image: Tensor, blocks: Sequence[int]) -> list[Tensor]:
     """Outputs of blocks as maps (N, C, H / patch, W / patch), without the final normalization.
 
+    Rows and columns of pixels that do not fill a patch, at the bottom and at the right, are left
+    out, as BEiT's own code and mmsegmentation do; these take images of one grid of patches alone.
+
     Args:
         model: after :func:`adapt_beit`.
         image: (N, 3, H, W).
         blocks: their numbers from 0, ascending.
     """
-    rows, columns = model.patch_embed.dynamic_feat_size(image.shape[2:])
+    height, width = model.patch_embed.patch_size
+    # Numbers also where a graph is traced.
+    rows, columns = int(image.shape[2]) // height, int(image.shape[3]) // width
+    image = image[:, :, : rows * height, : columns * width]
     index = gen_relative_position_index((rows, columns), device=image.device)
     grid = TokenGrid(rows, columns, index)
     x = model.patch_embed(image)

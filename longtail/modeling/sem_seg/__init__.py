@@ -5,10 +5,12 @@ from .deeplabv3plus import SeparableDeepLabV3PlusHead
 from .fcn import FCNHead
 from .ocr import OCRHead
 from .psp import PSPHead
+from .segmentor import LongTailSemanticSegmentor
 from .uper import UPerHead
 
 __all__ = [
     "FCNHead",
+    "LongTailSemanticSegmentor",
     "OCRHead",
     "PSPHead",
     "SemSegHead",

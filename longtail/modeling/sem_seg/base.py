@@ -90,6 +90,10 @@ class SemSegHead(nn.Module, ABC):
         """:meth:`pixel_features`, and the (N, K, H, W) logits of earlier stages by loss name."""
         return self.pixel_features(features), {}
 
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """The (N, K, H, W) logits, not resized; detectron2's heads have a method of this name."""
+        return self.predictor(self.pixel_features(features))
+
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -99,13 +103,13 @@ class SemSegHead(nn.Module, ABC):
             targets: (N, h, w) labels, needed in training.
 
         Returns:
-            In training None and the losses by name; in evaluation the (N, K, h, w) logits at image
-            size and no losses.
+            In training None and the losses by name; in evaluation the (N, K, h, w) logits and no
+            losses. Their size is the maps' times the stride, that of images padded to it.
         """
+        if not self.training:
+            return resize(self.layers(features), scale_factor=self.common_stride), {}
         pixel_features, earlier = self.stages(features)
         logits = self.predictor(pixel_features)
-        if not self.training:
-            return resize(logits, scale_factor=self.common_stride), {}
         weights = {self.loss_name: self.loss_weight, **self.stage_weights}
         losses = {
             name: weights[name] * self.pixel_loss(resize(z, size=targets.shape[1:]), targets)

@@ -80,6 +80,10 @@ class SemSegHeadWrapper(nn.Module):
                 return module
             raise
 
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """The wrapped head's (N, K, H, W) logits, not resized, if it has such a method."""
+        return self.base_head.layers(features)
+
     @contextmanager
     def classifier_hook(self, hook: Callable[[Tensor, Tensor], Tensor | None]) -> Iterator[None]:
         """While the context is open, exactly one call of the pixel classifier is expected.
@@ -111,9 +115,7 @@ class SemSegHeadWrapper(nn.Module):
             )
 
     def _classifier(self) -> nn.Module:
-        head = self.base_head
-        while isinstance(head, SemSegHeadWrapper):
-            head = head.base_head
+        head = innermost(self)
         try:
             return head.get_submodule(self.pixel_classifier)
         except AttributeError:
@@ -134,6 +136,13 @@ class SemSegHeadWrapper(nn.Module):
             f"{type(classifier).__name__} without a convolution: name the module that holds the "
             "1x1 convolution to the classes"
         )
+
+
+def innermost(head: nn.Module) -> nn.Module:
+    """The head inside all wrappers."""
+    while isinstance(head, SemSegHeadWrapper):
+        head = head.base_head
+    return head
 
 
 def _hide_wrapper(

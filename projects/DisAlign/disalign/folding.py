@@ -17,7 +17,7 @@ from torch import nn
 
 from longtail.engine.deployment.folding import fold_linear
 from longtail.modeling.linear_classifiers import is_linear
-from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
+from longtail.modeling.sem_seg.wrapping import innermost
 
 from .calibration import AdaptiveCalibration
 from .image_classifier import DisAlignImageClassifier
@@ -65,7 +65,6 @@ def fold_image_classifier(model: DisAlignImageClassifier) -> None:
 
 def fold_segmentor(model: SemanticSegmentor) -> None:
     """:func:`fold_calibration` of a :class:`.DisAlignSemSegHead`, into the pixel classifier."""
-    head = inner = model.sem_seg_head
-    while isinstance(inner, SemSegHeadWrapper):
-        inner = inner.base_head
-    fold_calibration(inner.get_submodule(head.pixel_classifier), head.calibration)
+    head = model.sem_seg_head
+    classifier = innermost(head).get_submodule(head.pixel_classifier)
+    fold_calibration(classifier, head.calibration)

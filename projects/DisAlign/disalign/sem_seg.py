@@ -8,7 +8,8 @@ Shape alphabet:
     K: classes
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.data.statistics.groups import groups_by_pixel_share
 from longtail.losses import PIXELS
+from longtail.modeling.sem_seg.blocks import resize
 from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
 
 from .calibrated import NO_DECAY, TRAINED, Calibrated
@@ -56,6 +58,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         pixel_classifier: str = "predictor",
         loss_weight: float = 1.0,
         weighted_mean: bool = True,
+        pad_to_stride: bool = True,
         calibration: Mapping[str, bool] | None = None,
     ) -> None:
         """
@@ -65,6 +68,9 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             class_weights, class_groups, weighted_mean, calibration: see
                 :meth:`.Calibrated.add_calibration`.
             loss_weight: factor of the loss.
+            pad_to_stride: how the segmentor brings logits to the size of the image, see
+                :class:`longtail.modeling.LongTailSemanticSegmentor`: the loss is that of the
+                logits in testing.
 
         Raises:
             ValueError: weights of another length than the number of classes, or no such submodule.
@@ -80,6 +86,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             classes_key=PIXELS.classes_key,
         )
         self.loss_weight = loss_weight
+        self.pad_to_stride = pad_to_stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -96,6 +103,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             "num_classes": head.NUM_CLASSES,
             "pixel_classifier": cfg.MODEL.DISALIGN.PIXEL_CLASSIFIER,
             "loss_weight": head.LOSS_WEIGHT,
+            "pad_to_stride": head.PAD_TO_STRIDE,
             **arguments,
         }
 
@@ -117,6 +125,31 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             In training None and the alignment loss as ``loss_sem_seg``; otherwise the wrapped
             head's (N, K, h, w) logits, calibrated, and no losses.
         """
+        if not self.training:
+            with self._calibrated():
+                return self.base_head(features)[0], {}
+        height, width = targets.shape[1:]
+        with self._calibrated() as confidence:
+            if self.pad_to_stride:
+                # Logits end with the last feature cell, which may reach over the image.
+                logits = self.base_head(features)[0][..., :height, :width]
+            else:
+                logits = resize(self.base_head.layers(features), size=(height, width))
+        self._log(confidence[0], targets)
+        loss = self.alignment_loss(logits, targets, self.ignore_value)
+        return None, {"loss_sem_seg": self.loss_weight * loss}
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """The wrapped head's (N, K, H, W) logits, calibrated and not resized."""
+        with self._calibrated():
+            return self.base_head.layers(features)
+
+    @contextmanager
+    def _calibrated(self) -> Iterator[list[Tensor]]:
+        """While the context is open, the classifier's output is calibrated; sigma goes to a list.
+
+        It is (N, 1, H, W).
+        """
         confidence: list[Tensor] = []
 
         def calibrate(entered: Tensor, logits: Tensor) -> Tensor:
@@ -124,15 +157,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             return self.calibration.calibrate_map(logits, confidence[0])
 
         with self.classifier_hook(calibrate):
-            logits, _ = self.base_head(features)
-        if not self.training:
-            return logits, {}
-        self._log(confidence[0], targets)
-        height, width = targets.shape[1:]
-        # Logits end with the last feature cell, which may reach over the image, as in testing.
-        logits = logits[..., :height, :width]
-        loss = self.alignment_loss(logits, targets, self.ignore_value)
-        return None, {"loss_sem_seg": self.loss_weight * loss}
+            yield confidence
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
         """What the loss is a mean over: with it, the losses of parts add up to a batch's.

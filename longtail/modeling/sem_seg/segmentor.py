@@ -1,0 +1,137 @@
+"""detectron2's semantic segmentor, which can also take images as they are.
+
+Shape alphabet:
+    N: images of the batch
+    K: classes
+    h, w: height and width of an image
+    H, W: height and width of the original image
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from longtail.utils.names import registered
+
+from .blocks import resize
+from .wrapping import innermost
+
+PAD_KEY = "MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE"
+
+
+@META_ARCH_REGISTRY.register()
+class LongTailSemanticSegmentor(SemanticSegmentor):
+    """A semantic segmentor whose images need not be padded.
+
+    detectron2 pads images to a multiple of the backbone's largest stride, enlarges the logits by
+    the head's stride and cuts off what lies outside of the image. mmsegmentation takes images as
+    they are and resizes the logits to the image, although the maps' last cells may reach over its
+    border. Where the sides are multiples of the stride both are the same.
+    """
+
+    @configurable
+    def __init__(self, *, pad_to_stride: bool = True, **parts: object) -> None:
+        """
+        Args:
+            pad_to_stride: detectron2's way, for any head; otherwise mmsegmentation's, for heads
+                with a method ``layers``, which gives the logits at the size of their maps.
+            parts: the arguments of detectron2's ``SemanticSegmentor``.
+
+        Raises:
+            ValueError: images are not to be padded, and the head does not have ``layers``.
+        """
+        super().__init__(**parts)
+        self.pad_to_stride = pad_to_stride
+        head = innermost(self.sem_seg_head)
+        if not pad_to_stride and not hasattr(head, "layers"):
+            raise ValueError(
+                f"{PAD_KEY} False needs a head with a method layers(features), which gives logits "
+                f"at the size of the maps; {type(head).__name__} has none: set it to True"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """detectron2's arguments, and whether images are padded."""
+        return {
+            **super().from_config(cfg),
+            "pad_to_stride": cfg.MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """What the sides of a batch are padded to a multiple of; 0 for nothing."""
+        return self.backbone.size_divisibility if self.pad_to_stride else 0
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: records with ``image`` (3, h, w); in training also ``sem_seg`` (h, w);
+                ``height`` and ``width`` of the original image if that has another size.
+
+        Returns:
+            In training the losses by name; otherwise for each image ``{"sem_seg": (K, H, W)}``,
+            logits.
+        """
+        if self.pad_to_stride:
+            return super().forward(batched_inputs)
+        images = [
+            (record["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            for record in batched_inputs
+        ]
+        if self.training:
+            # Crops of other sizes than the largest of the batch end in padding nevertheless.
+            ignore = self.sem_seg_head.ignore_value
+            targets = [record["sem_seg"].to(self.device) for record in batched_inputs]
+            targets = ImageList.from_tensors(targets, pad_value=ignore).tensor
+            features = self.backbone(ImageList.from_tensors(images).tensor)
+            return self.sem_seg_head(features, targets)[1]
+        same_size = len({tuple(image.shape[1:]) for image in images}) == 1
+        parts = [torch.stack(images)] if same_size else [image[None] for image in images]
+        logits = [z for part in parts for z in self._logits(part)]
+        return [
+            {"sem_seg": _at_original_size(z, record)}
+            for z, record in zip(logits, batched_inputs, strict=True)
+        ]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) normalised images to (N, K, h, w)."""
+        return resize(self.sem_seg_head.layers(self.backbone(images)), size=images.shape[2:])
+
+
+def _at_original_size(logits: Tensor, record: dict) -> Tensor:
+    """(K, h, w) to (K, H, W)."""
+    size = logits.shape[1:]
+    output = record.get("height", size[0]), record.get("width", size[1])
+    return sem_seg_postprocess(logits, size, *output)
+
+
+def is_semantic_segmentor(cfg: CfgNode) -> bool:
+    """Whether ``MODEL.META_ARCHITECTURE`` names detectron2's segmentor or one derived from it.
+
+    Raises:
+        ValueError: nothing is registered under that name.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    model = registered(META_ARCH_REGISTRY, name, "MODEL.META_ARCHITECTURE")
+    return isinstance(model, type) and issubclass(model, SemanticSegmentor)
+
+
+def check_padding(cfg: CfgNode, model: nn.Module) -> None:
+    """
+    Args:
+        cfg: read for MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE and MODEL.META_ARCHITECTURE.
+        model: what was built by it.
+
+    Raises:
+        ValueError: images are not to be padded, and the model would pad them.
+    """
+    if not cfg.MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE and not isinstance(
+        model, LongTailSemanticSegmentor
+    ):
+        raise ValueError(
+            f"{PAD_KEY} False is for MODEL.META_ARCHITECTURE LongTailSemanticSegmentor, "
+            f"{cfg.MODEL.META_ARCHITECTURE} does not read it: set it to True"
+        )
