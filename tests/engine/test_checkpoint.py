@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
+from tests.messages import raises_naming
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -25,12 +26,6 @@ def zero_model():
 
 def load(path, model=None):
     return Checkpointer(model or make_model(), str(path.parent)).load(str(path))
-
-
-def assert_one_line(info, path):
-    message = str(info.value)
-    assert str(path) in message
-    assert "\n" not in message
 
 
 @pytest.fixture
@@ -117,9 +112,8 @@ def test_only_the_main_process_writes(tmp_path):
 
 def test_a_missing_file(tmp_path):
     path = tmp_path / "nowhere.pth"
-    with pytest.raises(FileNotFoundError, match="do not exist: set MODEL.WEIGHTS") as info:
+    with raises_naming(FileNotFoundError, str(path), "MODEL.WEIGHTS"):
         load(path)
-    assert_one_line(info, path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -130,9 +124,8 @@ def test_a_truncated_file(tmp_path, zipped, share):
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match="damaged or no checkpoint|or are no checkpoint") as info:
+    with raises_naming(ValueError, str(path), "no checkpoint"):
         load(path)
-    assert_one_line(info, path)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
@@ -140,9 +133,10 @@ def test_random_bytes(tmp_path, suffix):
     path = tmp_path / f"noise.{suffix}"
     for seed in range(30):
         path.write_bytes(np.random.default_rng(seed).bytes(200))
-        with pytest.raises(ValueError, match="no checkpoint|no need of") as info:
+        with raises_naming(ValueError, str(path)) as info:
             load(path)
-        assert_one_line(info, path)
+        # Noise may begin like a pickle that names a function.
+        assert any(words in str(info.value) for words in ("no checkpoint", "could run code"))
 
 
 def touch(path):
@@ -168,9 +162,8 @@ def test_a_file_with_code(tmp_path, suffix, value):
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match="not loaded, the file could run code") as info:
+    with raises_naming(ValueError, str(path), "could run code"):
         load(path)
-    assert_one_line(info, path)
     assert not mark.exists()
 
 
@@ -202,9 +195,8 @@ def test_a_caffe2_file(tmp_path, nested):
 def test_a_truncated_model_zoo_file(tmp_path):
     path = tmp_path / "zoo.pkl"
     path.write_bytes(pickle.dumps({"model": {"weight": WEIGHT}, "__author__": "x"})[:-20])
-    with pytest.raises(ValueError, match="damaged or no checkpoint") as info:
+    with raises_naming(ValueError, str(path), "damaged"):
         load(path)
-    assert_one_line(info, path)
 
 
 def test_bare_tensors_by_name(tmp_path):
@@ -222,9 +214,8 @@ def test_something_that_is_no_dictionary(tmp_path, suffix):
         torch.save(torch.zeros(3), path)
     else:
         path.write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match="no checkpoint: expected tensors by name, got") as info:
+    with raises_naming(ValueError, str(path), {"pth": "Tensor", "pkl": "list"}[suffix]):
         load(path)
-    assert_one_line(info, path)
 
 
 def model_of_parts():
@@ -239,26 +230,26 @@ def test_a_checkpoint_of_another_architecture(tmp_path, suffix):
     else:
         state = {"decode_head.weight": WEIGHT}
         path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}))
-    with pytest.raises(ValueError, match="another architecture.*backbone.weight.*decode_h") as info:
+    names = ("backbone.weight", "decode_head.weight")
+    with raises_naming(ValueError, str(path), *names, "MODEL.WEIGHTS") as info:
         load(path, model_of_parts())
     assert "tools/convert_weights.py" in str(info.value)
-    assert_one_line(info, path)
 
 
 def test_tensors_of_other_shapes_are_another_architecture(tmp_path):
     path = tmp_path / "wide.pth"
     torch.save(nn.Linear(5, 7).state_dict(), path)
-    with pytest.raises(ValueError, match="another architecture"):
+    with raises_naming(ValueError, str(path), "weight", "0 of 2", "MODEL.WEIGHTS"):
         load(path)
     torch.save({}, path)
-    with pytest.raises(ValueError, match="another architecture.* has such as none"):
+    with raises_naming(ValueError, str(path), "weight", "0 of 2", "none"):
         load(path)
 
 
 def test_inference_says_which_shape_is_wrong(tmp_path):
     path = tmp_path / "classes.pth"
     torch.save(nn.Linear(2, 19).state_dict(), path)
-    with pytest.raises(ValueError, match=r"lack 2 .* weight is \(19, 2\), expected \(3, 2\)"):
+    with raises_naming(ValueError, "2", "weight", "(19, 2)", "(3, 2)"):
         CompleteCheckpointer(nn.Linear(2, 3)).load(str(path))
 
 
@@ -268,9 +259,8 @@ def test_another_backbone_is_another_architecture_whatever_else_fits(tmp_path):
     state = {**model_of_parts().state_dict(), "backbone.weight": torch.zeros(7, 7)}
     state["backbone.bias"] = torch.zeros(7)
     torch.save(state, path)
-    with pytest.raises(ValueError, match="found 0 of 2") as info:
+    with raises_naming(ValueError, str(path), "backbone.weight", "0 of 2", "MODEL.WEIGHTS"):
         load(path, model_of_parts())
-    assert_one_line(info, path)
     # The other way round a new head is common.
     state = {"backbone." + k: v for k, v in nn.Linear(2, 3).state_dict().items()}
     torch.save({**state, "norm.weight": torch.zeros(7)}, path)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from longtail.modeling import CosineLinear
+from tests.messages import raises_naming
 
 C, K = 7, 5
 
@@ -118,5 +119,5 @@ def test_initial_weights_are_random_directions():
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan")])
 def test_a_scale_that_is_not_positive(scale):
-    with pytest.raises(ValueError, match=f"must be > 0, got {scale}"):
+    with raises_naming(ValueError, "scale", "> 0", str(scale)):
         CosineLinear(C, K, scale=scale)

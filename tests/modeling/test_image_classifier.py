@@ -13,6 +13,7 @@ from longtail.losses import CrossEntropy
 from longtail.modeling import CosineLinear, ImageClassifier, TimmBackbone
 from longtail.modeling import TimmClassificationBackbone as Backbone
 from longtail.modeling.backbone.pretrained import _lite0_state
+from tests.messages import raises_naming
 from tests.tiny_classification import SIZE, classification_config, classification_inputs
 
 LITE0 = "tf_efficientnet_lite0"
@@ -86,7 +87,7 @@ def test_parameters_of_resnext(name, layers):
 
 
 def test_resnext152_has_no_weights():
-    with pytest.raises(ValueError, match="cannot load its weights of resnext152_32x4d"):
+    with raises_naming(ValueError, "MODEL.TIMM.PRETRAINED", "resnext152_32x4d"):
         Backbone(name="resnext152_32x4d", pretrained="timm")
 
 
@@ -136,28 +137,33 @@ def test_frozen_batch_normalization():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "key", "parts"),
     [
-        ({"name": "resnet51"}, "has no model 'resnet51': did you mean"),
-        ({"name": "vit_tiny_patch16_224", "image_size": 96}, "does not take images of 96 x 96"),
-        ({"name": "test_vit", "image_size": 160, "freeze_at": 1}, "does not tell which modules"),
-        ({"freeze_at": 6}, r"FREEZE_AT must be one of 0 .. 5, got 6"),
-        ({"norm": "GN"}, r"NORM must be one of \['BN', 'FrozenBN'\], got 'GN'"),
-        ({"drop_path": 1.0}, r"DROP_PATH must be in \[0, 1\), got 1.0"),
-        ({"pretrained": "package"}, "has weights for tf_efficientnet_lite0 alone"),
+        ({"name": "resnet51"}, "NAME", ["'resnet51'", "resnet50"]),
+        (
+            {"name": "vit_tiny_patch16_224", "image_size": 96},
+            "NAME",
+            ["vit_tiny_patch16_224", "96 x 96", "INPUT.CLASSIFICATION.SIZE"],
+        ),
+        ({"name": "test_vit", "image_size": 160, "freeze_at": 1}, "FREEZE_AT", ["test_vit", "1"]),
+        ({"freeze_at": 6}, "FREEZE_AT", ["0 .. 5", "6"]),
+        ({"norm": "GN"}, "NORM", ["['BN', 'FrozenBN']", "'GN'"]),
+        ({"drop_path": 1.0}, "DROP_PATH", ["[0, 1)", "1.0"]),
+        ({"pretrained": "package"}, "PRETRAINED", [LITE0, "test_resnet"]),
     ],
     ids=str,
 )
-def test_bad_options_of_the_backbone(options, message):
-    with pytest.raises(ValueError, match=message) as info:
+def test_bad_options_of_the_backbone(options, key, parts):
+    with raises_naming(ValueError, f"MODEL.TIMM.{key}", *parts):
         Backbone(**{"name": "test_resnet", **options})
-    assert "\n" not in str(info.value)
 
 
-@pytest.mark.parametrize(("key", "value"), [("OUTPUT_STRIDE", 8), ("CHECKPOINTING", True)])
-def test_options_that_the_backbone_has_not(tmp_path, key, value):
+@pytest.mark.parametrize(
+    ("key", "value", "expected"), [("OUTPUT_STRIDE", 8, "32"), ("CHECKPOINTING", True, "False")]
+)
+def test_options_that_the_backbone_has_not(tmp_path, key, value, expected):
     cfg = classification_config(tmp_path, [f"MODEL.TIMM.{key}", value])
-    with pytest.raises(ValueError, match=f"MODEL.TIMM.{key} must be .*, got {value}"):
+    with raises_naming(ValueError, f"MODEL.TIMM.{key}", expected, str(value)):
         Trainer.build_model(cfg)
 
 
@@ -277,15 +283,13 @@ def test_checkpoints_hold_weights_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("key", "value", "parts"),
     [
-        (("MODEL.CLASSIFIER.TYPE", "quadratic"), "must be 'linear' or 'cosine', got 'quadratic'"),
-        (("MODEL.CLASSIFIER.LOSS", "crossentropy"), "MODEL.CLASSIFIER.LOSS must be one of"),
-        (("MODEL.BACKBONE.NAME", "TimmBackbone"), "needs one vector an image, .* TimmBackbone"),
+        ("MODEL.CLASSIFIER.TYPE", "quadratic", ["'linear'", "'cosine'", "'quadratic'"]),
+        ("MODEL.CLASSIFIER.LOSS", "crossentropy", ["cross_entropy", "'crossentropy'"]),
+        ("MODEL.BACKBONE.NAME", "TimmBackbone", ["TimmClassificationBackbone", "TimmBackbone"]),
     ],
-    ids=str,
 )
-def test_bad_options_of_the_classifier(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message) as info:
-        Trainer.build_model(classification_config(tmp_path, options))
-    assert "\n" not in str(info.value)
+def test_bad_options_of_the_classifier(tmp_path, key, value, parts):
+    with raises_naming(ValueError, key, *parts):
+        Trainer.build_model(classification_config(tmp_path, [key, value]))

@@ -18,6 +18,7 @@ from longtail.engine.training.step import StepTrainer
 from longtail.losses.pixels import DiceLoss, PixelCrossEntropy
 from longtail.modeling import FCNHead, OCRHead
 from longtail.modeling.sem_seg.base import PixelClassifier
+from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.tiny_detection import detector_config, detector_inputs
 
@@ -268,14 +269,15 @@ def test_detectors_train_in_parts(tmp_path):
 def test_two_means_in_one_loss_are_refused():
     model = make_model("plain")
     model.sem_seg_head.pixel_loss = DiceLoss(with_cross_entropy=True)
-    with pytest.raises(ValueError, match="ACCUMULATION_STEPS must be 1 with .* dice_cross_entropy"):
+    with raises_naming(ValueError, "SOLVER.ACCUMULATION_STEPS", "1", "dice_cross_entropy"):
         gradients(model, make_batch(), 2)
     gradients(model, make_batch(), 1)
 
 
 @pytest.mark.parametrize("parts", [3, 8])
 def test_a_batch_that_cannot_be_divided(parts):
-    with pytest.raises(ValueError, match=rf"ACCUMULATION_STEPS {parts} does not divide the 4 im"):
+    steps = f"SOLVER.ACCUMULATION_STEPS {parts}"
+    with raises_naming(ValueError, steps, "4", "SOLVER.IMS_PER_BATCH"):
         split_batch(make_batch(), parts)
 
 
@@ -288,7 +290,7 @@ def test_parts_keep_order_and_number():
 
 
 def test_no_parts(tmp_path):
-    with pytest.raises(ValueError, match="ACCUMULATION_STEPS must be >= 1, got 0"):
+    with raises_naming(ValueError, "SOLVER.ACCUMULATION_STEPS", ">= 1", "0"):
         StepTrainer(nn.Linear(1, 1), [], None, "cpu", accumulation_steps=0)
 
 
