@@ -12,6 +12,7 @@ from torch import nn
 
 from longtail.engine import Trainer
 from longtail.modeling import SemSegHead
+from tests.messages import raises_naming
 from tests.tiny import tiny_config
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 8, "res5": 8}
@@ -37,6 +38,8 @@ class SemSegHeadContract:
     paper: dict = {}
     overrides: dict = {}
     losses: tuple = ("loss_sem_seg", "loss_auxiliary")
+    # Of the error for no IN_FEATURES.
+    no_levels: tuple = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "res2")
 
     @pytest.fixture
     def cfg(self, tmp_path):
@@ -215,19 +218,19 @@ class SemSegHeadContract:
         head = cfg.MODEL.SEM_SEG_HEAD
         value = "res9" if key.startswith("AUX") else [*head.IN_FEATURES[:-1], "res9"]
         head.merge_from_list([key, value])
-        with pytest.raises(ValueError, match=r"reads the level 'res9', but the backbone returns"):
+        with raises_naming(ValueError, "MODEL.SEM_SEG_HEAD", "'res9'", "OUT_FEATURES"):
             self.build(cfg)
 
     @pytest.mark.parametrize(
-        ("key", "value", "message"),
-        [
-            ("IN_FEATURES", [], "(IN_FEATURES is empty|reads two levels)"),
-            ("NORM", "FOO", "NORM must be one of .* got 'FOO'"),
-            ("CONVS_DIM", 0, r"CONVS_DIM must be one or more integers >= 1, got \[0\]"),
-            ("AUXILIARY.CONVS_DIM", 0, "AUXILIARY.CONVS_DIM must be"),
-        ],
+        ("key", "value", "shown"),
+        [("NORM", "FOO", "'FOO'"), ("CONVS_DIM", 0, "[0]"), ("AUXILIARY.CONVS_DIM", 0, "[0]")],
     )
-    def test_bad_options_are_named(self, cfg, key, value, message):
+    def test_bad_options_are_named(self, cfg, key, value, shown):
         cfg.MODEL.SEM_SEG_HEAD.merge_from_list([key, value])
-        with pytest.raises(ValueError, match=message):
+        with raises_naming(ValueError, f"MODEL.SEM_SEG_HEAD.{key}", shown):
+            self.build(cfg)
+
+    def test_a_head_without_levels(self, cfg):
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = []
+        with raises_naming(ValueError, *self.no_levels):
             self.build(cfg)
