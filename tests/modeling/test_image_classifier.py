@@ -12,8 +12,8 @@ from longtail.engine import Trainer
 from longtail.losses import CrossEntropy
 from longtail.modeling import CosineLinear, ImageClassifier, TimmBackbone
 from longtail.modeling import TimmClassificationBackbone as Backbone
-from longtail.modeling.backbone.pretrained import _lite0_state
 from tests.messages import raises_naming
+from tests.packaged_weights import packaged_state
 from tests.tiny_classification import SIZE, classification_config, classification_inputs
 
 LITE0 = "tf_efficientnet_lite0"
@@ -94,7 +94,7 @@ def test_resnext152_has_no_weights():
 def test_package_weights_fill_the_whole_backbone():
     backbone = Backbone(name=LITE0, pretrained="package", image_size=64).eval()
     whole = timm.create_model(LITE0).eval()
-    whole.load_state_dict(_lite0_state(LITE0))
+    whole.load_state_dict(packaged_state())
     x = images()
     with torch.no_grad():
         expected = whole.forward_head(whole.forward_features(x), pre_logits=True)

@@ -86,7 +86,8 @@ def test_training_learns_and_is_evaluated(configure, caplog):
     # Progress: losses, learning rate, remaining time and memory.
     keys = set().union(*lines)
     assert {"total_loss", "loss_sem_seg", "loss_auxiliary", "lr", "eta_seconds"} <= keys
-    assert max(line.get("max_host_mem_mb", 0) for line in lines) > 10
+    # In MB: torch alone takes more than 100, and nothing here a thousand times as much.
+    assert 100 < max(line.get("max_host_mem_mb", 0) for line in lines) < 50_000
     if not torch.cuda.is_available():
         assert any("max_host_mem" in record.getMessage() for record in caplog.records)
 
