@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
@@ -116,6 +117,16 @@ def test_a_missing_file(tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize(("path", "processes"), [("https://host/a.pth", 1), ("absent.pth", 2)])
+def test_what_may_be_elsewhere_is_not_looked_for(monkeypatch, path, processes):
+    """detectron2 fetches an address, and reads a file on the main process's machine alone."""
+    seen = []
+    monkeypatch.setattr(DetectionCheckpointer, "load", lambda self, path: seen.append(path))
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    Checkpointer(make_model()).load(path)
+    assert seen == [path]
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_a_truncated_file(tmp_path, zipped, share):
@@ -188,8 +199,27 @@ def test_a_caffe2_file(tmp_path, nested):
     blobs = {"weight": WEIGHT, "weight_momentum": WEIGHT, "bias": np.ones(3, dtype=np.float32)}
     path.write_bytes(pickle.dumps({"blobs": blobs} if nested else blobs))
     model = make_model()
-    load(path, model)
+    checkpointer = CompleteCheckpointer(model)
+    checkpointer.load(str(path))
     assert np.array_equal(model.weight.detach().numpy(), WEIGHT)
+    # The solver's momentum is no tensor of the model.
+    assert list(checkpointer.unused) == []
+
+
+def test_a_file_that_python_2_wrote(tmp_path):
+    """As some of detectron2's model zoo: text and the bytes of arrays are strings of bytes."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x03K\x02\x86cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbI00\nU\x18"
+    )
+    weight = np.full((3, 2), -1.7, dtype=np.float32)
+    content = b"\x80\x02}(U\x05model}U\x06weight" + array + weight.tobytes() + b"tbs"
+    path = tmp_path / "python2.pkl"
+    path.write_bytes(content + b"U\x0a__author__U\x04Caf\xe9u.")
+    model = make_model()
+    assert load(path, model)["__author__"] == "Caf\u00e9"
+    assert np.array_equal(model.weight.detach().numpy(), weight)
 
 
 def test_a_truncated_model_zoo_file(tmp_path):
@@ -261,6 +291,14 @@ def test_another_backbone_is_another_architecture_whatever_else_fits(tmp_path):
     torch.save(state, path)
     with raises_naming(ValueError, str(path), "backbone.weight", "0 of 2", "MODEL.WEIGHTS"):
         load(path, model_of_parts())
+    # Half of a backbone is enough, less is not: here of two layers, of which one has its tensors.
+    model = nn.ModuleDict({"backbone": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))})
+    half = {name: t for name, t in model.state_dict().items() if ".0." in name}
+    torch.save(half, path)
+    load(path, model)
+    torch.save({"backbone.0.bias": half["backbone.0.bias"]}, path)
+    with raises_naming(ValueError, str(path), "backbone.0.weight", "1 of 4"):
+        load(path, model)
     # The other way round a new head is common.
     state = {"backbone." + k: v for k, v in nn.Linear(2, 3).state_dict().items()}
     torch.save({**state, "norm.weight": torch.zeros(7)}, path)

@@ -108,6 +108,14 @@ class SemSegHeadContract:
             assert conv.weight.std().item() == pytest.approx(std, rel=error), conv
             assert abs(conv.weight.mean().item()) < 5 * std / conv.weight.numel() ** 0.5, conv
 
+    def test_dropout_and_ignored_label_of_the_config(self, cfg, features, labels):
+        cfg.MODEL.SEM_SEG_HEAD.DROPOUT, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 0.3, 7
+        head = self.build(cfg).train()
+        for part in (head, head.auxiliary):
+            assert part.predictor.dropout == 0.3 and part.ignore_value == 7
+        losses = head(features, torch.full_like(labels, 7))[1]
+        assert all(loss.item() == 0 for loss in losses.values())
+
     def test_evaluation_gives_logits_at_image_size(self, head, features):
         logits, losses = head.eval()(features)
         assert logits.shape == (N, K, HEIGHT, WIDTH)

@@ -216,6 +216,15 @@ def test_scores_and_loss_are_those_of_the_formula(tmp_path):
     assert losses["loss_cls"].item() == pytest.approx(loss, abs=1e-5)
 
 
+def test_scores_of_half_precision_layers_are_float32(tmp_path):
+    """They add up to 1, which bfloat16's 8 bits would not."""
+    model = build(tmp_path).eval().bfloat16()
+    with torch.no_grad():
+        for output in model(classification_inputs()):
+            assert output["scores"].dtype == torch.float32
+            assert output["scores"].sum().item() == pytest.approx(1, abs=1e-6)
+
+
 def test_an_image_has_its_scores_in_every_batch(tmp_path):
     model, inputs = build(tmp_path).eval(), classification_inputs()
     with torch.no_grad():

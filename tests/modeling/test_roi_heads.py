@@ -200,6 +200,18 @@ def test_the_stages_of_a_cascade_count_for_themselves(tmp_path):
     assert len({tuple(count.tolist()) for count in counts}) > 1
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "bags"])
+def test_a_linear_classifier_starts_as_detectron2s(tmp_path, loss):
+    """N(0, 0.01), also where the loss needs more outputs: 5 standard errors."""
+    dimensions = ("MODEL.ROI_BOX_HEAD.FC_DIM", 256, "MODEL.ROI_HEADS.NUM_CLASSES", 60)
+    (predictor,) = predictors(build(tmp_path, "mask", LOSS, loss, *dimensions))
+    weight = predictor.cls_score.weight
+    assert weight.shape == (61 if loss == "cross_entropy" else 60 + 4 + 1 + 1, 256)
+    error = 5 / (2 * weight.numel()) ** 0.5
+    assert weight.std().item() == pytest.approx(0.01, rel=error)
+    assert not predictor.cls_score.bias.any()
+
+
 def test_a_linear_classifier_of_sigmoids_starts_from_a_small_probability(tmp_path):
     model = build(tmp_path, "mask", LOSS, "federated")
     (predictor,) = predictors(model)

@@ -188,6 +188,15 @@ def test_images_of_other_sizes_are_padded_as_the_segmentor_pads_them():
     assert second["loss_sem_seg"].item() == pytest.approx(30 * 27 / (1024 + 30 * 27))
 
 
+def test_regions_are_counted_where_the_padded_image_shows_them():
+    """Cells of stride 4 read columns 0, 4, ..; those of 27 columns not padded to 32 would not."""
+    first = {**make_batch()[1], "sem_seg": torch.zeros(SIZE, SIZE, dtype=torch.long)}
+    second = {"image": first["image"][:, :30, :27], "sem_seg": first["sem_seg"][:30, :27].clone()}
+    second["sem_seg"][0, 4] = 1
+    weights = part_weights(make_model("regions"), [[first], [second]])
+    assert [w["loss_region"].item() for w in weights] == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_a_batch_without_valid_pixels_has_no_gradient():
     model, batch = make_model("regions"), make_batch()
     empty = [{**record, "sem_seg": torch.full((SIZE, SIZE), 255)} for record in batch]

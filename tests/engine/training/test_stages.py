@@ -39,7 +39,8 @@ class FirstStage(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(block(), block())
         self.heads = nn.ModuleList(Head(classes, extra) for _ in range(heads))
-        self.adapters = nn.Linear(1, 1)  # a name that only begins alike
+        # Names that only begin or end alike.
+        self.adapters, self.no_adapter = nn.Linear(1, 1), nn.Linear(1, 1)
         self.modes = []
 
     def forward(self, x):
@@ -156,14 +157,14 @@ def test_the_report_lists_every_trained_tensor_and_all_counts():
     freeze(model)
     first, *lines = trained_parameters_report(model).splitlines()
     learned = 2 * (3 * 3 + 3 + 3 + 3)
-    frozen = 2 * (4 * 4 + 4 + 4 + 4) + 2 * (4 * 3 + 3) + 2
+    frozen = 2 * (4 * 4 + 4 + 4 + 4) + 2 * (4 * 3 + 3) + 2 * 2
     assert first == f"second stage: {learned} parameters are trained, {frozen} are frozen"
     rows = {line.split("  ")[0]: line.split() for line in lines[2:]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert rows.pop(name)[-1] == str(parameter.numel())
     counts = {"backbone.0": 28, "backbone.1": 28, "heads.0": 15, "heads.1": 15}
-    counts["adapters.weight"] = counts["adapters.bias"] = 1
+    counts |= {f"{m}.{t}": 1 for m in ("adapters", "no_adapter") for t in ("weight", "bias")}
     assert {name: int(row[-1]) for name, row in rows.items()} == {
         f"{name}.*" if f"{name}.*" in rows else name: count for name, count in counts.items()
     }
@@ -309,6 +310,7 @@ def test_a_second_stage_does_not_resume_a_first(tmp_path):
 
 
 def test_tensors_that_old_checkpoints_have_are_no_surprise(tmp_path):
-    SecondStageCheckpointer(SecondStage()).load(
-        save(FirstStage(), tmp_path, lambda state: state.update(pixel_mean=torch.zeros(3)))
-    )
+    def add(state):
+        state.update(pixel_mean=torch.zeros(3), pixel_std=torch.ones(3))
+
+    SecondStageCheckpointer(SecondStage()).load(save(FirstStage(), tmp_path, add))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -232,6 +232,36 @@ def test_synchronised_batch_normalisation_keeps_activations():
         assert torch.equal(converted(image)[name], expected)
 
 
+@pytest.mark.parametrize(
+    ("processes", "device", "sync", "expected"),
+    [
+        (2, "cuda", True, nn.SyncBatchNorm),
+        (2, "cuda", False, nn.BatchNorm2d),
+        (1, "cuda", True, nn.BatchNorm2d),
+        (2, "cpu", True, nn.BatchNorm2d),
+    ],
+)
+def test_when_batch_normalisation_is_synchronised(
+    configure, monkeypatch, processes, device, sync, expected
+):
+    """In a run on several GPUs, unless the config says no; the model is not on one here."""
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    monkeypatch.setattr(DefaultTrainer, "build_model", classmethod(lambda cls, cfg: model))
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    cfg = configure("MODEL.SYNC_BN", sync)
+    # Here, where the machine may have no GPU: reading a config would then choose the CPU.
+    cfg.MODEL.DEVICE = device
+    assert type(Trainer.build_model(cfg)[0]) is expected
+
+
+def test_a_batch_is_divided_by_processes_and_parts(configure, monkeypatch):
+    """Before anything is built: 4 images in 2 processes cannot be done in 4 parts each."""
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    cfg = configure("SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 4)
+    with raises_naming(ValueError, "SOLVER.ACCUMULATION_STEPS", "SOLVER.IMS_PER_BATCH", "4", "2"):
+        Trainer(cfg)
+
+
 def test_an_unknown_precision():
     with raises_naming(ValueError, "SOLVER.AMP.DTYPE", "'bfloat16'", "'float16'", "'float8'"):
         StepTrainer(torch.nn.Linear(1, 1), [], None, "cpu", dtype="float8")
@@ -270,3 +300,7 @@ def test_multi_scale_testing_has_results_of_its_own(configure):
     assert list(augmented) == ["sem_seg_TTA"]
     # One copy at scale 1 is the plain test.
     assert augmented["sem_seg_TTA"]["mIoU"] == pytest.approx(plain["mIoU"], abs=1e-6)
+    # Neither report takes the other's place.
+    for folder in ("inference", "inference_TTA"):
+        report = Path(cfg.OUTPUT_DIR) / folder / "tiny_stripes_val" / "sem_seg_evaluation.json"
+        assert report.is_file()
