@@ -17,6 +17,7 @@ from longtail.data.datasets import datasets_root
 from longtail.data.datasets.synthetic import register_synthetic
 from longtail.data.synthetic import SyntheticConfig, write_dataset
 from longtail.engine import Trainer
+from tests.messages import assert_names, raises_naming
 from tests.tiny import tiny_config, tiny_config_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,21 +72,21 @@ def failure(args) -> str:
 
 
 BAD_FILES = {
-    "unknown key": ("SOLVER: {MAXITER: 3}", "Non-existent config key: SOLVER.MAXITER"),
-    "wrong type": ("SOLVER: {MAX_ITER: many}", "Type mismatch .*SOLVER.MAX_ITER"),
-    "broken": ("SOLVER: [1,", "line 2"),
-    "a list": ("- SOLVER", "expected KEY: VALUE pairs"),
-    "no base": ("_BASE_: nowhere.yaml", "No such file .*nowhere.yaml"),
+    "unknown key": ("SOLVER: {MAXITER: 3}", ["SOLVER.MAXITER"]),
+    "wrong type": ("SOLVER: {MAX_ITER: many}", ["SOLVER.MAX_ITER", "many", "int"]),
+    "broken": ("SOLVER: [1,", ["bad.yaml", "line 2"]),
+    "a list": ("- SOLVER", ["bad.yaml", "KEY: VALUE"]),
+    "no base": ("_BASE_: nowhere.yaml", ["nowhere.yaml"]),
 }
 
 
-@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_config_file(tmp_path, text, message):
+@pytest.mark.parametrize(("text", "parts"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_config_file(tmp_path, text, parts):
     path = tmp_path / "bad.yaml"
     path.write_text(("" if text.startswith("-") else "VERSION: 2\n") + text, encoding="utf-8")
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with raises_naming((ValueError, FileNotFoundError), *parts):
         load_config(str(path))
-    assert failure(command_line(path))
+    assert_names(failure(command_line(path)), *parts)
 
 
 def test_an_empty_config_file(tmp_path):

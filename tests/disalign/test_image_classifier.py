@@ -27,6 +27,7 @@ DISALIGN = "MODEL.DISALIGN."
 class TestDisAlign(SecondStageContract):
     architecture = "DisAlignImageClassifier"
     trained = CALIBRATION | CONFIDENCE
+    without_decay = CALIBRATION
     is_identity = True
 
     @pytest.mark.parametrize("weighted_mean", [True, False])

@@ -6,9 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
+from tests.messages import raises_naming
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -25,12 +27,6 @@ def zero_model():
 
 def load(path, model=None):
     return Checkpointer(model or make_model(), str(path.parent)).load(str(path))
-
-
-def assert_one_line(info, path):
-    message = str(info.value)
-    assert str(path) in message
-    assert "\n" not in message
 
 
 @pytest.fixture
@@ -117,9 +113,18 @@ def test_only_the_main_process_writes(tmp_path):
 
 def test_a_missing_file(tmp_path):
     path = tmp_path / "nowhere.pth"
-    with pytest.raises(FileNotFoundError, match="do not exist: set MODEL.WEIGHTS") as info:
+    with raises_naming(FileNotFoundError, str(path), "MODEL.WEIGHTS"):
         load(path)
-    assert_one_line(info, path)
+
+
+@pytest.mark.parametrize(("path", "processes"), [("https://host/a.pth", 1), ("absent.pth", 2)])
+def test_what_may_be_elsewhere_is_not_looked_for(monkeypatch, path, processes):
+    """detectron2 fetches an address, and reads a file on the main process's machine alone."""
+    seen = []
+    monkeypatch.setattr(DetectionCheckpointer, "load", lambda self, path: seen.append(path))
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    Checkpointer(make_model()).load(path)
+    assert seen == [path]
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -130,9 +135,8 @@ def test_a_truncated_file(tmp_path, zipped, share):
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match="damaged or no checkpoint|or are no checkpoint") as info:
+    with raises_naming(ValueError, str(path), "no checkpoint"):
         load(path)
-    assert_one_line(info, path)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
@@ -140,9 +144,10 @@ def test_random_bytes(tmp_path, suffix):
     path = tmp_path / f"noise.{suffix}"
     for seed in range(30):
         path.write_bytes(np.random.default_rng(seed).bytes(200))
-        with pytest.raises(ValueError, match="no checkpoint|no need of") as info:
+        with raises_naming(ValueError, str(path)) as info:
             load(path)
-        assert_one_line(info, path)
+        # Noise may begin like a pickle that names a function.
+        assert any(words in str(info.value) for words in ("no checkpoint", "could run code"))
 
 
 def touch(path):
@@ -168,9 +173,8 @@ def test_a_file_with_code(tmp_path, suffix, value):
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match="not loaded, the file could run code") as info:
+    with raises_naming(ValueError, str(path), "could run code"):
         load(path)
-    assert_one_line(info, path)
     assert not mark.exists()
 
 
@@ -195,16 +199,34 @@ def test_a_caffe2_file(tmp_path, nested):
     blobs = {"weight": WEIGHT, "weight_momentum": WEIGHT, "bias": np.ones(3, dtype=np.float32)}
     path.write_bytes(pickle.dumps({"blobs": blobs} if nested else blobs))
     model = make_model()
-    load(path, model)
+    checkpointer = CompleteCheckpointer(model)
+    checkpointer.load(str(path))
     assert np.array_equal(model.weight.detach().numpy(), WEIGHT)
+    # The solver's momentum is no tensor of the model.
+    assert list(checkpointer.unused) == []
+
+
+def test_a_file_that_python_2_wrote(tmp_path):
+    """As some of detectron2's model zoo: text and the bytes of arrays are strings of bytes."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x03K\x02\x86cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbI00\nU\x18"
+    )
+    weight = np.full((3, 2), -1.7, dtype=np.float32)
+    content = b"\x80\x02}(U\x05model}U\x06weight" + array + weight.tobytes() + b"tbs"
+    path = tmp_path / "python2.pkl"
+    path.write_bytes(content + b"U\x0a__author__U\x04Caf\xe9u.")
+    model = make_model()
+    assert load(path, model)["__author__"] == "Caf\u00e9"
+    assert np.array_equal(model.weight.detach().numpy(), weight)
 
 
 def test_a_truncated_model_zoo_file(tmp_path):
     path = tmp_path / "zoo.pkl"
     path.write_bytes(pickle.dumps({"model": {"weight": WEIGHT}, "__author__": "x"})[:-20])
-    with pytest.raises(ValueError, match="damaged or no checkpoint") as info:
+    with raises_naming(ValueError, str(path), "damaged"):
         load(path)
-    assert_one_line(info, path)
 
 
 def test_bare_tensors_by_name(tmp_path):
@@ -222,9 +244,8 @@ def test_something_that_is_no_dictionary(tmp_path, suffix):
         torch.save(torch.zeros(3), path)
     else:
         path.write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match="no checkpoint: expected tensors by name, got") as info:
+    with raises_naming(ValueError, str(path), {"pth": "Tensor", "pkl": "list"}[suffix]):
         load(path)
-    assert_one_line(info, path)
 
 
 def model_of_parts():
@@ -239,26 +260,26 @@ def test_a_checkpoint_of_another_architecture(tmp_path, suffix):
     else:
         state = {"decode_head.weight": WEIGHT}
         path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}))
-    with pytest.raises(ValueError, match="another architecture.*backbone.weight.*decode_h") as info:
+    names = ("backbone.weight", "decode_head.weight")
+    with raises_naming(ValueError, str(path), *names, "MODEL.WEIGHTS") as info:
         load(path, model_of_parts())
     assert "tools/convert_weights.py" in str(info.value)
-    assert_one_line(info, path)
 
 
 def test_tensors_of_other_shapes_are_another_architecture(tmp_path):
     path = tmp_path / "wide.pth"
     torch.save(nn.Linear(5, 7).state_dict(), path)
-    with pytest.raises(ValueError, match="another architecture"):
+    with raises_naming(ValueError, str(path), "weight", "0 of 2", "MODEL.WEIGHTS"):
         load(path)
     torch.save({}, path)
-    with pytest.raises(ValueError, match="another architecture.* has such as none"):
+    with raises_naming(ValueError, str(path), "weight", "0 of 2", "none"):
         load(path)
 
 
 def test_inference_says_which_shape_is_wrong(tmp_path):
     path = tmp_path / "classes.pth"
     torch.save(nn.Linear(2, 19).state_dict(), path)
-    with pytest.raises(ValueError, match=r"lack 2 .* weight is \(19, 2\), expected \(3, 2\)"):
+    with raises_naming(ValueError, "2", "weight", "(19, 2)", "(3, 2)"):
         CompleteCheckpointer(nn.Linear(2, 3)).load(str(path))
 
 
@@ -268,9 +289,16 @@ def test_another_backbone_is_another_architecture_whatever_else_fits(tmp_path):
     state = {**model_of_parts().state_dict(), "backbone.weight": torch.zeros(7, 7)}
     state["backbone.bias"] = torch.zeros(7)
     torch.save(state, path)
-    with pytest.raises(ValueError, match="found 0 of 2") as info:
+    with raises_naming(ValueError, str(path), "backbone.weight", "0 of 2", "MODEL.WEIGHTS"):
         load(path, model_of_parts())
-    assert_one_line(info, path)
+    # Half of a backbone is enough, less is not: here of two layers, of which one has its tensors.
+    model = nn.ModuleDict({"backbone": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))})
+    half = {name: t for name, t in model.state_dict().items() if ".0." in name}
+    torch.save(half, path)
+    load(path, model)
+    torch.save({"backbone.0.bias": half["backbone.0.bias"]}, path)
+    with raises_naming(ValueError, str(path), "backbone.0.weight", "1 of 4"):
+        load(path, model)
     # The other way round a new head is common.
     state = {"backbone." + k: v for k, v in nn.Linear(2, 3).state_dict().items()}
     torch.save({**state, "norm.weight": torch.zeros(7)}, path)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from longtail.modeling import CosineLinear
+from tests.messages import raises_naming
 
 C, K = 7, 5
 
@@ -70,6 +71,18 @@ def test_logits_lie_between_minus_s_and_s_and_reach_both():
     assert logits.abs().max() <= 20 + 1e-12
 
 
+def test_logits_keep_their_digits_in_mixed_precision():
+    """In bfloat16 logits near 20 would be rounded to steps of 0.125."""
+    classifier, features = make_classifier().float(), make_features(6).float()
+    half = features.bfloat16()
+    for given, exact in ((features, features), (half, half.float())):
+        expected = classifier(exact)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = classifier(given)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
 def test_a_zero_feature_gives_zero_and_a_finite_gradient():
     classifier = make_classifier()
     features = make_features(3)
@@ -118,5 +131,5 @@ def test_initial_weights_are_random_directions():
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan")])
 def test_a_scale_that_is_not_positive(scale):
-    with pytest.raises(ValueError, match=f"must be > 0, got {scale}"):
+    with raises_naming(ValueError, "scale", "> 0", str(scale)):
         CosineLinear(C, K, scale=scale)

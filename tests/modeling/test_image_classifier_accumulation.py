@@ -8,6 +8,7 @@ from longtail.engine import Trainer
 from longtail.engine.training.accumulation import part_weights, split_batch
 from longtail.engine.training.stages import freeze, is_second_stage
 from longtail.engine.training.step import StepTrainer
+from tests.messages import raises_naming
 from tests.tiny_classification import (
     classification_config,
     classification_inputs,
@@ -86,6 +87,6 @@ def test_parts_have_the_gradient_of_the_batch(build, name, monkeypatch):
 
 def test_losses_that_do_not_add_up(build):
     model = build(LOSS, "bags", "MODEL.CLASS_LOSS.BAGS_BINS", [3])
-    with pytest.raises(ValueError, match="SOLVER.ACCUMULATION_STEPS must be 1 with the loss bags"):
+    with raises_naming(ValueError, "SOLVER.ACCUMULATION_STEPS", "1", "bags"):
         part_weights(model, split_batch(make_batch(), 2))
     assert part_weights(model, [make_batch()]) == [{}]

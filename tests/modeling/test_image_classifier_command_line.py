@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from longtail.commands import train
+from tests.messages import raises_naming
 from tests.tiny_classification import (
     TEST_COUNTS,
     classification_config_file,
@@ -154,6 +155,6 @@ def test_classes_without_images_are_named(workplace, caplog):
 
 
 def test_test_sets_of_other_classes_end_a_training_before_it_starts(workplace):
-    with pytest.raises(SystemExit, match=f"^error: {TEST} has 3 classes, but .* is 5"):
+    with raises_naming(SystemExit, "error:", TEST, "3", "MODEL.CLASSIFIER.NUM_CLASSES", "5"):
         call(workplace, "five", "MODEL.CLASSIFIER.NUM_CLASSES", "5")
     assert not (workplace / "five" / "metrics.json").exists()

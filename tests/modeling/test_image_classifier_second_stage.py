@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from longtail.modeling.classification.second_stage import ClassScaling
+from tests.messages import raises_naming
 from tests.modeling.image_classifier_contract import SecondStageContract, disturb, scores
 from tests.tiny_classification import classification_inputs
 
 
 class TestRetrained(SecondStageContract):
     architecture = "RetrainedImageClassifier"
+    without_decay = set()
     is_identity = False
 
     @pytest.fixture(autouse=True)
@@ -36,13 +38,14 @@ class TestRetrained(SecondStageContract):
             assert torch.equal(tensor, checkpoint["model"][f"classifier.{name}"])
         checkpoint["model"]["other.class_counts"] = torch.ones(4)
         torch.save(checkpoint, first)
-        with pytest.raises(ValueError, match="other.class_counts is unexpected"):
+        with raises_naming(ValueError, "other.class_counts", "unexpected", "MODEL.WEIGHTS"):
             second()
 
 
 class TestScaled(SecondStageContract):
     architecture = "ScaledImageClassifier"
     trained = {"scaling.factor"}
+    without_decay = {"scaling.factor"}
     is_identity = True
 
     def test_logits_are_scaled_with_their_bias(self, second):

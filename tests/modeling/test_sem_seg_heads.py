@@ -5,9 +5,15 @@ import torch
 from torch.nn import functional as F
 
 from longtail.modeling.sem_seg.ocr import attend, gather_objects
+from tests.messages import raises_naming
 from tests.modeling.head_contract import NARROW, SemSegHeadContract
 
 LEVELS = ["res2", "res3", "res4", "res5"]
+LEVELS_KEY = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+# Batch normalization of one image and one cell: the keys that help, and another normalization.
+ONE_IMAGE = (
+    *("SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS", "MODEL.SEM_SEG_HEAD.NORM", "GN"),
+)
 
 
 def levels_of(*channels: int) -> dict[str, int]:
@@ -37,10 +43,11 @@ class TestSeparableDeepLabV3PlusHead(SemSegHeadContract):
     parameters = 17.765
     paper = {"PROJECT_CHANNELS": [48]}
     overrides = {"PROJECT_CHANNELS": [4]}
+    no_levels = ("IN_FEATURES []", "MODEL.SEM_SEG_HEAD")
 
     def test_one_image_cannot_be_normalized(self, head, features, labels):
         single = {key: x[:1] for key, x in features.items()}
-        with pytest.raises(ValueError, match="a batch of one image cannot be normalized"):
+        with raises_naming(ValueError, *ONE_IMAGE):
             head.train()(single, labels[:1])
 
     def test_branches(self, head):
@@ -68,7 +75,8 @@ class TestSeparableDeepLabV3PlusHead(SemSegHeadContract):
     )
     def test_two_levels_are_needed(self, cfg, options):
         cfg.MODEL.SEM_SEG_HEAD.merge_from_list(options)
-        with pytest.raises(ValueError, match="reads two levels, low and high"):
+        key, value = options
+        with raises_naming(ValueError, self.name, f"{key} {value}", "MODEL.SEM_SEG_HEAD"):
             self.build(cfg)
 
 
@@ -96,14 +104,14 @@ class TestPSPHead(SemSegHeadContract):
 
     def test_one_image_cannot_be_normalized(self, head, features, labels):
         single = {key: x[:1] for key, x in features.items()}
-        with pytest.raises(ValueError, match="a batch of one image cannot be normalized"):
+        with raises_naming(ValueError, *ONE_IMAGE):
             head.train()(single, labels[:1])
         assert head.eval()(single)[0].shape[0] == 1
 
     @pytest.mark.parametrize("scales", [[], [0, 2], [1.5]])
     def test_bad_pools(self, cfg, scales):
         cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES = scales
-        with pytest.raises(ValueError, match="POOL_SCALES must be one or more integers >= 1"):
+        with raises_naming(ValueError, "MODEL.SEM_SEG_HEAD.POOL_SCALES", str(scales)):
             self.build(cfg)
 
 
@@ -152,7 +160,7 @@ class TestUPerHead(SemSegHeadContract):
     @pytest.mark.parametrize("levels", [["res5"], ["res5", "res2"]], ids=str)
     def test_levels_from_fine_to_coarse(self, cfg, levels):
         cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = levels
-        with pytest.raises(ValueError, match="must be 2 or more levels from fine to coarse"):
+        with raises_naming(ValueError, LEVELS_KEY, "2", str(levels)):
             self.build(cfg)
 
 
@@ -178,7 +186,7 @@ class TestOCRHead(SemSegHeadContract):
 
     def test_levels_from_fine_to_coarse(self, cfg):
         cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res5", "res2"]
-        with pytest.raises(ValueError, match="must be 1 or more levels from fine to coarse"):
+        with raises_naming(ValueError, LEVELS_KEY, "1", "['res5', 'res2']", "[8, 4]"):
             self.build(cfg)
 
     def test_first_stage(self, cfg, features, labels):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
+from tests.messages import raises_naming
 from tests.tiny import tiny_config
 
 
@@ -78,6 +79,26 @@ def test_warm_up_then_poly(solve):
     assert seen == pytest.approx(linear + poly, abs=1e-12)
 
 
+def test_a_warm_up_at_a_constant_rate(solve):
+    cfg, _, optimizer = solve(
+        *("BASE_LR", 0.01, "MAX_ITER", 10, "WARMUP_ITERS", 4, "WARMUP_METHOD", "constant"),
+        *("WARMUP_FACTOR", 0.1, "POLY_LR_POWER", 1.0, "POLY_LR_FLOOR", 0.0),
+    )
+    seen = [values[0] for values in rates(cfg, optimizer)]
+    expected = [0.001] * 4 + [0.01 * (1 - t / 10) for t in range(4, 10)]
+    assert seen == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_training_shorter_than_its_warm_up(solve):
+    """A trial run of 5 iterations: linear to where the poly curve ends, at the floor."""
+    cfg, _, optimizer = solve(
+        *("BASE_LR", 0.01, "MAX_ITER", 5, "WARMUP_ITERS", 1500, "WARMUP_FACTOR", 0.5),
+        *("POLY_LR_POWER", 0.9, "POLY_LR_FLOOR", 1e-4),
+    )
+    seen = [values[0] for values in rates(cfg, optimizer)]
+    assert seen == pytest.approx([0.005 + (1e-4 - 0.005) * t / 5 for t in range(5)], abs=1e-12)
+
+
 def test_groups_keep_their_ratio(solve):
     cfg, model, optimizer = solve("BASE_LR", 0.01, "MAX_ITER", 4, "BIAS_LR_FACTOR", 2.0)
     scheduler = build_lr_scheduler(cfg, optimizer)
@@ -90,13 +111,13 @@ def test_groups_keep_their_ratio(solve):
 
 def test_a_floor_above_the_learning_rate(solve):
     cfg, _, optimizer = solve("BASE_LR", 6e-5)
-    with pytest.raises(ValueError, match="POLY_LR_FLOOR must lie between 0 and SOLVER.BASE_LR"):
+    with raises_naming(ValueError, "SOLVER.POLY_LR_FLOOR", "SOLVER.BASE_LR", "1.66667"):
         build_lr_scheduler(cfg, optimizer)
 
 
 def test_a_learning_rate_that_is_not_positive(solve):
     cfg, _, optimizer = solve("BASE_LR", 0.0)
-    with pytest.raises(ValueError, match="BASE_LR must be > 0, got 0.0"):
+    with raises_naming(ValueError, "SOLVER.BASE_LR", "> 0", "0.0"):
         build_lr_scheduler(cfg, optimizer)
 
 
@@ -110,7 +131,7 @@ def test_detectron2_schedules_still_work(solve):
 
 def test_an_unknown_schedule(solve):
     cfg, _, optimizer = solve("LR_SCHEDULER_NAME", "Sawtooth")
-    with pytest.raises(ValueError, match="Sawtooth"):
+    with raises_naming(ValueError, "Sawtooth"):
         build_lr_scheduler(cfg, optimizer)
 
 
@@ -168,7 +189,7 @@ def test_gradient_clipping(solve, name):
 
 
 def test_an_unknown_optimizer(solve):
-    with pytest.raises(ValueError, match="OPTIMIZER must be 'SGD' or 'AdamW', got 'Adam'"):
+    with raises_naming(ValueError, "SOLVER.OPTIMIZER", "'SGD'", "'AdamW'", "'Adam'"):
         solve("OPTIMIZER", "Adam")
 
 

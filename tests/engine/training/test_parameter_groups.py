@@ -8,6 +8,7 @@ from torch import nn
 
 from longtail.engine import Trainer
 from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
+from tests.messages import raises_naming
 from tests.tiny import tiny_config
 
 
@@ -80,13 +81,13 @@ def test_without_layer_decay_there_are_few_groups(tmp_path):
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.01])
 def test_a_layer_decay_out_of_range(tmp_path, decay):
     cfg = tiny_config(tmp_path, ["SOLVER.LAYER_DECAY", decay])
-    with pytest.raises(ValueError, match=r"LAYER_DECAY must lie in \(0, 1\], got"):
+    with raises_naming(ValueError, "SOLVER.LAYER_DECAY", "(0, 1]", f"{decay:g}"):
         build_optimizer(cfg, transformer())
 
 
 def test_layer_decay_needs_numbered_layers(tmp_path):
     cfg = tiny_config(tmp_path, ["SOLVER.LAYER_DECAY", 0.9])
-    with pytest.raises(ValueError, match="LAYER_DECAY 0.9 is for .* TimmBackbone has no numbered"):
+    with raises_naming(ValueError, "SOLVER.LAYER_DECAY 0.9", "TimmPlainBackbone", "TimmBackbone"):
         build_optimizer(cfg, Trainer.build_model(cfg))
 
 

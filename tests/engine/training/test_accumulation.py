@@ -18,10 +18,13 @@ from longtail.engine.training.step import StepTrainer
 from longtail.losses import CrossEntropy, DiceLoss, PixelLoss
 from longtail.modeling import FCNHead, OCRHead
 from longtail.modeling.sem_seg.base import PixelClassifier
+from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.tiny_detection import detector_config, detector_inputs
 
 K, SIZE, IMAGES = 4, 32, 4
+# Of a detector's output layers.
+LAYERS = ("cls_score", "bbox_pred")
 WEIGHT = torch.tensor([0.1, 2.0, 0.5, 3.0])
 
 
@@ -185,6 +188,15 @@ def test_images_of_other_sizes_are_padded_as_the_segmentor_pads_them():
     assert second["loss_sem_seg"].item() == pytest.approx(30 * 27 / (1024 + 30 * 27))
 
 
+def test_regions_are_counted_where_the_padded_image_shows_them():
+    """Cells of stride 4 read columns 0, 4, ..; those of 27 columns not padded to 32 would not."""
+    first = {**make_batch()[1], "sem_seg": torch.zeros(SIZE, SIZE, dtype=torch.long)}
+    second = {"image": first["image"][:, :30, :27], "sem_seg": first["sem_seg"][:30, :27].clone()}
+    second["sem_seg"][0, 4] = 1
+    weights = part_weights(make_model("regions"), [[first], [second]])
+    assert [w["loss_region"].item() for w in weights] == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_a_batch_without_valid_pixels_has_no_gradient():
     model, batch = make_model("regions"), make_batch()
     empty = [{**record, "sem_seg": torch.full((SIZE, SIZE), 255)} for record in batch]
@@ -229,7 +241,11 @@ def test_mixed_precision_in_parts():
     actual, _ = gradients(model, batch, 4, dtype="bfloat16")
     for key, value in expected.items():
         assert (actual[key] - value).norm() < 0.02 * value.norm(), key
+    # float16 has 11 bits, and its scale is taken back before the step.
+    expected = {key: value.clone() for key, value in gradients(model, batch, 1)[0].items()}
     scaled, _ = gradients(model, batch, 4, dtype="float16")
+    for key in (k for k in expected if "predictor" in k or "region_classifier" in k):
+        assert (scaled[key] - expected[key]).norm() < 0.01 * expected[key].norm(), key
     assert all(gradient.isfinite().all() for gradient in scaled.values())
 
 
@@ -254,28 +270,31 @@ def test_detectors_train_in_parts(tmp_path):
     assert part_weights(model, split_batch(batch, 2)) == [{}, {}]
     torch.manual_seed(0)
     actual, _ = gradients(model, batch, 2)
-    actual = {key: value.clone() for key, value in actual.items() if value is not None}
+    actual = {key: value.clone() for key, value in actual.items()}
     torch.manual_seed(0)
     model.zero_grad()
     with EventStorage():
         for record in batch:
             (sum(model([record]).values()) / 2).backward()
-    for key, value in actual.items():
-        expected = model.get_parameter(key).grad
-        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-4)
+    expected = {key: p.grad for key, p in model.named_parameters()}
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(actual[key], value, atol=1e-6, rtol=1e-4)
+    assert min(expected[f"roi_heads.box_predictor.{n}.weight"].abs().max() for n in LAYERS) > 1e-3
 
 
 def test_two_means_in_one_loss_are_refused():
     model = make_model("plain")
     model.sem_seg_head.pixel_loss = DiceLoss(with_cross_entropy=True)
-    with pytest.raises(ValueError, match="ACCUMULATION_STEPS must be 1 with .* dice_cross_entropy"):
+    with raises_naming(ValueError, "SOLVER.ACCUMULATION_STEPS", "1", "dice_cross_entropy"):
         gradients(model, make_batch(), 2)
     gradients(model, make_batch(), 1)
 
 
 @pytest.mark.parametrize("parts", [3, 8])
 def test_a_batch_that_cannot_be_divided(parts):
-    with pytest.raises(ValueError, match=rf"ACCUMULATION_STEPS {parts} does not divide the 4 im"):
+    steps = f"SOLVER.ACCUMULATION_STEPS {parts}"
+    with raises_naming(ValueError, steps, "4", "SOLVER.IMS_PER_BATCH"):
         split_batch(make_batch(), parts)
 
 
@@ -288,7 +307,7 @@ def test_parts_keep_order_and_number():
 
 
 def test_no_parts(tmp_path):
-    with pytest.raises(ValueError, match="ACCUMULATION_STEPS must be >= 1, got 0"):
+    with raises_naming(ValueError, "SOLVER.ACCUMULATION_STEPS", ">= 1", "0"):
         StepTrainer(nn.Linear(1, 1), [], None, "cpu", accumulation_steps=0)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from longtail.engine import Trainer
 from longtail.engine.deployment.features import training_features
+from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.tiny_classification import classification_config, register_colors, unregister
 
@@ -74,5 +75,5 @@ def test_processes_share_the_images(tmp_path, colors):
 
 
 def test_no_training_set(tmp_path):
-    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+    with raises_naming(ValueError, "DATASETS.TRAIN", "empty"):
         training_features(*build(tmp_path))

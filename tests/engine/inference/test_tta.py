@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from longtail.engine import SemanticSegmentorWithTTA
+from tests.messages import raises_naming
 from tests.tiny import tiny_config
 
 K, HEIGHT, WIDTH = 3, 24, 40
@@ -118,5 +119,5 @@ def test_no_gradient_is_kept(augmented, record):
 
 @pytest.mark.parametrize("scales", [[], [1.0, 0.0], [-1.0]])
 def test_scales_must_be_positive(augmented, scales):
-    with pytest.raises(ValueError, match="TEST.AUG.SCALES must be positive numbers, got"):
+    with raises_naming(ValueError, "TEST.AUG.SCALES", str(scales)):
         augmented(Model(), scales, True)

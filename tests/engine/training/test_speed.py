@@ -14,6 +14,7 @@ from torch import nn
 from longtail.engine import Trainer
 from longtail.engine.training.speed import apply_speed_options
 from longtail.engine.training.stages import freeze
+from tests.messages import raises_naming
 from tests.tiny import tiny_config
 from tests.tiny_detection import detector_config, detector_inputs
 
@@ -213,11 +214,10 @@ def test_where_nothing_can_be_compiled(configure, monkeypatch):
         raise RuntimeError("no C++ compiler\nwas found")
 
     monkeypatch.setattr(torch, "compile", fail)
-    with pytest.raises(ValueError, match=r"MODEL.COMPILE: .* here on cpu \(no C\+\+ comp") as info:
+    with raises_naming(ValueError, "MODEL.COMPILE", "cpu", "(no C++ compiler)", "False"):
         Trainer.build_model(configure("ours", "MODEL.COMPILE", True))
-    assert "\n" not in str(info.value)
 
 
 def test_a_model_without_a_backbone(configure):
-    with pytest.raises(ValueError, match="MODEL.COMPILE compiles a model's backbone, and Linear"):
+    with raises_naming(ValueError, "MODEL.COMPILE", "backbone", "Linear", "False"):
         apply_speed_options(configure("ours", "MODEL.COMPILE", True), nn.Linear(1, 1))
