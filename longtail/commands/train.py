@@ -27,7 +27,7 @@ from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
 from longtail.engine.training.data_sets import check_test_sets
-from longtail.utils.errors import INPUT_ERRORS, one_line
+from longtail.utils.errors import INPUT_ERRORS, ending_in_one_line, one_line
 from longtail.utils.io import atomic_write
 
 
@@ -144,13 +144,30 @@ def _keep_traceback(args: argparse.Namespace) -> str:
     return f" (details: {path})"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: start the processes."""
-    args = default_argument_parser().parse_args(arguments)
-    try:
-        launch_training(run, args)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    except ProcessExitedException as error:
-        # The process that failed has said why.
-        sys.exit(error.exit_code)
+def build_parser(prog: str = "longtail train") -> argparse.ArgumentParser:
+    """The command line: detectron2's.
+
+    Args:
+        prog: the program's name in the usage line.
+    """
+    summary, _, examples = __doc__.partition("\n\n")
+    # The parser's own examples name the file that runs, which may be that of any command.
+    parser = default_argument_parser(epilog=f"Examples:\n\n{examples}")
+    parser.prog, parser.description = prog, summary
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "longtail train") -> None:
+    """Run the command line: start the processes.
+
+    Args:
+        arguments: of the command line, by default those of the process.
+        prog: see :func:`build_parser`.
+    """
+    args = build_parser(prog).parse_args(arguments)
+    with ending_in_one_line():
+        try:
+            launch_training(run, args)
+        except ProcessExitedException as error:
+            # The process that failed has said why.
+            sys.exit(error.exit_code)

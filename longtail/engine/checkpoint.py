@@ -98,7 +98,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"the weights {self._path} are a checkpoint of another architecture: expected such "
                 f"as {expected}, in its shape, and found {len(own) - len(missing)} of {len(own)}; "
                 f"it has such as {next(iter(self._names), 'none')}. Convert them with "
-                "tools/convert_weights.py, or set MODEL.WEIGHTS to others"
+                "longtail convert-weights, or set MODEL.WEIGHTS to others"
             )
         super()._log_incompatible_keys(incompatible)
 

@@ -1,4 +1,4 @@
-"""tools/cache_roi_features.py, and train_net.py on what it wrote."""
+"""longtail cache-roi-features, and train_net.py on what it wrote."""
 
 import argparse
 import re

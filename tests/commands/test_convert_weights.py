@@ -1,4 +1,4 @@
-"""tools/convert_weights.py: its files and its command line."""
+"""longtail convert-weights: its files and its command line."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""tools/plot_calibration.py on the second stages of tiny detectors."""
+"""longtail plot-calibration on the second stages of tiny detectors."""
 
 import json
 

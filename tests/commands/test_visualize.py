@@ -1,4 +1,4 @@
-"""tools/visualize.py on a small registered data set and models with random weights."""
+"""longtail visualize on a small registered data set and models with random weights."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""tools/prepare.py camvid_instances: connected regions of label maps as objects."""
+"""longtail prepare camvid_instances: connected regions of label maps as objects."""
 
 import json
 
@@ -82,7 +82,7 @@ def test_what_is_missing_is_said_and_nothing_written(root, capsys):
     assert not list(root.rglob("*.json"))
     for option in ("--source", "--splits"):
         assert run_tool("camvid_instances", option, "x").startswith("error: camvid_instances")
-    with pytest.raises(FileNotFoundError, match="prepare.py camvid_instances"):
+    with pytest.raises(FileNotFoundError, match="longtail prepare camvid_instances"):
         DatasetCatalog.get("lvis_camvid_train")
 
 

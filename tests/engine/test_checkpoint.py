@@ -241,7 +241,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path, suffix):
         path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}))
     with pytest.raises(ValueError, match="another architecture.*backbone.weight.*decode_h") as info:
         load(path, model_of_parts())
-    assert "tools/convert_weights.py" in str(info.value)
+    assert "longtail convert-weights" in str(info.value)
     assert_one_line(info, path)
 
 

@@ -96,8 +96,7 @@ def baseline_config(cfg: CfgNode) -> CfgNode:
 
 def changes(cfg: CfgNode, deployed: CfgNode) -> list[str]:
     """Keys and values of the baseline where the given config says something else."""
-    keys = dict.fromkeys([*(folding.key for folding in foldings()), POST_HOC_KEY])
     # A head for training alone is left out as well.
-    keys = dict.fromkeys([*keys, "MODEL.SEM_SEG_HEAD.NAME"])
-    values = {key: (get_value(cfg, key), get_value(deployed, key)) for key in sorted(keys)}
+    keys = (*(folding.key for folding in foldings()), "MODEL.SEM_SEG_HEAD.NAME", POST_HOC_KEY)
+    values = {k: (get_value(cfg, k), get_value(deployed, k)) for k in dict.fromkeys(keys)}
     return [item for key, (old, new) in values.items() if old != new for item in (key, new)]
