@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from longtail.config import deployed_config, load_config
+from longtail.config import deployed_config, find_config_file, load_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> None:
     # detectron2 would log the traceback of what is said in one line here.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     try:
+        # detectron2 logs the file's text, and needs to find it.
+        args.config_file = args.config_file and find_config_file(args.config_file)
         cfg = load_config(args.config_file, args.opts)
         _check(cfg, args.eval_only)
         cfg.freeze()

@@ -32,6 +32,7 @@ from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.inference.build import build_inference
 from longtail.evaluation.sem_seg.metrics import predicted_classes
+from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 from longtail.visualization.comparison import comparison
@@ -42,11 +43,7 @@ Predictor = Callable[[str], np.ndarray]
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail visualize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("visualize", __doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
     parser.add_argument(
         "--model",
