@@ -1,6 +1,6 @@
-"""Train and evaluate every model of the project.
+"""Train and evaluate the model of a config.
 
-longtail train --config-file quickstart/deeplabv3plus_lite0_rr.yaml
+longtail train --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml
 longtail train --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 torchrun --nproc_per_node 2 -m longtail train --config-file ...
 """

@@ -3,9 +3,9 @@
 Models on images of a data set, on images of one's own, and predictions that were saved before:
 
     longtail visualize --output pictures --num-images 8 \\
-        --model baseline configs/CamVid/deeplabv3plus_lite0.yaml baseline.pth \\
-        --model RR configs/CamVid/deeplabv3plus_lite0_rr.yaml rr.pth
-    longtail visualize --output pictures --model RR CONFIG WEIGHTS --images street.jpg
+        --model baseline CamVid/deeplabv3plus_lite0.yaml baseline.pth \\
+        --model longer CamVid/deeplabv3plus_lite0.yaml longer.pth
+    longtail visualize --output pictures --model longer CONFIG WEIGHTS --images street.jpg
     longtail visualize --output pictures --dataset ade20k_sem_seg_val --predictions FCN DIR
 
 Every image becomes OUTPUT/<name of the image>.png. Ignored pixels are black.

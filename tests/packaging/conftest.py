@@ -5,8 +5,9 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a build reads.
 SOURCES = ("longtail", "projects", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 # Folders of installed packages, to be shared with the environments that the tests make.
-SITE_PACKAGES = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+SITE_PACKAGES = dict.fromkeys(
+    Path(find_spec(name).origin).parents[1] for name in ("detectron2", "torch", "timm", "pytest")
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Environment:
         (found,) = self.prefix.glob("lib/python*/site-packages")
         return found
 
-    def share(self, folders: Sequence[str | Path]) -> None:
+    def share(self, folders: Iterable[Path]) -> None:
         """See the packages in ``folders``; files that would add editable installs are not read."""
         lines = "".join(f"{folder}\n" for folder in folders)
         (self.site_packages / "shared.pth").write_text(lines, encoding="utf-8")

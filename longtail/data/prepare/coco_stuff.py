@@ -8,6 +8,7 @@ import importlib.util
 import os
 
 import numpy as np
+
 from longtail.data.datasets import coco_stuff
 from longtail.data.prepare.labels import read_png
 from longtail.data.prepare.recipe import IGNORE, Recipe, SourceProblem, Split, label_table
