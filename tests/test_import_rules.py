@@ -1,4 +1,4 @@
-"""Which package may import which, read from the sources."""
+"""The imports of the packages, read from the sources."""
 
 import ast
 import subprocess
@@ -116,14 +116,14 @@ ALL_FILES = sorted(
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=ids)
 def test_no_file_patches_the_path_of_imports(path):
-    """What is installed is found; a path that a file patches hides what is missing elsewhere."""
+    """Installed packages are found; a path that a file patches hides what is missing elsewhere."""
     text = path.read_text(encoding="utf-8")
     # In two parts, for this file is checked as well.
     assert not [word for word in ("sys." + "path", "syspath_" + "prepend") if word in text]
 
 
 def test_registration_does_without_the_generator():
-    """What draws scenes is only loaded by the commands that do."""
+    """The code that draws scenes is loaded by the commands alone that do."""
     program = (
         "import sys, longtail.config, longtail.data, longtail.engine\n"
         "longtail.config.load_config('')\n"

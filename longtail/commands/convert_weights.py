@@ -92,13 +92,13 @@ def resnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same for the backbone of a ResNet v1c, by the depth of ``state``.
 
     Raises:
-        ValueError: ``state`` is no ResNet-50 or -101 v1c.
+        ValueError: ``state`` is not a ResNet-50 or -101 v1c.
     """
     names = [name.removeprefix("backbone.") for name in state]
     blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
     if "stem.0.weight" not in names or blocks not in RESNETS:
         raise ValueError(
-            f"this is no ResNet-50 or -101 v1c, its names are {', '.join(names[:3])}, ...: give "
+            f"this is not a ResNet-50 or -101 v1c, its names are {', '.join(names[:3])}, ...: give "
             "the model's config with --config-file"
         )
     with torch.device("meta"):

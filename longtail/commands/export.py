@@ -95,7 +95,7 @@ def export(options: argparse.Namespace) -> None:
 def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
     """
     Raises:
-        ValueError: the weights have tensors that a project deploys, and the model has not.
+        ValueError: the weights have tensors that a project deploys, and the model lacks them.
     """
     parts = [part for project in installed_projects() for part in project.deployed_tensors]
     left_out = sorted(name for name in unused if any(part in name for part in parts))

@@ -103,7 +103,9 @@ def visualize(options: argparse.Namespace) -> None:
     metadata = class_metadata(dataset)
     classes = metadata.get("stuff_classes", None)
     if not classes:
-        raise ValueError(f"data set {dataset!r} has no stuff_classes: name one for segmentation")
+        raise ValueError(
+            f"data set {dataset!r} does not have stuff_classes: name one for segmentation"
+        )
     for (name, *_), cfg in zip(options.model, configs, strict=True):
         _check_classes(name, cfg, dataset, len(classes))
     records = _own_images(options.images) or _of_dataset(dataset, options.num_images)
@@ -162,7 +164,9 @@ def _of_dataset(dataset: str, number: int) -> list[dict[str, Any]]:
         raise ValueError(f"--num-images must be 1 or more, got {number}")
     source = load_source(dataset)
     if source.label_files is None:
-        raise ValueError(f"data set {dataset!r} has no label maps: name one for segmentation")
+        raise ValueError(
+            f"data set {dataset!r} does not have label maps: name one for segmentation"
+        )
     total = len(source.image_files)
     chosen = (round(i) for i in np.linspace(0, total - 1, min(number, total)))
     return [
@@ -208,7 +212,7 @@ def _folder_predictor(name: str, folder: str) -> Predictor:
         stem = Path(image_file).stem
         if stem not in files:
             raise FileNotFoundError(
-                f"--predictions {name}: {folder} has no {stem}.png for {image_file}"
+                f"--predictions {name}: {folder} does not have {stem}.png for {image_file}"
             )
         return read_label_map(files[stem])
 

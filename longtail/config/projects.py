@@ -1,4 +1,4 @@
-"""What a project adds to longtail, and which projects are installed.
+"""The additions of projects to longtail, and the projects that are installed.
 
 A project is a package that registers one :class:`Project` under the entry-point group
 ``longtail.projects``::
@@ -35,7 +35,7 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Folding:
-    """How a trained part becomes a part of the baseline's weights, for deployment.
+    """A trained part that becomes a part of the baseline's weights, for deployment.
 
     Attributes:
         key: config key that turns the part on, such as ``MODEL.META_ARCHITECTURE``.
@@ -50,14 +50,10 @@ class Folding:
     baseline: Callable[[CfgNode], str]
     fold: Callable[[nn.Module], None]
 
-    def applies(self, cfg: CfgNode) -> bool:
-        """Whether a config has the part."""
-        return get_value(cfg, self.key) == self.value
-
 
 @dataclass(frozen=True)
 class Project:
-    """What a project adds.
+    """The additions of one project.
 
     Attributes:
         name: of the project, in messages.

@@ -1,4 +1,4 @@
-"""What commands have in common: their parser, and running one from another."""
+"""The parser of a command, and running one command from another."""
 
 import argparse
 import shlex

@@ -160,7 +160,7 @@ def test_a_checkpoint_of_the_baseline(trained, task, overrides, capsys):
     assert f"{given.output}: checkpoint, largest relative difference " in out
     said = out.splitlines()[-1]
     ((key, value),) = BASELINES[task].items()
-    # What a baseline is has not to be said of one.
+    # Of a baseline there is nothing to say.
     assert said.startswith("config: ") and said.endswith(f"{key} {value}") == bool(overrides)
 
 

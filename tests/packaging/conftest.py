@@ -60,7 +60,7 @@ class Environment:
         )
 
     def succeed(self, *command: str | Path, **variables: str) -> str:
-        """What a program prints, which must succeed."""
+        """Standard output of a program, which must succeed."""
         done = self.run(*command, **variables)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout

@@ -37,7 +37,7 @@ def metadata(wheel: Path) -> Message:
 
 
 def packaged_files() -> set[str]:
-    """What belongs into the wheel, by its place there."""
+    """The places in the wheel of all that belongs there."""
     code = {
         path.relative_to(base).as_posix()
         for base in (ROOT, *ROOT.glob("projects/*"))

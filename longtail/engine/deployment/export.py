@@ -100,7 +100,7 @@ def write_torchscript(output: str, model: nn.Module, size: int) -> tuple[float, 
             finds nothing in random images, so that nothing would be compared.
     """
     adapter = ImageToTensors(model).eval()
-    # Not square, and no multiple of a stride.
+    # Not square, and not a multiple of a stride.
     other = (3 * size // 4 + 5, 5 * size // 4 + 3)
     traced, *others = random_images([(size, size), (size, size), other], model.device)
     with atomic_write(output, "wb") as file:
@@ -145,7 +145,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
     """The logits of an image, in float64: (K,), (K, H, W), or of a detector (R, K + 1).
 
     In float32 two orders of the same sum differ by more than two classifiers may. A detector's are
-    those of the RoIs of all stages: its detections are no continuous function of them, two boxes
+    those of the RoIs of all stages: its detections are not a continuous function of them, two boxes
     may change places; and detectron2 proposes its RoIs in float32 alone.
     """
     inputs = [{"image": image}]

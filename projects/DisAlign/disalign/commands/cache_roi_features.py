@@ -42,7 +42,7 @@ from longtail.utils.errors import ending_in_one_line
 
 
 class AugmentedImages(Dataset):
-    """What the training mapper gives for the k-th image of the cache, a function of k alone."""
+    """The training mapper's output for the k-th image of the cache, a function of k alone."""
 
     def __init__(self, records: Sequence[dict], mapper: Callable, numbers: Sequence[int]) -> None:
         """
@@ -112,7 +112,7 @@ def _index(folder: Path, expected: Index) -> Index:
         raise ValueError(f"--output {folder} is a file: name a folder")
     if not (folder / INDEX_FILE).exists():
         if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"--output {folder} is no cache and not empty: name another folder")
+            raise ValueError(f"--output {folder} is neither a cache nor empty: name another folder")
         return expected
     index = read_index(folder)
     check_same(folder, index, expected)

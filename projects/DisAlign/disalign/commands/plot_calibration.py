@@ -71,7 +71,7 @@ def plot_calibration(options: argparse.Namespace) -> None:
     cfg = load_config(options.config_file, options.opts)
     if cfg.MODEL.META_ARCHITECTURE != "DisAlignRCNN":
         raise ValueError(
-            f"{options.config_file} is no second stage of a detector: MODEL.META_ARCHITECTURE is "
+            f"{options.config_file} is not a second stage of a detector: MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE}, expected DisAlignRCNN"
         )
     stats = get_class_stats(cfg.DATASETS.TRAIN)
