@@ -71,8 +71,8 @@ def plot_calibration(options: argparse.Namespace) -> None:
     cfg = load_config(options.config_file, options.opts)
     if cfg.MODEL.META_ARCHITECTURE != "DisAlignRCNN":
         raise ValueError(
-            f"{options.config_file} is not a second stage of a detector: MODEL.META_ARCHITECTURE is "
-            f"{cfg.MODEL.META_ARCHITECTURE}, expected DisAlignRCNN"
+            f"{options.config_file} is not a second stage of a detector: "
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, expected DisAlignRCNN"
         )
     stats = get_class_stats(cfg.DATASETS.TRAIN)
     groups = frequency_groups(stats.image_count)
