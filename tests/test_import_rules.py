@@ -1,6 +1,7 @@
-"""Which package may import which, read from the sources."""
+"""The imports of the packages, read from the sources."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,13 +12,17 @@ PROJECTS = sorted(path.parent for path in ROOT.glob("projects/*/*/__init__.py"))
 PROJECT_NAMES = {path.name for path in PROJECTS}
 OWN = {"longtail", *PROJECT_NAMES}
 
-# Part of longtail -> the parts of longtail that it must not import.
-FORBIDDEN = {
-    "modeling": {"data", "evaluation", "engine"},
-    "data": {"modeling", "evaluation", "engine"},
-    "evaluation": {"modeling", "engine"},
-    "losses": {"modeling", "evaluation", "engine"},
-    "utils": {"data", "modeling", "evaluation", "engine"},
+# Part of longtail -> the other parts of longtail that it may import; commands import everything.
+ALLOWED = {
+    "utils": set(),
+    "config": {"utils"},
+    "losses": {"config", "utils", "data"},
+    "data": {"config", "utils"},
+    "modeling": {"config", "utils", "losses"},
+    "evaluation": {"config", "utils", "data"},
+    "visualization": {"config", "utils", "data", "evaluation"},
+    "engine": {"config", "utils", "data", "evaluation", "losses", "modeling", "visualization"},
+    "analysis": {"config", "utils", "data", "evaluation", "losses", "modeling", "visualization"},
 }
 
 LOSSES = ROOT / "longtail" / "losses"
@@ -100,10 +105,49 @@ def test_nothing_imports_a_project_or_the_programs_but_itself(path, package):
 
 @each_source
 def test_parts_of_longtail(path, package):
-    part = package.split(".")[1] if package.startswith("longtail.") else None
-    forbidden = {f"longtail.{other}" for other in FORBIDDEN.get(part, ())}
-    seen = {".".join(name.split(".")[:2]) for name in imports(path, package)}
-    assert not seen & forbidden
+    parts = {p.parent.name for p in ROOT.glob("longtail/*/__init__.py")}
+    assert parts <= {*ALLOWED, "commands"}
+    part = package.partition(".")[2].partition(".")[0]
+    if package.startswith("longtail.") and part != "commands":
+        names = imports(path, package)
+        seen = {name.split(".")[1] for name in names if name.startswith("longtail.")}
+        assert seen & parts <= {part, *ALLOWED[part]}
+
+
+@each_source
+def test_only_commands_import_commands(path, package):
+    if "commands" in package.split(".") or path == ROOT / "longtail" / "__main__.py":
+        return
+    assert not any("commands" in name.split(".")[1:2] for name in imports(path, package))
+
+
+ALL_FILES = sorted(
+    path
+    for part in ("longtail", "projects", "tests", "benchmarks", "tools", "*.py")
+    for folder in ROOT.glob(part)
+    for path in ([folder] if folder.is_file() else folder.rglob("*.py"))
+)
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=ids)
+def test_no_file_patches_the_path_of_imports(path):
+    """Installed packages are found; a path that a file patches hides what is missing elsewhere."""
+    text = path.read_text(encoding="utf-8")
+    # In two parts, for this file is checked as well.
+    assert not [word for word in ("sys." + "path", "syspath_" + "prepend") if word in text]
+
+
+def test_registration_does_without_the_generator():
+    """The code that draws scenes is loaded by the commands alone that do."""
+    program = (
+        "import sys, longtail.config, longtail.data, longtail.engine\n"
+        "longtail.config.load_config('')\n"
+        "from detectron2.data import DatasetCatalog\n"
+        "assert {'synthetic_sem_seg_train', 'lvis_synthetic_val'} <= set(DatasetCatalog.list())\n"
+        "print(*(name for name in sys.modules if name.startswith('longtail.data.synthetic')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 @sources_named("functional.py")

@@ -12,19 +12,36 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-NEEDS_NOTHING = "install-detectron2"
+import longtail
+from longtail.utils.errors import ending_in_one_line
+
+# The one command that does without detectron2.
+INSTALL = "install-detectron2"
 
 
-def command_modules() -> dict[str, str]:
-    """The module of every command, by the command's name."""
-    own = (path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    modules = {name.replace("_", "-"): f"{__name__}.{name}" for name in own}
-    if importlib.util.find_spec("detectron2") is not None:
-        from longtail.config import installed_projects
+def own_commands() -> dict[str, str]:
+    """The module of every command of this package, by the command's name."""
+    names = (path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    return {name.replace("_", "-"): f"{__name__}.{name}" for name in names}
 
-        for project in installed_projects():
-            modules.update(project.commands)
-    return dict(sorted(modules.items()))
+
+def all_commands() -> dict[str, str]:
+    """The module of every command of this package and of the installed projects, by its name.
+
+    Raises:
+        ValueError: a project cannot be imported, or two commands have the same name.
+    """
+    from longtail.config import installed_projects
+
+    modules = own_commands()
+    for project in installed_projects():
+        for name in modules.keys() & project.commands:
+            raise ValueError(
+                f"the project {project.name} adds the command {name}, which {modules[name]} is "
+                "already: rename or uninstall one of them"
+            )
+        modules.update(project.commands)
+    return modules
 
 
 def summary(module: str) -> str:
@@ -34,14 +51,26 @@ def summary(module: str) -> str:
     return text.splitlines()[0].removesuffix(".")
 
 
-def overview() -> str:
-    """Describe the program and list the commands."""
-    modules = command_modules()
+def overview(modules: dict[str, str]) -> str:
+    """Describe the program and list the commands.
+
+    Args:
+        modules: the module of every command, by the command's name.
+    """
     width = max(map(len, modules))
-    lines = [f"  {name:<{width}}  {summary(module)}" for name, module in modules.items()]
+    lines = [f"  {name:<{width}}  {summary(modules[name])}" for name in sorted(modules)]
     return "\n".join(
-        ["usage: longtail NAME ...", "", *lines, "", "longtail NAME --help tells more."]
+        ["usage: longtail NAME ...", "", *lines, "", "longtail NAME --help explains a command."]
     )
+
+
+def require_detectron2() -> None:
+    """End the program with one line where there is no detectron2."""
+    if importlib.util.find_spec("detectron2") is None:
+        raise SystemExit(
+            f"error: detectron2 is not installed for {sys.executable}: run 'longtail {INSTALL}', "
+            "or activate the environment that has it"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,22 +79,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line, by default those of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
-        return
-    if arguments[0] == "--version":
-        import longtail
-
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    modules = own_commands()
+    if name == "--version":
         print(longtail.__version__)
         return
-    name, *rest = arguments
-    if name != NEEDS_NOTHING and importlib.util.find_spec("detectron2") is None:
-        raise SystemExit(
-            f"error: detectron2 is not installed for {sys.executable}: run "
-            f"'longtail {NEEDS_NOTHING}', or activate the environment that has it"
-        )
-    modules = command_modules()
-    if name not in modules:
-        raise SystemExit(f"error: no command {name!r}, expected one of {', '.join(modules)}")
-    importlib.import_module(modules[name]).main(rest)
+    if name in ("-h", "--help"):
+        if importlib.util.find_spec("detectron2") is None:
+            print(overview(modules), flush=True)
+        require_detectron2()
+        with ending_in_one_line():
+            print(overview(all_commands()))
+        return
+    if name != INSTALL:
+        require_detectron2()
+    with ending_in_one_line():
+        if name not in modules:
+            modules = all_commands()
+        if name not in modules:
+            raise ValueError(f"no command {name!r}, expected one of {', '.join(sorted(modules))}")
+        module = importlib.import_module(modules[name])
+    module.main(rest)

@@ -10,10 +10,12 @@ from tabulate import tabulate
 
 from longtail.data.statistics.class_stats import ClassStats, locate_class_stats
 from longtail.data.statistics.groups import shot_groups
+from longtail.utils.command_line import command_parser
+from longtail.utils.errors import ending_in_one_line
 
 
 def class_table(stats: ClassStats) -> str:
-    """One line a class, the most frequent first: pixels, their share, images, instances."""
+    """Show one line a class, the most frequent first: pixels, their share, images, instances."""
     columns = {"class": list(stats.class_names)}
     if stats.pixel_count is not None:
         columns["pixels"] = stats.pixel_count
@@ -28,30 +30,42 @@ def class_table(stats: ClassStats) -> str:
     return tabulate(rows, headers=list(columns), floatfmt=formats)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail class-statistics", description=__doc__.splitlines()[0]
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("class-statistics", __doc__)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that read labels (default: all cores)"
     )
-    options = parser.parse_args(arguments)
-    try:
-        stats, path = locate_class_stats(options.dataset, options.workers)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    return parser
 
+
+def print_statistics(options: argparse.Namespace) -> None:
+    """Print the table of the classes, and what sums it up.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        ValueError, OSError: bad input; the message says what to do.
+    """
+    stats, path = locate_class_stats(options.dataset, options.workers)
     print(class_table(stats))
     print()
     print(f"images                  {stats.num_images}")
     if stats.pixel_imbalance_factor is not None:
         print(f"pixel imbalance factor  {stats.pixel_imbalance_factor:.2f}")
-    images_of_one_class = stats.pixel_count is None and stats.instance_count is None
-    kind = "" if images_of_one_class else "region "
+    is_classification = stats.pixel_count is None and stats.instance_count is None
+    kind = "" if is_classification else "region "
     print(f"{kind + 'imbalance factor':<23} {stats.region_imbalance_factor:.2f}")
-    if images_of_one_class:
+    if is_classification:
         groups = shot_groups(stats.image_count)
         print("classes                 " + ", ".join(f"{len(v)} {k}" for k, v in groups.items()))
     print(f"file                    {path or 'none: the cache folder cannot be written'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = build_parser().parse_args(arguments)
+    with ending_in_one_line():
+        print_statistics(options)

@@ -1,7 +1,7 @@
 """Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
 
 longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \\
-    --config-file configs/ADE20K/pspnet_R_50c_160k.yaml
+    --config-file ADE20K/pspnet_R_50c_160k.yaml
 longtail convert-weights output/model_final.pth for_mmseg.pth --to-mmseg
 longtail convert-weights resnet50_v1c.pth weights/resnet50c_imagenet.pth
 
@@ -20,10 +20,11 @@ import torch
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from longtail.config import deployed_config, load_config
+from longtail.config import deployed_config, deployed_state, load_config
 from longtail.engine.checkpoint import load_tensors
 from longtail.modeling.backbone import TimmBackbone
 from longtail.modeling.conversion import from_backbone, from_peer, is_segmentor, to_peer
+from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 
@@ -91,13 +92,13 @@ def resnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same for the backbone of a ResNet v1c, by the depth of ``state``.
 
     Raises:
-        ValueError: ``state`` is no ResNet-50 or -101 v1c.
+        ValueError: ``state`` is not a ResNet-50 or -101 v1c.
     """
     names = [name.removeprefix("backbone.") for name in state]
     blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
     if "stem.0.weight" not in names or blocks not in RESNETS:
         raise ValueError(
-            f"this is no ResNet-50 or -101 v1c, its names are {', '.join(names[:3])}, ...: give "
+            f"this is not a ResNet-50 or -101 v1c, its names are {', '.join(names[:3])}, ...: give "
             "the model's config with --config-file"
         )
     with torch.device("meta"):
@@ -137,7 +138,7 @@ def run(options: argparse.Namespace) -> str:
     own = model_state(options.config_file, options.opts) if options.config_file else None
     try:
         if options.to_mmseg:
-            tensors, what = to_peer(state), "for mmsegmentation"
+            tensors, what = to_peer(deployed_state(state)), "for mmsegmentation"
             if own is not None:
                 # The way back finds what the config's model has and the weights do not.
                 from_peer(tensors, own)
@@ -153,13 +154,9 @@ def run(options: argparse.Namespace) -> str:
     return f"{options.output}: {len(tensors)} tensors, {what}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail convert-weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("convert-weights", __doc__)
     parser.add_argument("input", metavar="INPUT", help="checkpoint to convert")
     parser.add_argument("output", metavar="OUTPUT", help="checkpoint to write")
     parser.add_argument("--config-file", metavar="FILE", default="", help="config of our model")
@@ -171,6 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="leave out classifiers of another number of classes",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
-    options = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = build_parser().parse_intermixed_args(arguments)
     with ending_in_one_line():
         print(run(options))

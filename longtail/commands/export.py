@@ -6,10 +6,10 @@
 A checkpoint of the baseline is written wherever that is exact: whatever reads detectron2's
 checkpoints then runs the method at no cost. It is for
 
-- DisAlign without confidence (MODEL.DISALIGN.CONFIDENCE False) on a linear classifier,
-- LWS on a linear classifier, and cRT,
+- second stages that are linear in the feature: cRT, LWS on a linear classifier, and those of
+  projects that are folded (a calibration without confidence, on a linear classifier),
 - post hoc methods (MODEL.POST_HOC.METHOD; the training set must be there, but for tau_norm),
-- a semantic head with a region branch, which is left out,
+- a semantic head with a branch that only training has, which is left out,
 - baselines.
 
 The last line says which config the checkpoint belongs to. Anything else (a confidence, or a cosine
@@ -17,7 +17,7 @@ classifier with a calibration or factors) becomes TorchScript: a file that needs
 project nor detectron2. It takes one image, (3, H, W) uint8, of the size and the order of channels
 (INPUT.FORMAT) that the model is tested with, and gives a tuple of tensors:
 
-- images of one class each: scores (K,),
+- image classification: scores (K,),
 - semantic segmentation: logits (K, H, W); windows (TEST.SEM_SEG.MODE slide) are the caller's,
 - detectors: boxes (D, 4) in pixels of that image, scores (D,), classes (D,), and with masks their
   probabilities (D, 1, 28, 28) on a grid over each box.
@@ -35,12 +35,13 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from longtail.config import deployed_config, load_config
+from longtail.config import deployed_config, installed_projects, load_config
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
 from longtail.engine.deployment.folding import baseline_config, changes, fold
 from longtail.engine.deployment.post_hoc import APPLIED, apply_post_hoc, check_not_applied
+from longtail.utils.command_line import add_config_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 FORMATS = ("auto", "checkpoint", "torchscript")
@@ -92,15 +93,15 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
-    """A calibration that was trained belongs to what is deployed.
-
-    Raises:
-        ValueError: the weights have tensors of a calibration that the model has not.
     """
-    calibration = sorted(name for name in unused if "calibration." in name)
-    if calibration:
+    Raises:
+        ValueError: the weights have tensors that a project deploys, and the model lacks them.
+    """
+    parts = [part for project in installed_projects() for part in project.deployed_tensors]
+    left_out = sorted(name for name in unused if any(part in name for part in parts))
+    if left_out:
         raise ValueError(
-            f"{weights} was trained with {calibration[0]}, which this config leaves out: give the "
+            f"{weights} was trained with {left_out[0]}, which this config leaves out: give the "
             "config that it was trained with"
         )
 
@@ -115,12 +116,8 @@ def test_size(cfg: CfgNode) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    parser = command_parser("export", __doc__)
+    add_config_arguments(parser)
     parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
     parser.add_argument(
@@ -129,7 +126,6 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto (default): a checkpoint where that is exact, otherwise TorchScript",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
     return parser
 
 

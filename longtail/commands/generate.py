@@ -18,20 +18,21 @@ from tabulate import tabulate
 from longtail.data.datasets import datasets_root
 from longtail.data.datasets.lvis import SYNTHETIC as LVIS_NAME
 from longtail.data.datasets.synthetic import LT_NAME, NAME
+from longtail.data.formats.generated import LT_SPLITS, SPLITS
 from longtail.data.statistics.groups import LETTERS, shot_groups
 from longtail.data.synthetic import (
     LVIS_CONFIG,
-    SPLITS,
     SyntheticConfig,
     write_dataset,
     write_lvis_dataset,
 )
-from longtail.data.synthetic.classification import SPLITS as LT_SPLITS
 from longtail.data.synthetic.classification import (
     ClassificationConfig,
     write_classification_dataset,
 )
+from longtail.utils.command_line import command_parser
 from longtail.utils.cores import available_cores
+from longtail.utils.errors import ending_in_one_line
 
 
 def build_parser(kind: str = "") -> argparse.ArgumentParser:
@@ -40,12 +41,9 @@ def build_parser(kind: str = "") -> argparse.ArgumentParser:
     Args:
         kind: whose options and defaults: ``""`` (label maps), ``"lvis"`` or ``"classification"``.
     """
-    parser = argparse.ArgumentParser(
-        prog="longtail generate",
-        description=__doc__,
-        formatter_class=_Formatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("generate", __doc__, _Formatter)
+    # --class would be taken for --classes, and of the wrong kind.
+    parser.allow_abbrev = False
     parser.add_argument(
         "--lvis",
         action="store_true",
@@ -54,7 +52,7 @@ def build_parser(kind: str = "") -> argparse.ArgumentParser:
     parser.add_argument(
         "--classification",
         action="store_true",
-        help="images of one class each, with options of their own: see --classification --help",
+        help="images and classes, with options of their own: see --classification --help",
     )
     if kind == "classification":
         default, name = ClassificationConfig(), LT_NAME
@@ -153,6 +151,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(kinds) > 1:
         raise SystemExit("error: choose one of --lvis and --classification")
     options = build_parser("".join(kinds)).parse_args(arguments)
+    with ending_in_one_line():
+        generate(options)
+    print(f"folder: {options.output}")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Write the data set, and print how often its classes occur.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        ValueError: bad options; the message names the flags.
+        OSError: the files cannot be written.
+    """
     try:
         if options.classification:
             _make_classification(options)
@@ -160,11 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _make_lvis(options)
         else:
             _make_sem_seg(options)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         parameters = rf"\b({'|'.join(FLAGS)})\b"
         message = re.sub(parameters, lambda match: FLAGS[match[0]], str(error))
-        raise SystemExit(f"error: {message}") from error
-    print(f"folder: {options.output}")
+        raise ValueError(message) from error
 
 
 def _make_sem_seg(options: argparse.Namespace) -> None:

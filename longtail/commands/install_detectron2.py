@@ -3,8 +3,8 @@
 detectron2 has no release on the package index under its own name, but ``pb1-detectron2==0.6`` is
 a verbatim upload of its official 0.6 Python sources. This command takes those sources, lets pip
 check their sha256 before anything in them is opened or run, changes what current torch, numpy,
-Pillow and Python need changed (``detectron2_edits.py``), builds a wheel without the C++ extension
-and installs it. A detectron2 that is there already, 0.6 or a build of main, is left alone.
+Pillow and Python need changed (longtail/utils/detectron2_edits.py), builds a wheel without the C++
+extension and installs it. A detectron2 that is there already, 0.6 or a build of main, is kept.
 
     longtail install-detectron2
 """
@@ -18,14 +18,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from longtail.utils.command_line import command_parser
 from longtail.utils.detectron2_edits import OUR_VERSIONS, VERSION, edit_sources
+from longtail.utils.errors import ending_in_one_line
 
 SOURCE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 
 
-class InstallError(RuntimeError):
-    """An expected failure; the message is one line that says what to do."""
+class InstallError(OSError):
+    """detectron2 cannot be installed; the message is one line that says what to do."""
 
 
 # Runs in a fresh interpreter: exit code 3 = none, otherwise path, version and distribution version.
@@ -169,19 +171,13 @@ def _last_line(output: str) -> str:
     return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; it has no arguments."""
+    return command_parser("install-detectron2", __doc__)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; it takes no arguments."""
-    parser = argparse.ArgumentParser(
-        prog="longtail install-detectron2",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(arguments)
-    try:
+    """Run the command line."""
+    build_parser().parse_args(arguments)
+    with ending_in_one_line():
         print(install())
-    except InstallError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

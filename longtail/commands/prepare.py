@@ -20,28 +20,33 @@ from collections.abc import Sequence
 
 from longtail.data.datasets import datasets_root
 from longtail.data.prepare import NAMES, RECIPES, prepare_dataset
+from longtail.utils.command_line import command_parser
+from longtail.utils.errors import one_line
 
 SHOWN_PROBLEMS = 10
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("prepare", __doc__)
     sources = "; ".join(f"{r.name}: {r.source}, {r.archive}" for r in RECIPES.values())
     parser.add_argument("name", choices=NAMES, help="the data set")
     parser.add_argument(
         "--source",
+        metavar="DIR",
         help="folder with what the official archive contains; by default, under the folder of "
         f"all data sets ({sources}). Images are copied from another place, but those of "
         "coco_stuff_164k have to be in coco/train2017 and coco/val2017. The others have none",
     )
-    parser.add_argument("--splits", nargs="+", help="such as train val; all by default")
-    parser.add_argument("--workers", type=int, help="threads; one a processor by default")
-    parser.add_argument("--seed", type=int, help="of the splits of digits_lt; 0 by default")
+    parser.add_argument(
+        "--splits", nargs="+", metavar="NAME", help="such as train val; all by default"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads; one a processor by default"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the splits of digits_lt; 0 by default"
+    )
     return parser
 
 
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
         )
     except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {one_line(error)}") from None
     except KeyboardInterrupt:
         print("\nstopped, every written file is whole: the same command continues", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,6 +1,6 @@
-"""Train and evaluate every model of the project.
+"""Train and evaluate the model of a config.
 
-longtail train --config-file quickstart/deeplabv3plus_lite0_rr.yaml
+longtail train --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml
 longtail train --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 torchrun --nproc_per_node 2 -m longtail train --config-file ...
 """
@@ -22,13 +22,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from longtail.config import deployed_config, load_config
+from longtail.config import deployed_config, find_config_file, load_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
 from longtail.engine.training.data_sets import check_test_sets
 from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
-from longtail.utils.errors import INPUT_ERRORS, one_line
+from longtail.utils.errors import INPUT_ERRORS, ending_in_one_line, one_line
 from longtail.utils.io import atomic_write
 
 
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
     # detectron2 would log the traceback of what is said in one line here.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     try:
+        # detectron2 logs the file's text, and needs to find it.
+        args.config_file = args.config_file and find_config_file(args.config_file)
         cfg = load_config(args.config_file, args.opts)
         _check(cfg, args.eval_only)
         cfg.freeze()
@@ -145,13 +147,30 @@ def _keep_traceback(args: argparse.Namespace) -> str:
     return f" (details: {path})"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: start the processes."""
-    args = default_argument_parser().parse_args(arguments)
-    try:
-        launch_training(run, args)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    except ProcessExitedException as error:
-        # The process that failed has said why.
-        sys.exit(error.exit_code)
+def build_parser(prog: str = "longtail train") -> argparse.ArgumentParser:
+    """The command line: detectron2's.
+
+    Args:
+        prog: the program's name in the usage line.
+    """
+    summary, _, examples = __doc__.partition("\n\n")
+    # The parser's own examples name the file that runs, which may be that of any command.
+    parser = default_argument_parser(epilog=f"Examples:\n\n{examples}")
+    parser.prog, parser.description = prog, summary
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "longtail train") -> None:
+    """Run the command line: start the processes.
+
+    Args:
+        arguments: of the command line, by default those of the process.
+        prog: see :func:`build_parser`.
+    """
+    args = build_parser(prog).parse_args(arguments)
+    with ending_in_one_line():
+        try:
+            launch_training(run, args)
+        except ProcessExitedException as error:
+            # The process that failed has said why.
+            sys.exit(error.exit_code)

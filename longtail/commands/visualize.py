@@ -3,9 +3,9 @@
 Models on images of a data set, on images of one's own, and predictions that were saved before:
 
     longtail visualize --output pictures --num-images 8 \\
-        --model baseline configs/CamVid/deeplabv3plus_lite0.yaml baseline.pth \\
-        --model RR configs/CamVid/deeplabv3plus_lite0_rr.yaml rr.pth
-    longtail visualize --output pictures --model RR CONFIG WEIGHTS --images street.jpg
+        --model baseline CamVid/deeplabv3plus_lite0.yaml baseline.pth \\
+        --model longer CamVid/deeplabv3plus_lite0.yaml longer.pth
+    longtail visualize --output pictures --model longer CONFIG WEIGHTS --images street.jpg
     longtail visualize --output pictures --dataset ade20k_sem_seg_val --predictions FCN DIR
 
 Every image becomes OUTPUT/<name of the image>.png. Ignored pixels are black.
@@ -32,6 +32,7 @@ from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.inference.build import build_inference
 from longtail.evaluation.sem_seg.metrics import predicted_classes
+from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 from longtail.visualization.comparison import comparison
@@ -42,11 +43,7 @@ Predictor = Callable[[str], np.ndarray]
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail visualize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("visualize", __doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
     parser.add_argument(
         "--model",
@@ -106,7 +103,9 @@ def visualize(options: argparse.Namespace) -> None:
     metadata = class_metadata(dataset)
     classes = metadata.get("stuff_classes", None)
     if not classes:
-        raise ValueError(f"data set {dataset!r} has no stuff_classes: name one for segmentation")
+        raise ValueError(
+            f"data set {dataset!r} does not have stuff_classes: name one for segmentation"
+        )
     for (name, *_), cfg in zip(options.model, configs, strict=True):
         _check_classes(name, cfg, dataset, len(classes))
     records = _own_images(options.images) or _of_dataset(dataset, options.num_images)
@@ -165,7 +164,9 @@ def _of_dataset(dataset: str, number: int) -> list[dict[str, Any]]:
         raise ValueError(f"--num-images must be 1 or more, got {number}")
     source = load_source(dataset)
     if source.label_files is None:
-        raise ValueError(f"data set {dataset!r} has no label maps: name one for segmentation")
+        raise ValueError(
+            f"data set {dataset!r} does not have label maps: name one for segmentation"
+        )
     total = len(source.image_files)
     chosen = (round(i) for i in np.linspace(0, total - 1, min(number, total)))
     return [
@@ -211,7 +212,7 @@ def _folder_predictor(name: str, folder: str) -> Predictor:
         stem = Path(image_file).stem
         if stem not in files:
             raise FileNotFoundError(
-                f"--predictions {name}: {folder} has no {stem}.png for {image_file}"
+                f"--predictions {name}: {folder} does not have {stem}.png for {image_file}"
             )
         return read_label_map(files[stem])
 

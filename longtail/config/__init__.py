@@ -1,14 +1,29 @@
 """Configs: the declared keys, loading, what is left for inference, and the installed projects."""
 
 from longtail.config.keys import add_longtail_config
-from longtail.config.loading import deployed_config, get_cfg, get_config_file, load_config
-from longtail.config.projects import Folding, Project, get_value, installed_projects, set_value
+from longtail.config.loading import (
+    deployed_config,
+    find_config_file,
+    get_cfg,
+    get_config_file,
+    load_config,
+)
+from longtail.config.projects import (
+    Folding,
+    Project,
+    deployed_state,
+    get_value,
+    installed_projects,
+    set_value,
+)
 
 __all__ = [
     "Folding",
     "Project",
     "add_longtail_config",
     "deployed_config",
+    "deployed_state",
+    "find_config_file",
     "get_cfg",
     "get_config_file",
     "get_value",

@@ -1,4 +1,4 @@
-"""The config keys that both methods share."""
+"""The config keys of longtail; projects add their own."""
 
 from detectron2.config import CfgNode as CN
 
@@ -108,9 +108,9 @@ def _add_model_config(cfg: CN) -> None:
 
 
 def _add_classifier_config(cfg: CN) -> None:
-    # Images of one class each: META_ARCHITECTURE ImageClassifier (first stage), or a second stage
-    # with frozen features: RetrainedImageClassifier (cRT, or the empirical bound),
-    # ScaledImageClassifier (LWS), DisAlignImageClassifier. Backbone: TimmClassificationBackbone.
+    # Image classification: META_ARCHITECTURE ImageClassifier (first stage), or a second stage with
+    # frozen features: RetrainedImageClassifier (cRT, or the empirical bound), ScaledImageClassifier
+    # (LWS), or that of a project. Backbone: TimmClassificationBackbone.
     cfg.MODEL.CLASSIFIER = CN()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
     # "linear" or "cosine".
@@ -169,7 +169,7 @@ def _add_class_loss_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
-    # Images of one class each, in training: a crop of this part of the area, resized to SIZE
+    # Image classification, in training: a crop of this part of the area, resized to SIZE
     # (pixels), flipped as INPUT.RANDOM_FLIP says, with brightness, contrast and saturation changed
     # by up to COLOR_JITTER. In testing: shorter side TEST_RESIZE, then the center of SIZE.
     cfg.INPUT.CLASSIFICATION = CN()

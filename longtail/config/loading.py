@@ -19,7 +19,9 @@ from longtail.utils.names import registered
 
 _PACKAGE = Path(longtail.__file__).resolve().parent
 # Inside the package where it is installed, beside it in a checkout.
-CONFIGS = next((p for p in (_PACKAGE / "configs",) if p.is_dir()), _PACKAGE.parent / "configs")
+CONFIGS = _PACKAGE / "configs"
+if not CONFIGS.is_dir():
+    CONFIGS = _PACKAGE.parent / "configs"
 
 
 def get_cfg() -> CfgNode:
@@ -30,6 +32,18 @@ def get_cfg() -> CfgNode:
     for project in installed_projects():
         project.add_config(cfg)
     return cfg
+
+
+def find_config_file(name: str) -> str:
+    """The path of a config: a file, or one that comes with the package.
+
+    Args:
+        name: a path, or the name of a packaged config, see :func:`get_config_file`.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    return name if os.path.isfile(name) else get_config_file(name)
 
 
 def get_config_file(name: str) -> str:
@@ -66,9 +80,7 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
     cfg = get_cfg()
     try:
         if config_file:
-            if not os.path.isfile(config_file):
-                config_file = get_config_file(config_file)
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            cfg.merge_from_file(find_config_file(config_file), allow_unsafe=False)
         cfg.merge_from_list(list(overrides or []))
     except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"config {config_file or 'options'}: {one_line(error)}") from None

@@ -1,23 +1,25 @@
-"""What a project adds to longtail, and which projects are installed.
+"""The additions of projects to longtail, and the projects that are installed.
 
 A project is a package that registers one :class:`Project` under the entry-point group
 ``longtail.projects``::
 
     entry_points={"longtail.projects": ["mine = mine.project:PROJECT"]}
 
-longtail knows no project by name.
+The module that is named there also imports what registers the project's models and data sets: it
+is loaded with the first config. longtail knows no project by name.
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from torch import nn
 
 GROUP = "longtail.projects"
+Value = TypeVar("Value")
 
 
 def get_value(cfg: CfgNode, key: str) -> Any:
@@ -33,7 +35,7 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Folding:
-    """How a trained part becomes a part of the baseline's weights, for deployment.
+    """A trained part that becomes a part of the baseline's weights, for deployment.
 
     Attributes:
         key: config key that turns the part on, such as ``MODEL.META_ARCHITECTURE``.
@@ -48,14 +50,10 @@ class Folding:
     baseline: Callable[[CfgNode], str]
     fold: Callable[[nn.Module], None]
 
-    def applies(self, cfg: CfgNode) -> bool:
-        """Whether a config has the part."""
-        return get_value(cfg, self.key) == self.value
-
 
 @dataclass(frozen=True)
 class Project:
-    """What a project adds.
+    """The additions of one project.
 
     Attributes:
         name: of the project, in messages.
@@ -63,6 +61,9 @@ class Project:
         deployed_heads: semantic heads that only training has: the config key, by the head's
             registered name, that names the head which is left for inference.
         head_keys: further config keys that name a semantic head.
+        training_tensors: what the names of tensors begin with that only training has.
+        deployed_tensors: a part of the names of tensors that no deployed model may lack whose
+            checkpoint has them.
         train_loader: from a complete config to the data loader that its training reads, or None
             for the usual one.
         foldings: parts that can be folded into a baseline's weights.
@@ -73,6 +74,8 @@ class Project:
     add_config: Callable[[CfgNode], None]
     deployed_heads: Mapping[str, str] = field(default_factory=dict)
     head_keys: tuple[str, ...] = ()
+    training_tensors: tuple[str, ...] = ()
+    deployed_tensors: tuple[str, ...] = ()
     train_loader: Callable[[CfgNode], Any] = lambda cfg: None
     foldings: tuple[Folding, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class Project:
 
 @functools.cache
 def installed_projects() -> tuple[Project, ...]:
-    """All projects that are installed, in the order of their names.
+    """All projects that are installed, in the order of their entry points' names.
 
     Raises:
         ValueError: one cannot be imported, or is not a :class:`Project`.
@@ -101,3 +104,13 @@ def installed_projects() -> tuple[Project, ...]:
             )
         projects.append(project)
     return tuple(projects)
+
+
+def deployed_state(state: Mapping[str, Value]) -> dict[str, Value]:
+    """The tensors of a checkpoint that are left for inference.
+
+    Args:
+        state: tensors by their names, of a model as it is trained.
+    """
+    prefixes = tuple(p for project in installed_projects() for p in project.training_tensors)
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}

@@ -98,7 +98,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"the weights {self._path} are a checkpoint of another architecture: expected such "
                 f"as {expected}, in its shape, and found {len(own) - len(missing)} of {len(own)}; "
                 f"it has such as {next(iter(self._names), 'none')}. Convert them with "
-                "tools/convert_weights.py, or set MODEL.WEIGHTS to others"
+                "longtail convert-weights, or set MODEL.WEIGHTS to others"
             )
         super()._log_incompatible_keys(incompatible)
 
@@ -126,7 +126,7 @@ class CompleteCheckpointer(Checkpointer):
     missing_remedy = (
         "set MODEL.WEIGHTS to a trained checkpoint, or first train the config that writes it"
     )
-    # Names of the tensors that the file has and the model has not.
+    # Names of the tensors that the file has and the model does not have.
     unused: Sequence[str] = ()
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class CompleteCheckpointer(Checkpointer):
 
 
 class _ForeignGlobal(Exception):
-    """A pickle names something that is no part of weights."""
+    """A pickle names something that is not a part of weights."""
 
 
 class _NumpyUnpickler(pickle.Unpickler):
@@ -187,7 +187,7 @@ def _load_arrays(file: str) -> Any:
 
 
 def load_tensors(file: str) -> Any:
-    """What ``torch.save`` wrote, tensors and plain values alone; no code in the file is run.
+    """Read what ``torch.save`` wrote, tensors and plain values alone; no code in the file is run.
 
     Args:
         file: path of the file.

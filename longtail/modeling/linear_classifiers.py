@@ -12,6 +12,7 @@ from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 from torch import nn
 
 from longtail.losses import BOXES, IMAGES, PIXELS, LossTask
+from longtail.utils.detectron2 import has_sigmoid
 
 from .classification import ImageClassifier
 from .sem_seg.wrapping import innermost
@@ -83,8 +84,7 @@ def _check(purpose: str, owner: nn.Module, layer: nn.Module | None) -> None:
             "or a 1x1 convolution, with a bias",
         )
     loss = getattr(owner, "class_loss", None)
-    # Newer versions of detectron2 have a sigmoid of their own.
-    if (loss is not None and not loss.is_softmax) or getattr(owner, "use_sigmoid_ce", False):
+    if (loss is not None and not loss.is_softmax) or has_sigmoid(owner):
         raise _none(purpose, f"the probabilities of {type(owner).__name__} are no softmax")
 
 

@@ -1,1 +1,1 @@
-"""What has no domain of its own: files that are written whole."""
+"""Helpers without a domain: files that are written whole, errors, names, command lines."""

@@ -1,7 +1,7 @@
-"""What is changed in the sources of detectron2 0.6 so that they work today, and why.
+"""Changes to the sources of detectron2 0.6 that make them work today, and their reasons.
 
 Each change names its file and the text that must be there: other sources than those of 0.6 are
-refused rather than half changed. Used by ``install_detectron2.py``.
+refused rather than half changed. ``longtail install-detectron2`` makes them.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What bad input raises, and how it is said in one line."""
+"""Errors of bad input, said in one line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def first_line(error: Exception) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks, quotes and tracebacks of other processes."""
+    """The message of an error, without line breaks, quotes and tracebacks of other processes."""
     # The text of a KeyError is the quoted form of its message.
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if "Original Traceback" in message:

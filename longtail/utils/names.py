@@ -9,7 +9,7 @@ SHOWN = 5
 
 
 def registered(registry: Iterable[tuple[str, Any]], name: str, key: str) -> Any:
-    """What is registered under a name.
+    """Look up what is registered under a name.
 
     Args:
         registry: detectron2's registry, or other pairs of names and objects.

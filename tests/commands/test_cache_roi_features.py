@@ -1,4 +1,4 @@
-"""tools/cache_roi_features.py, and train_net.py on what it wrote."""
+"""longtail cache-roi-features, and train_net.py on what it wrote."""
 
 import argparse
 import re
@@ -147,7 +147,7 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(run, tmp_path):
     file.write_bytes(b"")
     before = contents(cache)
     cases = [
-        (other, [], "is no cache and not empty"),
+        (other, [], "is neither a cache nor empty"),
         (file, [], "is a file: name a folder"),
         (tmp_path / "new", ["--epochs", "0"], "at least 1 epoch, got 0"),
         (tmp_path / "new", ["MODEL.DISALIGN.RHO", "-1.0"], "rho must be finite"),

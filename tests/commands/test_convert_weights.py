@@ -1,4 +1,4 @@
-"""tools/convert_weights.py: its files and its command line."""
+"""longtail convert-weights: its files and its command line."""
 
 import sys
 import types
@@ -55,7 +55,7 @@ def v1c_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Segmentor(nn.Module):
-    """What every model of the project calls its backbone."""
+    """The name that every model of the project gives its backbone."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ def test_a_resnet_with_another_stem_needs_a_config(tmp_path):
 def test_a_resnet_of_another_depth_needs_a_config(resnet50c, tmp_path):
     state = {k: v for k, v in v1c_state(resnet50c).items() if not k.startswith("layer3.5.")}
     torch.save(state, tmp_path / "in.pth")
-    assert "no ResNet-50 or -101 v1c" in fail(tmp_path / "in.pth", tmp_path / "out.pth")
+    assert "not a ResNet-50 or -101 v1c" in fail(tmp_path / "in.pth", tmp_path / "out.pth")
 
 
 # --- files ---

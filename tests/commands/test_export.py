@@ -1,4 +1,4 @@
-"""tools/export.py on tiny models: what is written computes what was trained."""
+"""longtail export on tiny models: what is written computes what was trained."""
 
 import subprocess
 import sys
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from longtail.commands import export
-from longtail.config import deployed_config
+from longtail.config import Folding, deployed_config
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.deployment import folding
 from longtail.engine.deployment.export import class_scores, random_images, relative_difference
 from longtail.engine.deployment.post_hoc import apply_post_hoc
 from tests.disalign.detectors import disturb, randomize
@@ -160,7 +161,7 @@ def test_a_checkpoint_of_the_baseline(trained, task, overrides, capsys):
     assert f"{given.output}: checkpoint, largest relative difference " in out
     said = out.splitlines()[-1]
     ((key, value),) = BASELINES[task].items()
-    # What a baseline is has not to be said of one.
+    # Of a baseline there is nothing to say.
     assert said.startswith("config: ") and said.endswith(f"{key} {value}") == bool(overrides)
 
 
@@ -267,8 +268,10 @@ def test_a_file_that_computes_something_else_is_not_left(trained, monkeypatch, f
     given.output.parent.mkdir()
     given.output.write_bytes(b"what was there before")
     if form == "checkpoint":
-        wrong = {"ScaledImageClassifier": ("ImageClassifier", lambda model: None)}
-        monkeypatch.setattr(export, "SECOND_STAGES", wrong)
+        wrong = Folding(
+            ARCHITECTURE, "ScaledImageClassifier", lambda cfg: "ImageClassifier", lambda model: None
+        )
+        monkeypatch.setattr(folding, "OWN_FOLDINGS", (wrong,))
     else:
         load = torch.jit.load
 

@@ -1,4 +1,4 @@
-"""tools/install_detectron2.py without a network: pip is pointed at folders that the tests make."""
+"""longtail install-detectron2 without a network: pip is pointed at folders that the tests make."""
 
 import os
 import subprocess
@@ -11,15 +11,14 @@ import pytest
 from longtail.utils import detectron2_edits
 from tests.messages import raises_naming
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+COMMAND = [sys.executable, "-m", "longtail", "install-detectron2"]
 
 
 def run_tool(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:
     """The command, in a process that sees only what ``environment`` shows it of pip's settings."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     settings |= {"PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(tmp_path), **environment}
-    command = [sys.executable, str(TOOLS / "install_detectron2.py")]
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    return subprocess.run(COMMAND, env=settings, capture_output=True, text=True, timeout=120)
 
 
 def write_package(folder: Path, name: str, body: str = "") -> None:
@@ -98,10 +97,9 @@ def test_an_index_that_does_not_answer_is_named(tmp_path: Path, no_detectron2: s
 
 
 def test_arguments_are_refused() -> None:
-    command = [sys.executable, str(TOOLS / "install_detectron2.py"), "--force"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
+    result = subprocess.run([*COMMAND, "--force"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "error: unrecognized arguments: --force" in result.stderr
 
 
 def test_edits_are_applied(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""tools/plot_calibration.py on the second stages of tiny detectors."""
+"""longtail plot-calibration on the second stages of tiny detectors."""
 
 import json
 
@@ -162,7 +162,7 @@ def test_bad_input_is_said_in_one_line(stage, tmp_path):
     absent = tmp_path / "absent.pth"
     assert f"weights {absent} do not exist" in stage.fail(out, weights=absent)
     message = stage.fail(out, overrides=["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"])
-    assert "detector.yaml is no second stage" in message and "GeneralizedRCNN" in message
+    assert "detector.yaml is not a second stage" in message and "GeneralizedRCNN" in message
     assert "expected DisAlignRCNN" in message
     assert "--batches must be 1 or more, got 0" in stage.fail(out, "--batches", "0")
     taken = tmp_path / "taken"

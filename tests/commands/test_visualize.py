@@ -1,4 +1,4 @@
-"""tools/visualize.py on a small registered data set and models with random weights."""
+"""longtail visualize on a small registered data set and models with random weights."""
 
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def read(folder: Path, name: str, stem: str) -> np.ndarray:
 
 
 def predict(folder: Path, seed: int, stem: str) -> np.ndarray:
-    """What a model says, from its logits; images of the test size are not resized."""
+    """The predictions of a model, from its logits; images of the test size are not resized."""
     cfg = load_config(str(folder / "config.yaml"))
     net = Trainer.build_model(cfg).eval()
     net.load_state_dict(torch.load(folder / f"{seed}.pth", weights_only=True)["model"])
@@ -147,7 +147,7 @@ def test_missing_files_are_named(folder, tmp_path):
     saved = ["--dataset", DATASET, "--predictions", "saved"]
     assert f"folder {absent} does not exist" in fail(out, *saved, absent)
     absent.mkdir()
-    assert f"{absent} has no a.png" in fail(out, *saved, absent)
+    assert f"{absent} does not have a.png" in fail(out, *saved, absent)
 
 
 def test_unreadable_files_are_named(folder, tmp_path):

@@ -112,9 +112,8 @@ def test_an_incomplete_cache_is_refused_with_the_command(made, configure, tmp_pa
     (copy / shard_name(2)).unlink()
     with pytest.raises(ValueError, match=r"1 of 4 files .* --output \S+ --epochs 2$"):
         open_cache(configure("MODEL.DISALIGN.ROI_FEATURE_CACHE", str(copy)))
-    with pytest.raises(
-        FileNotFoundError, match=r"no cache of RoI features.*longtail cache-roi-features"
-    ):
+    command = "longtail cache-roi-features"
+    with pytest.raises(FileNotFoundError, match=rf"no cache of RoI features.*{command}"):
         open_cache(configure("MODEL.DISALIGN.ROI_FEATURE_CACHE", str(tmp_path / "none")))
 
 

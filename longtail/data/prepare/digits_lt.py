@@ -45,7 +45,9 @@ def prepare_digits_lt(root: str, seed: int = 0) -> Report:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError(f"{NAME} needs scikit-learn: pip install scikit-learn") from None
+        raise ImportError(
+            f"{NAME} needs scikit-learn: pip install 'detectron2-longtail[digits-lt]'"
+        ) from None
     digits = load_digits()
     lists = {
         split_list(root, split): _list_text(indices, digits.target)

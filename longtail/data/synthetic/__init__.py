@@ -10,21 +10,19 @@ from longtail.data.synthetic.classification import (
 )
 from longtail.data.synthetic.config import SyntheticConfig
 from longtail.data.synthetic.lvis import LVIS_CONFIG, write_lvis_dataset
-from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
+from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import IGNORE_LABEL, Instance, Scene, generate_scene
-from longtail.data.synthetic.write import read_meta, write_dataset
+from longtail.data.synthetic.write import write_dataset
 
 __all__ = [
     "IGNORE_LABEL",
     "LVIS_CONFIG",
-    "SPLITS",
     "ClassificationConfig",
     "Instance",
     "Scene",
     "SyntheticConfig",
     "generate_scene",
     "plan_split",
-    "read_meta",
     "scene_generator",
     "write_classification_dataset",
     "write_dataset",

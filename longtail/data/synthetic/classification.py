@@ -20,30 +20,31 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from longtail.data.formats.generated import (
+    FORMAT_VERSION,
+    LT_NUM_CLASSES,
+    LT_SHAPES,
+    LT_SPLITS,
+    object_classes,
+    object_parts,
+    read_meta,
+    split_list,
+)
 from longtail.data.formats.image_list import image_list_text
 from longtail.data.synthetic.layout import centered_mask
 from longtail.data.synthetic.scene import colorize, paint_object, photograph
 from longtail.data.synthetic.shapes import SHAPES, draw_shape
 from longtail.data.synthetic.textures import STUFF_TEXTURES, THING_TEXTURES, texture_field
-from longtail.data.synthetic.write import (
-    FORMAT_VERSION,
-    map_jobs,
-    read_meta,
-    remove_generated_files,
-    write_image,
-)
+from longtail.data.synthetic.write import map_jobs, remove_generated_files, write_image
 from longtail.utils.io import atomic_write, write_json
 
-SPLITS = ("train", "val", "test", "balanced")
 # The folders of images: train's images are some of balanced's.
 _FOLDERS = ("train", "val", "test")
 IMAGE_SIZE = (32, 32)
 VAL_IMAGES, TEST_IMAGES = 10, 40
-# The other shapes are too thin to show a texture at this size.
-_SHAPES = ("disk", "ring", "box", "star", "crescent", "pebble")
 # The other textures look like objects' at this size.
 _GROUNDS = ("grass", "gravel", "cloud", "sand")
-MAX_CLASSES = len(_SHAPES) * len(THING_TEXTURES)
+MAX_CLASSES = len(LT_SHAPES) * len(THING_TEXTURES)
 # Shares of the image: the object, and the others behind it and before it.
 _AREA = (0.25, 0.5)
 _BEHIND = (0.02, 0.06)
@@ -69,7 +70,7 @@ class ClassificationConfig:
         ValueError: a value is out of its range.
     """
 
-    num_classes: int = 24
+    num_classes: int = LT_NUM_CLASSES
     imbalance: float = 100.0
     max_images: int = 300
     seed: int = 0
@@ -90,29 +91,21 @@ class ClassificationConfig:
 
     def parts(self, label: int) -> tuple[str, str]:
         """Shape and texture of a class: a key of ``SHAPES`` and one of ``THING_TEXTURES``."""
-        lap, shape = divmod(label, len(_SHAPES))
-        # 3 has no divisor in common with the 8 textures, hence no pair occurs twice.
-        texture = (shape + 3 * lap) % len(THING_TEXTURES)
-        return _SHAPES[shape], list(THING_TEXTURES)[texture]
+        return object_parts(label, LT_SHAPES)
 
     @property
     def class_names(self) -> list[str]:
-        """K names, for instance ``"ring-striped"``."""
-        return ["-".join(self.parts(label)) for label in range(self.num_classes)]
+        """K names, for instance ``"ring-checked"``."""
+        return object_classes(self.num_classes, LT_SHAPES)
 
     def image_counts(self, split: str) -> np.ndarray:
-        """(K,) int64: images of every class in one of ``SPLITS``."""
+        """(K,) int64: images of every class in one of ``LT_SPLITS``."""
         if split != "train":
             number = {"val": VAL_IMAGES, "test": TEST_IMAGES, "balanced": self.max_images}[split]
             return np.full(self.num_classes, number)
         place = np.random.default_rng(self.seed).permutation(self.num_classes)
         decay = self.imbalance ** (-place / (self.num_classes - 1))
         return np.rint(self.max_images * decay).astype(np.int64)
-
-
-def split_list(root: str | os.PathLike, split: str) -> Path:
-    """The list of one of ``SPLITS``; its paths are relative to ``root``."""
-    return Path(root) / f"synthetic_lt_{split}.txt"
 
 
 def write_classification_dataset(
@@ -153,13 +146,13 @@ def write_classification_dataset(
         "kind": "classification",
         "config": dataclasses.asdict(config),
         "classes": config.class_names,
-        "image_count": {split: config.image_counts(split).tolist() for split in SPLITS},
+        "image_count": {split: config.image_counts(split).tolist() for split in LT_SPLITS},
     }
     if read_meta(root) == meta:
         return meta
     folders = [root / "images" / folder for folder in _FOLDERS]
     remove_generated_files(root, folders, "classification")
-    for split in SPLITS:
+    for split in LT_SPLITS:
         split_list(root, split).unlink(missing_ok=True)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +160,7 @@ def write_classification_dataset(
     write = functools.partial(_write_image, root, config)
     for _ in tqdm(map_jobs(write, jobs, num_workers), "Generating images", len(jobs), unit="image"):
         pass
-    for split in SPLITS:
+    for split in LT_SPLITS:
         _write_list(root, config, split)
     write_json(root / "meta.json", meta)
     return meta
@@ -201,7 +194,7 @@ def generate_image(config: ClassificationConfig, folder: str, number: int) -> np
 
 def _any_parts(rng: np.random.Generator) -> tuple[str, str]:
     return (
-        _SHAPES[rng.integers(len(_SHAPES))],
+        LT_SHAPES[rng.integers(len(LT_SHAPES))],
         list(THING_TEXTURES)[rng.integers(len(THING_TEXTURES))],
     )
 

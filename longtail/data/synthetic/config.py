@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from longtail.data.synthetic.shapes import SHAPES
-from longtail.data.synthetic.textures import STUFF_TEXTURES, THING_TEXTURES
+from longtail.data.formats.generated import (
+    NUM_CLASSES,
+    SHAPES,
+    STUFF,
+    TEXTURES,
+    frequency_thirds,
+    num_stuff,
+    object_parts,
+    scene_classes,
+)
 
 # A class that an image is planned to contain keeps at least this many labelled pixels in it.
 MIN_PIXELS = 24
@@ -15,7 +23,7 @@ MIN_PIXELS = 24
 MAX_THING_SHARE = 0.6
 MIN_SIDE = 48
 MIN_CLASSES = 4
-MAX_CLASSES = len(STUFF_TEXTURES) + len(SHAPES) * len(THING_TEXTURES)
+MAX_CLASSES = len(STUFF) + len(SHAPES) * len(TEXTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +52,7 @@ class SyntheticConfig:
         ValueError: a value is out of its range, or no such data set can exist.
     """
 
-    num_classes: int = 24
+    num_classes: int = NUM_CLASSES
     image_size: tuple[int, int] = (160, 160)
     region_imbalance: float = 100.0
     pixel_imbalance: float = 300.0
@@ -97,7 +105,7 @@ class SyntheticConfig:
     @property
     def num_stuff(self) -> int:
         """Number of stuff classes; they are the classes 0 to ``num_stuff - 1``."""
-        return min(len(STUFF_TEXTURES), max(2, round(self.num_classes / 5)))
+        return num_stuff(self.num_classes)
 
     @property
     def tail_position(self) -> np.ndarray:
@@ -111,37 +119,22 @@ class SyntheticConfig:
         return (self.region_imbalance / self.pixel_imbalance) ** self.tail_position / total
 
     def thing_parts(self, class_id: int) -> tuple[str, str]:
-        """Shape and texture of a thing class.
-
-        All shapes come once, each with another texture, before any comes again with a new one:
-        a rare class has its shape in common with one frequent class and its texture with another.
+        """Shape and texture of a thing class, see :func:`.generated.object_parts`.
 
         Args:
             class_id: from ``num_stuff`` to K - 1.
-
-        Returns:
-            A key of ``SHAPES`` and one of ``THING_TEXTURES``.
         """
-        lap, shape = divmod(class_id - self.num_stuff, len(SHAPES))
-        # 3 has no divisor in common with the 8 textures, hence no pair occurs twice.
-        texture = (shape + 3 * lap) % len(THING_TEXTURES)
-        return list(SHAPES)[shape], list(THING_TEXTURES)[texture]
+        return object_parts(class_id - self.num_stuff)
 
     @property
     def class_names(self) -> list[str]:
-        """K names, for instance ``"brick"`` (stuff) and ``"ring-striped"`` (thing)."""
-        things = range(self.num_stuff, self.num_classes)
-        return list(STUFF_TEXTURES)[: self.num_stuff] + [
-            "-".join(self.thing_parts(c)) for c in things
-        ]
+        """K names, for instance ``"brick"`` (stuff) and ``"ring-zigzag"`` (thing)."""
+        return scene_classes(self.num_classes)
 
     @property
     def class_groups(self) -> dict[str, list[int]]:
         """Class ids of ``head``, ``body`` and ``tail``: thirds of the classes by frequency."""
-        thirds = np.array_split(np.arange(self.num_classes), 3)
-        return {
-            name: ids.tolist() for name, ids in zip(("head", "body", "tail"), thirds, strict=True)
-        }
+        return frequency_thirds(self.num_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as they stand in ``meta.json``."""

@@ -21,6 +21,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from longtail.data.formats.generated import (
+    FORMAT_VERSION,
+    LVIS_NUM_CLASSES,
+    SPLITS,
+    annotation_file,
+    read_meta,
+)
 from longtail.data.formats.lvis_writer import (
     Labelled,
     count_annotations,
@@ -29,22 +36,16 @@ from longtail.data.formats.lvis_writer import (
     write_document,
 )
 from longtail.data.synthetic.config import SyntheticConfig
-from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
+from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import Instance, generate_scene
 from longtail.data.synthetic.shapes import SHAPES
-from longtail.data.synthetic.write import (
-    FORMAT_VERSION,
-    map_jobs,
-    read_meta,
-    remove_generated_files,
-    write_image,
-)
+from longtail.data.synthetic.write import map_jobs, remove_generated_files, write_image
 from longtail.utils.io import write_json
 
 # 60 thing categories, from 1 to 515 of 1200 training images: about a third each is rare, common
 # and frequent. Areas are not planned by the law of the config, see _areas.
 LVIS_CONFIG = SyntheticConfig(
-    num_classes=68,
+    num_classes=LVIS_NUM_CLASSES,
     image_size=(192, 192),
     region_imbalance=1200,
     pixel_imbalance=1200,
@@ -62,11 +63,6 @@ NOT_EXHAUSTIVE = 0.1
 def category_names(config: SyntheticConfig) -> list[str]:
     """T names, in the order of the category ids."""
     return config.class_names[config.num_stuff :]
-
-
-def annotation_file(root: str | os.PathLike, split: str) -> Path:
-    """The JSON file of a split, ``"train"`` or ``"val"``."""
-    return Path(root) / f"lvis_synthetic_{split}.json"
 
 
 def write_lvis_dataset(

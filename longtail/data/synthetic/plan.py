@@ -5,9 +5,9 @@ Shapes: N images, K classes, S stuff classes, K - S thing classes.
 
 import numpy as np
 
+from longtail.data.formats.generated import SPLITS
 from longtail.data.synthetic.config import MAX_THING_SHARE, SyntheticConfig
 
-SPLITS = ("train", "val")
 # Iterations of the alternating scaling below; it changes nothing visible after about 30.
 _SCALINGS = 100
 

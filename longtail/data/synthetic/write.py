@@ -6,7 +6,6 @@ root/meta.json    written last: where it is, the data set is whole
 """
 
 import functools
-import json
 import multiprocessing
 import os
 import re
@@ -19,13 +18,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from longtail.data.formats.generated import FORMAT_VERSION, SPLITS, read_meta, split_folders
 from longtail.data.synthetic.config import SyntheticConfig
-from longtail.data.synthetic.plan import SPLITS, plan_split, scene_generator
+from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import generate_scene
 from longtail.utils.io import atomic_write, write_json
 
-# To be raised whenever the same config gives other files than before.
-FORMAT_VERSION = 1
 _OWN_FILE = re.compile(r"synthetic_(train|val|test)_\d+\.(jpg|png)|\..*\.tmp")
 
 
@@ -75,32 +73,6 @@ def write_dataset(
         request[kind] = {split: counts[split][index].tolist() for split in SPLITS}
     write_json(root / "meta.json", request)
     return request
-
-
-def read_meta(root: str | os.PathLike) -> dict[str, Any] | None:
-    """Read what :func:`write_dataset` noted in ``root``.
-
-    Returns:
-        See :func:`write_dataset`; None if there is no complete generated data set of this format.
-    """
-    try:
-        with open(Path(root) / "meta.json", encoding="utf-8") as file:
-            meta = json.load(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    own = isinstance(meta, dict) and meta.get("format_version") == FORMAT_VERSION
-    return meta if own else None
-
-
-def split_folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
-    """Name the folders of the images and the label maps of a split.
-
-    Args:
-        root: the data set's folder.
-        split: ``"train"`` or ``"val"``.
-    """
-    folder = {"train": "training", "val": "validation"}[split]
-    return Path(root) / "images" / folder, Path(root) / "annotations_detectron2" / folder
 
 
 def _describe(config: SyntheticConfig, num_images: dict[str, int]) -> dict[str, Any]:

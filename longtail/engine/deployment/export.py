@@ -11,18 +11,17 @@ Shape alphabet:
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import IO
-from unittest import mock
 
 import torch
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN, SemanticSegmentor
-from detectron2.modeling.roi_heads import cascade_rcnn, fast_rcnn, mask_head
 from torch import Tensor, nn
 
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.modeling.classification import ImageClassifier
+from longtail.utils.detectron2 import traceable_roi_heads
 from longtail.utils.errors import first_line
 from longtail.utils.io import atomic_write
 
@@ -101,7 +100,7 @@ def write_torchscript(output: str, model: nn.Module, size: int) -> tuple[float, 
             finds nothing in random images, so that nothing would be compared.
     """
     adapter = ImageToTensors(model).eval()
-    # Not square, and no multiple of a stride.
+    # Not square, and not a multiple of a stride.
     other = (3 * size // 4 + 5, 5 * size // 4 + 3)
     traced, *others = random_images([(size, size), (size, size), other], model.device)
     with atomic_write(output, "wb") as file:
@@ -146,7 +145,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
     """The logits of an image, in float64: (K,), (K, H, W), or of a detector (R, K + 1).
 
     In float32 two orders of the same sum differ by more than two classifiers may. A detector's are
-    those of the RoIs of all stages: its detections are no continuous function of them, two boxes
+    those of the RoIs of all stages: its detections are not a continuous function of them, two boxes
     may change places; and detectron2 proposes its RoIs in float32 alone.
     """
     inputs = [{"image": image}]
@@ -188,7 +187,7 @@ def random_images(sizes: Sequence[tuple[int, int]], device: torch.device) -> lis
 def _trace(adapter: ImageToTensors, image: Tensor, file: IO[bytes]) -> Callable:
     """Write the graph, and read it back."""
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _traceable():
+        with torch.no_grad(), warnings.catch_warnings(), traceable_roi_heads():
             # That sizes may become constants: whether they do is tried.
             warnings.simplefilter("ignore")
             torch.jit.save(torch.jit.trace(adapter, image, check_trace=False), file)
@@ -224,26 +223,3 @@ def _check(difference: float) -> None:
             f"the exported model differs from the trained one by {difference:.2g} of the largest "
             f"output, allowed is {TOLERANCE:g}: nothing was written"
         )
-
-
-class _Identity:
-    """In the place of a function that changes gradients alone."""
-
-    @staticmethod
-    def apply(x: Tensor, _: float) -> Tensor:
-        return x
-
-
-@contextmanager
-def _traceable() -> Iterator[None]:
-    """What stands in the way of tracing in detectron2's ROI heads, put aside.
-
-    ``len`` makes a constant of the number of proposals, where ``Tensor.__len__`` is a part of the
-    graph; and 0.6 scales gradients of a cascade, by a Python function, also in evaluation mode.
-    """
-    with ExitStack() as stack:
-        for module in (fast_rcnn, mask_head):
-            length = mock.patch.object(module, "len", lambda x: x.__len__(), create=True)
-            stack.enter_context(length)
-        stack.enter_context(mock.patch.object(cascade_rcnn, "_ScaleGradient", _Identity))
-        yield

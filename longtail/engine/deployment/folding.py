@@ -1,4 +1,4 @@
-"""Folding: what a second stage has learned becomes a part of the baseline's weights.
+"""Folding what a second stage has learned into the baseline's weights.
 
 Shape alphabet:
     C: channels of a classifier's input feature
@@ -34,16 +34,16 @@ def fold_linear(weight: Tensor, bias: Tensor, alpha: Tensor, beta: Tensor) -> tu
 
 
 def fold_retrained(model: RetrainedImageClassifier) -> None:
-    """cRT's classifier takes the place of the first stage's, in place."""
+    """Put cRT's classifier in the place of the first stage's."""
     model.classifier = model.retrained_classifier
 
 
 @torch.no_grad()
 def fold_scaling(model: ScaledImageClassifier) -> None:
-    """The factors of LWS go into the rows and biases of the classifier, in place.
+    """Multiply the rows and biases of the classifier by the factors of LWS, in place.
 
     Raises:
-        ValueError: the classifier is no linear layer.
+        ValueError: the classifier is not a linear layer.
     """
     layer, factor = model.classifier, model.scaling.factor
     if not isinstance(layer, nn.Linear):
@@ -70,34 +70,49 @@ def foldings() -> tuple[Folding, ...]:
     return (*OWN_FOLDINGS, *(f for project in installed_projects() for f in project.foldings))
 
 
+def foldings_of(cfg: CfgNode) -> list[Folding]:
+    """The foldings of the parts that a config has."""
+    return [folding for folding in foldings() if get_value(cfg, folding.key) == folding.value]
+
+
 def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """A copy of the model whose tensors include those of the baseline that computes the same.
+    """Copy a model such that its tensors include those of the baseline that computes the same.
+
+    Args:
+        cfg: the complete config.
+        model: what was trained, built from the config for inference.
 
     Raises:
         ValueError: there is no such baseline.
     """
     folded = copy.deepcopy(model)
-    for folding in foldings():
-        if folding.applies(cfg):
-            folding.fold(folded)
+    for folding in foldings_of(cfg):
+        folding.fold(folded)
     return folded
 
 
 def baseline_config(cfg: CfgNode) -> CfgNode:
-    """The config for inference that has neither a second stage nor a post hoc method."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    for folding in foldings():
-        if folding.applies(cfg):
-            set_value(cfg, folding.key, folding.baseline(cfg))
-    set_value(cfg, POST_HOC_KEY, "")
-    return deployed_config(cfg)
+    """The config for inference that has neither a second stage nor a post hoc method.
+
+    Args:
+        cfg: a complete config; it is not changed.
+    """
+    baseline = cfg.clone()
+    baseline.defrost()
+    for folding in foldings_of(cfg):
+        set_value(baseline, folding.key, folding.baseline(cfg))
+    set_value(baseline, POST_HOC_KEY, "")
+    return deployed_config(baseline)
 
 
-def changes(cfg: CfgNode, deployed: CfgNode) -> list[str]:
-    """Keys and values of the baseline where the given config says something else."""
-    keys = dict.fromkeys([*(folding.key for folding in foldings()), POST_HOC_KEY])
+def changes(cfg: CfgNode, baseline: CfgNode) -> list[str]:
+    """Keys and values of a baseline where the config that it comes from says something else.
+
+    Args:
+        cfg: a complete config.
+        baseline: its :func:`baseline_config`.
+    """
     # A head for training alone is left out as well.
-    keys = dict.fromkeys([*keys, "MODEL.SEM_SEG_HEAD.NAME"])
-    values = {key: (get_value(cfg, key), get_value(deployed, key)) for key in sorted(keys)}
+    keys = (*(folding.key for folding in foldings()), "MODEL.SEM_SEG_HEAD.NAME", POST_HOC_KEY)
+    values = {k: (get_value(cfg, k), get_value(baseline, k)) for k in dict.fromkeys(keys)}
     return [item for key, (old, new) in values.items() if old != new for item in (key, new)]

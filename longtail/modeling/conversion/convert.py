@@ -90,11 +90,11 @@ def from_peer(
 def to_peer(own_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A whole model of ours under the peer's names; the way back from :func:`from_peer`.
 
-    Left out: the region branch, which training alone uses, and ``relative_position_index``, which
-    the peer computes from its sizes and loads without.
+    Left out: ``relative_position_index``, which the peer computes from its sizes and loads without.
 
     Args:
-        own_state: the state dict of our model.
+        own_state: the state dict of our model, without tensors that only training has (see
+            :func:`longtail.config.deployed_state`).
 
     Raises:
         ValueError: the peer has no such model.

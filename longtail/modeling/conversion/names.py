@@ -18,8 +18,6 @@ HEAD = "sem_seg_head."
 OUTPUT_NORMS = "backbone.norms."
 # The style of whole models.
 PEER = "mmsegmentation"
-# The branch of RegionRebalanceHead, which training alone uses: no deployed model has it.
-REGION_BRANCH = "sem_seg_head.region_classifier."
 
 
 def _numbered(name: str, *, factor: int = 1, plus: int = 0) -> Callable[[re.Match], str]:
@@ -133,15 +131,15 @@ _HEAD_SIGNS = {
 
 
 def peer_names(own: Iterable[str]) -> dict[str, str]:
-    """The peer's names of the tensors of a segmentor of ours, but for its region branch.
+    """The peer's names of the tensors of a segmentor of ours.
 
     Args:
-        own: the names in the model's state dict.
+        own: the names in the model's state dict, without those that only training has.
 
     Raises:
         ValueError: the peer has no such backbone, head or tensor.
     """
-    own = [name for name in own if not name.startswith(REGION_BRANCH)]
+    own = list(own)
     family = family_of(own)
     if family is None:
         raise ValueError(

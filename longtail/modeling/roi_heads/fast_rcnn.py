@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from longtail.losses import BOXES, ClassLoss, CrossEntropy, SigmoidLoss, check_cosine
 from longtail.modeling.cosine import CosineLinear
+from longtail.utils.detectron2 import own_class_losses
 
 CLASSIFIERS = ("linear", "cosine")
 
@@ -60,13 +61,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        # Options of newer versions of detectron2.
-        for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
-            if cfg.MODEL.ROI_BOX_HEAD.get(key, False):
-                raise ValueError(
-                    f"MODEL.ROI_BOX_HEAD.{key} must be False: {BOXES.loss_key} names the loss "
-                    "(such as federated)"
-                )
+        check_loss_is_ours(cfg)
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "classifier": cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER}
 
@@ -105,6 +100,17 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
         """(R, K + 1) probabilities, for each image those of its proposals."""
         probabilities = self.class_loss.probabilities(predictions[0])
         return probabilities.split([len(p) for p in proposals])
+
+
+def check_loss_is_ours(cfg: CfgNode) -> None:
+    """
+    Raises:
+        ValueError: the config turns a class loss of detectron2's own on.
+    """
+    if keys := own_class_losses(cfg):
+        raise ValueError(
+            f"{keys[0]} must be False: {BOXES.loss_key} names the loss (such as federated)"
+        )
 
 
 def check_box_classifier(cfg: CfgNode, model: nn.Module) -> None:

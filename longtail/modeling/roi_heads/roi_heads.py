@@ -10,7 +10,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
 from longtail.losses import BOXES, build_loss
 
-from .fast_rcnn import LongTailFastRCNNOutputLayers
+from .fast_rcnn import LongTailFastRCNNOutputLayers, check_loss_is_ours
 
 
 class _OwnPredictor:
@@ -28,6 +28,8 @@ class _OwnPredictor:
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        # Before detectron2 builds its own output layers for options of its own.
+        check_loss_is_ours(cfg)
         parts = super()._init_box_head(cfg, input_shape)
         arguments = cls.predictor_arguments(cfg)
 

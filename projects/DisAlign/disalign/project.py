@@ -23,6 +23,7 @@ PROJECT = Project(
     name="DisAlign",
     add_config=add_disalign_config,
     head_keys=("MODEL.DISALIGN.BASE_HEAD_NAME",),
+    deployed_tensors=("calibration.",),
     train_loader=roi_cache_loader,
     foldings=(
         Folding(

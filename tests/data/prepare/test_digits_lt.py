@@ -95,5 +95,5 @@ def test_an_interruption_leaves_no_list_of_another_seed(root, monkeypatch):
 def test_without_scikit_learn_it_says_so_in_one_line(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert run_tool("digits_lt") == (
-        "error: digits_lt needs scikit-learn: pip install scikit-learn"
+        "error: digits_lt needs scikit-learn: pip install 'detectron2-longtail[digits-lt]'"
     )

@@ -12,6 +12,7 @@ from pycocotools import mask as mask_util
 
 from longtail.commands import generate
 from longtail.data.datasets.lvis import register_lvis_synthetic
+from longtail.data.formats.generated import read_meta
 from longtail.data.statistics.class_stats import compute_class_stats
 from longtail.data.statistics.groups import frequency_letter
 from longtail.data.synthetic import (
@@ -19,7 +20,6 @@ from longtail.data.synthetic import (
     SyntheticConfig,
     generate_scene,
     plan_split,
-    read_meta,
     scene_generator,
     write_dataset,
     write_lvis_dataset,

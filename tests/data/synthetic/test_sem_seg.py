@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from longtail.data.formats.generated import read_meta
 from longtail.data.synthetic import (
     IGNORE_LABEL,
     SyntheticConfig,
     generate_scene,
     plan_split,
-    read_meta,
     scene_generator,
     write_dataset,
 )

@@ -233,7 +233,7 @@ def test_pixels_of_a_second_stage(build):
 @pytest.mark.parametrize("task", ["pixels", "boxes"])
 def test_ncm_is_for_images(build, task):
     message = fails(*build(task, METHOD, "ncm"))
-    assert "ncm is for images of one class each, not for" in message
+    assert "ncm is for image classification, not for" in message
 
 
 @pytest.mark.parametrize("method", ["ncm", "logit_adjustment"])

@@ -1,7 +1,7 @@
 """Compute the frozen RoI features of a DisAlign detector once, to train its calibration on them.
 
     longtail cache-roi-features --config-file STAGE2.yaml --output DIR --epochs 2
-    python train_net.py --config-file STAGE2.yaml MODEL.DISALIGN.ROI_FEATURE_CACHE DIR
+    longtail train --config-file STAGE2.yaml MODEL.DISALIGN.ROI_FEATURE_CACHE DIR
 
 The config and MODEL.WEIGHTS are those of the second stage. Images are augmented and RoIs sampled
 as in training, once in every epoch. An interrupted cache is continued by the same command, a
@@ -37,11 +37,12 @@ from longtail.config import load_config
 from longtail.engine import Trainer
 from longtail.engine.training.stages import load_second_stage
 from longtail.engine.training.trainer import build_mapper, training_records
+from longtail.utils.command_line import add_config_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 
 class AugmentedImages(Dataset):
-    """What the training mapper gives for the k-th image of the cache, a function of k alone."""
+    """The training mapper's output for the k-th image of the cache, a function of k alone."""
 
     def __init__(self, records: Sequence[dict], mapper: Callable, numbers: Sequence[int]) -> None:
         """
@@ -111,7 +112,7 @@ def _index(folder: Path, expected: Index) -> Index:
         raise ValueError(f"--output {folder} is a file: name a folder")
     if not (folder / INDEX_FILE).exists():
         if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"--output {folder} is no cache and not empty: name another folder")
+            raise ValueError(f"--output {folder} is neither a cache nor empty: name another folder")
         return expected
     index = read_index(folder)
     check_same(folder, index, expected)
@@ -160,14 +161,8 @@ def _compute(model: nn.Module, number: int, item: dict) -> list[RoIs]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail cache-roi-features",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="config of a second stage"
-    )
+    parser = command_parser("cache-roi-features", __doc__)
+    add_config_arguments(parser, "a second stage")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the cache")
     parser.add_argument(
         "--epochs",
@@ -176,7 +171,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how often every image is augmented, sampled and cached (default: 1)",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
     return parser
 
 

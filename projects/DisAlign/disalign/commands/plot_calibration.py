@@ -30,17 +30,17 @@ from tabulate import tabulate
 from torch import nn
 
 from longtail.config import load_config
-from longtail.utils.errors import ending_in_one_line
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from longtail.data.statistics.class_stats import ClassStats, get_class_stats
 from longtail.data.statistics.groups import frequency_groups
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import load_tensors
 from longtail.engine.training.stages import load_second_stage
+from longtail.utils.command_line import add_config_arguments, command_parser
+from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write, write_json
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 COLORS = {
     "rare": "tab:red",
@@ -71,8 +71,8 @@ def plot_calibration(options: argparse.Namespace) -> None:
     cfg = load_config(options.config_file, options.opts)
     if cfg.MODEL.META_ARCHITECTURE != "DisAlignRCNN":
         raise ValueError(
-            f"{options.config_file} is no second stage of a detector: MODEL.META_ARCHITECTURE is "
-            f"{cfg.MODEL.META_ARCHITECTURE}, expected DisAlignRCNN"
+            f"{options.config_file} is not a second stage of a detector: "
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, expected DisAlignRCNN"
         )
     stats = get_class_stats(cfg.DATASETS.TRAIN)
     groups = frequency_groups(stats.image_count)
@@ -255,14 +255,8 @@ def draw_sigma(ax: plt.Axes, sigma: SigmaByGroup) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="longtail plot-calibration",
-        description=__doc__.partition("\nShape alphabet")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="config of a second stage"
-    )
+    parser = command_parser("plot-calibration", __doc__.partition("\nShape alphabet")[0])
+    add_config_arguments(parser, "a second stage")
     parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the picture")
     parser.add_argument(
@@ -272,7 +266,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="training batches that sigma is taken from (default: 20)",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
     return parser
 
 

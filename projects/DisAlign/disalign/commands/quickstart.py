@@ -15,28 +15,49 @@ from pathlib import Path
 from tabulate import tabulate
 
 from longtail.data.synthetic.lvis import write_lvis_dataset
+from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.cores import available_cores
+from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
-from longtail.utils.subcommand import run_subcommand
 
 RESULT = "inference/lvis_synthetic_val/lvis_evaluation.json"
 METRICS = ("AP", "APr", "APc", "APf")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run both stages; each step prints the command that does it alone."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("output/disalign"))
-    parser.add_argument("--classifier", choices=("linear", "cosine"), default="linear")
-    options = parser.parse_args(arguments)
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("disalign-quickstart", __doc__)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=Path("output/disalign"),
+        help="folder of everything that is made (default: output/disalign)",
+    )
+    parser.add_argument(
+        "--classifier",
+        choices=("linear", "cosine"),
+        default="linear",
+        help="classifier of the boxes (default: linear)",
+    )
+    return parser
+
+
+def run_quickstart(options: argparse.Namespace) -> None:
+    """Run both stages; each step prints the command that does it alone.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        OSError, ValueError: the files cannot be written.
+        SystemExit: a step has failed, and has said why.
+    """
     output = options.output.resolve()
     start = time.perf_counter()
     datasets = output / "datasets"
     print("Generating 1500 scenes with a long tail of 60 categories ...", flush=True)
-    try:
-        write_lvis_dataset(datasets / "lvis_synthetic", 1200, 300, num_workers=available_cores())
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    write_lvis_dataset(datasets / "lvis_synthetic", 1200, 300, num_workers=available_cores())
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets)}
     ending = "" if options.classifier == "linear" else f"_{options.classifier}"
     first = f"LVIS-Synthetic/mask_rcnn_lite0_FPN{ending}.yaml"
@@ -47,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train("stage2", second, folders, ["MODEL.WEIGHTS", weights], environment)
     learned = str(folders["stage2"] / "model_final.pth")
     plot = ["--config-file", second, "--weights", learned, "--output", str(output)]
-    run_subcommand("plot-calibration", plot, environment)
+    run_command("plot-calibration", plot, environment)
     table = comparison_table(
         {name: json.loads((folder / RESULT).read_text()) for name, folder in folders.items()}
     )
@@ -65,7 +86,7 @@ def train(
         print(f"{name}: trained before; to repeat it, remove {folders[name]}")
         return
     options = ["--config-file", config, "--resume", *options, "OUTPUT_DIR", str(folders[name])]
-    run_subcommand("train", options, environment)
+    run_command("train", options, environment)
 
 
 def comparison_table(reports: dict[str, dict]) -> str:
@@ -78,5 +99,8 @@ def comparison_table(reports: dict[str, dict]) -> str:
     return tabulate(rows, headers=["percent", *reports], floatfmt=".2f")
 
 
-if __name__ == "__main__":
-    main()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = build_parser().parse_args(arguments)
+    with ending_in_one_line():
+        run_quickstart(options)

@@ -16,9 +16,10 @@ import matplotlib
 from tabulate import tabulate
 
 from longtail.data.synthetic import SyntheticConfig, write_dataset
+from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.cores import available_cores
+from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
-from longtail.utils.subcommand import run_subcommand
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -30,34 +31,48 @@ CONFIGS = {
 RESULT = "inference/synthetic_sem_seg_val/sem_seg_evaluation.json"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all steps; each prints the command that does it alone."""
-    parser = argparse.ArgumentParser(
-        prog="longtail quickstart", description=__doc__.splitlines()[0]
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("quickstart", __doc__)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=Path("output/quickstart"),
+        help="folder of everything that is made (default: output/quickstart)",
     )
-    parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
-    output = parser.parse_args(arguments).output.resolve()
+    return parser
+
+
+def run_quickstart(options: argparse.Namespace) -> None:
+    """Run all steps; each prints the command that does it alone.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        OSError, ValueError: the files cannot be written.
+        SystemExit: a step has failed, and has said why.
+    """
+    output = options.output.resolve()
     start = time.perf_counter()
     datasets = output / "datasets"
     print("Generating 520 scenes with a long tail ...", flush=True)
-    try:
-        write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), available_cores())
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    write_dataset(datasets / "synthetic", 400, 120, SyntheticConfig(), available_cores())
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets)}
     for name, config in CONFIGS.items():
         if (output / name / RESULT).is_file():
             print(f"{name}: trained before; to repeat it, remove {output / name}")
         else:
             options = ["--config-file", config, "--resume", "OUTPUT_DIR", str(output / name)]
-            run_subcommand("train", options, environment)
+            run_command("train", options, environment)
     models = [
         item
         for name, config in CONFIGS.items()
         for item in ("--model", name, config, str(output / name / "model_final.pth"))
     ]
     pictures = ["--output", str(output / "pictures"), "--num-images", "6"]
-    run_subcommand("visualize", models + pictures, environment)
+    run_command("visualize", models + pictures, environment)
     reports = {name: json.loads((output / name / RESULT).read_text()) for name in CONFIGS}
     plot_curves(output)
     plot_classes(reports, output)
@@ -117,3 +132,10 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
     plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = build_parser().parse_args(arguments)
+    with ending_in_one_line():
+        run_quickstart(options)

@@ -1,0 +1,58 @@
+"""The parser of a command, and running one command from another."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def command_parser(
+    name: str, doc: str, formatter: type = argparse.RawDescriptionHelpFormatter
+) -> argparse.ArgumentParser:
+    """The parser of a command, without arguments yet.
+
+    Args:
+        name: of the command, for the usage line.
+        doc: docstring of the command's module, which becomes the description as it stands.
+        formatter: of the help text; it must leave the lines of the description alone.
+    """
+    return argparse.ArgumentParser(
+        prog=f"longtail {name}", description=doc, formatter_class=formatter
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, what: str = "the model") -> None:
+    """Add ``--config-file``, and ``KEY VALUE`` pairs as the last arguments.
+
+    Args:
+        parser: of a command.
+        what: whose config it is, in the help text.
+    """
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help=f"config of {what}: a file, or the name of a packaged one",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+
+
+def run_command(
+    name: str, options: Sequence[str], environment: Mapping[str, str] | None = None
+) -> None:
+    """Print ``longtail NAME OPTIONS`` and run it in a process of its own.
+
+    Args:
+        name: of the command.
+        options: its arguments.
+        environment: of the process; by default this one's.
+
+    Raises:
+        SystemExit: the command has failed, and has said why.
+    """
+    print(f"\n$ longtail {shlex.join([name, *options])}", flush=True)
+    command = [sys.executable, "-m", "longtail", name, *options]
+    code = subprocess.run(command, env=environment).returncode
+    if code:
+        raise SystemExit(f"error: longtail {name} ended with exit code {code}, see above")
