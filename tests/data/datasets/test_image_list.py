@@ -9,7 +9,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.datasets import image_list as image_list_module
 from longtail.data.datasets import register_image_list
-from longtail.data.formats.image_list import image_list_text, read_image_list
 from longtail.data.statistics.class_stats import (
     compute_class_stats,
     get_class_stats,
@@ -187,13 +186,6 @@ def test_missing_images_are_counted_with_one_listing_a_folder(register, tmp_path
         "(b/4.jpg, b/40.jpg, b/41.jpg, ...); unpack it"
     )
     assert listed == [f"{tmp_path}/{folder}" for folder in "abc"]
-
-
-def test_text_and_back(tmp_path):
-    files, labels = ["a/b c.jpg", "ü.png"], [10, 0]
-    (tmp_path / "list.txt").write_text(image_list_text(files, labels), encoding="utf-8")
-    found = read_image_list(tmp_path / "list.txt")
-    assert (found.files, found.labels, found.class_names) == (files, labels, None)
 
 
 def test_class_counts_come_from_the_list_and_are_cached(register, tmp_path, cache):

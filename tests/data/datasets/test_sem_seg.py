@@ -98,6 +98,9 @@ def test_ade20k_groups_are_those_of_table_16(name):
     assert color["wall"] == [120, 120, 120]
     assert color["sky"] == [6, 230, 230]
     assert color["flag"] == [92, 0, 255]
+    # Only road and skyscraper share theirs.
+    assert color["road, route"] == color["skyscraper"]
+    assert len({tuple(value) for value in color.values()}) == 149
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name.startswith("coco_stuff")])
@@ -112,9 +115,20 @@ def test_coco_stuff_names_are_the_release_without_the_removed(name):
 def test_camvid_classes_have_their_colours():
     metadata = MetadataCatalog.get("camvid_sem_seg_train")
     color = dict(zip(metadata.stuff_classes, metadata.stuff_colors, strict=True))
-    assert list(color)[:3] == ["Sky", "Building", "Pole"]
-    assert color["Road"] == [128, 64, 128]
-    assert color["Bicyclist"] == [0, 128, 192]
+    # label_colors.txt of the original, where pole and pavement are Column_Pole and Sidewalk.
+    assert list(color.items()) == [
+        ("Sky", [128, 128, 128]),
+        ("Building", [128, 0, 0]),
+        ("Pole", [192, 192, 128]),
+        ("Road", [128, 64, 128]),
+        ("Pavement", [0, 0, 192]),
+        ("Tree", [128, 128, 0]),
+        ("SignSymbol", [192, 128, 128]),
+        ("Fence", [64, 64, 128]),
+        ("Car", [64, 0, 128]),
+        ("Pedestrian", [64, 64, 0]),
+        ("Bicyclist", [0, 128, 192]),
+    ]
 
 
 @pytest.mark.parametrize("name", ["lvis_v0.5_train", "lvis_v0.5_val", "lvis_v1_train"])

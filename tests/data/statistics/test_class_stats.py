@@ -39,6 +39,18 @@ def test_packaged_counts_give_figure_5b(cache, name, num_images, pif, rif):
     assert not cache.exists()
 
 
+def test_packaged_counts_are_those_of_ade20ks_authors():
+    """Images of the first classes in their objectInfo150.txt, which counts a few more images."""
+    counts = {"wall": 11664, "building": 6046, "sky": 8265, "floor": 9336}
+    counts |= {"tree": 6678, "ceiling": 6604, "road, route": 4023}
+    stats = get_class_stats("ade20k_sem_seg_train")
+    assert [name.split(",")[0] for name in stats.class_names[:7]] == [
+        name.split(",")[0] for name in counts
+    ]
+    for given, published in zip(stats.image_count, counts.values(), strict=False):
+        assert 0.99 * published < given <= published
+
+
 def test_imbalance_factors_by_hand():
     stats = ClassStats(("a", "b"), 9, np.array([30, 4]), np.array([9, 2]), None)
     assert stats.pixel_imbalance_factor == 7.5
