@@ -8,7 +8,7 @@ from region_rebalance import RegionRebalanceHead
 from torch import nn
 
 from longtail.config import load_config
-from longtail.losses.pixels import PixelCrossEntropy
+from longtail.losses import CrossEntropy, PixelLoss
 from longtail.modeling import FCNHead
 
 K = 4
@@ -23,7 +23,7 @@ def base_head(channels: int = 6, **options) -> FCNHead:
         channels=channels,
         norm="BN",
         num_classes=K,
-        pixel_loss=PixelCrossEntropy(),
+        pixel_loss=PixelLoss(CrossEntropy(K)),
         **options,
     )
 
