@@ -207,9 +207,8 @@ def test_missing_folders_and_lists_say_how_to_make_them(tmp_path, name, at_root)
     at_root(str(tmp_path))
     for dataset in OURS:
         tool = dataset.split("_sem_seg")[0]
-        with pytest.raises(
-            FileNotFoundError, match=rf"^{dataset}: .* missing; .*longtail prepare {tool}\b"
-        ):
+        command = f"longtail prepare {tool}"
+        with pytest.raises(FileNotFoundError, match=rf"^{dataset}: .* missing; .*{command}"):
             DatasetCatalog.get(dataset)
     make_files(tmp_path / "images", ["a.jpg"])
     make_files(tmp_path / "labels", ["a.png"])
