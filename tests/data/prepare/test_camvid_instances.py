@@ -1,4 +1,4 @@
-"""``longtail prepare camvid_instances``: connected regions of label maps as objects."""
+"""longtail prepare camvid_instances: connected regions of label maps as objects."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``longtail prepare``: interruption, and each kind of bad source."""
+"""longtail prepare: interruption, and each kind of bad source."""
 
 import signal
 import subprocess

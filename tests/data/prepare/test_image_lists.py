@@ -1,4 +1,4 @@
-"""``longtail prepare`` of the image classification benchmarks, in a version of 3 classes."""
+"""longtail prepare imagenet_lt, places_lt, inaturalist2018, on benchmarks of 3 classes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``longtail prepare lvis``: what is missing or damaged, and where it belongs."""
+"""longtail prepare lvis: what is missing or damaged, and where it belongs."""
 
 import pytest
 

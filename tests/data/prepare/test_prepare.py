@@ -1,4 +1,4 @@
-"""``longtail prepare``: each conversion by hand, repetition, and real data."""
+"""longtail prepare: each conversion by hand, repetition, and real data."""
 
 import os
 import time
