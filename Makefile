@@ -1,8 +1,10 @@
 # make demo | disalign | test | lint | bench: each sets everything up first, in .venv (about two
 # minutes, once).
-# make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10, 3.11 or 3.12.
+# make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10 to 3.13.
+# make CONSTRAINTS=FILE installs other versions, see docs/installation.md.
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BENCHMARKS ?= region_pooling sem_seg_evaluator class_statistics branch_cost \
 	lvis_evaluator disalign_stage2 disalign_stage2_sem_seg calibration_cost
 
@@ -36,15 +38,16 @@ bench: $(READY)
 # The build tools are pinned and installed first, so that packages without a wheel are built with
 # them (--no-build-isolation) and not with whatever is newest. The folder projects is listed for its
 # time stamp: a new project there is a new package. A set-up that was cut short starts afresh.
-$(READY): constraints.txt setup.py pyproject.toml $(wildcard longtail/*/*detectron2*.py) $(wildcard projects)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
-	"error: $(PYTHON) is Python %d.%d; Python 3.10 to 3.12 is needed: make PYTHON=python3.11" % v)'
+$(READY): $(CONSTRAINTS) setup.py pyproject.toml \
+		longtail/commands/install_detectron2.py longtail/utils/detectron2_edits.py $(wildcard projects)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
+	"error: $(PYTHON) is Python %d.%d; Python 3.10 to 3.13 is needed: make PYTHON=python3.11" % v)'
 	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		$(PYTHON) -m venv --clear .venv; \
 	fi
 	@rm -f $(READY); touch $(UNFINISHED); echo "Setting up .venv: two minutes, about 3 GB of downloads"
-	$(PIP) install --quiet --constraint constraints.txt pip setuptools wheel
-	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable ".[dev]"
-	$(PIP) install --quiet --no-deps --constraint constraints.txt lvis
-	PIP_CONSTRAINT=constraints.txt $(BIN)/longtail install-detectron2
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) pip setuptools wheel
+	$(PIP) install --quiet --no-build-isolation --constraint $(CONSTRAINTS) --editable ".[dev,demo,coco-stuff]"
+	$(PIP) install --quiet --no-deps --constraint $(CONSTRAINTS) lvis
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/longtail install-detectron2
 	@rm -f $(UNFINISHED); touch $(READY)

@@ -85,11 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(longtail.__version__)
         return
     if name in ("-h", "--help"):
-        if importlib.util.find_spec("detectron2") is None:
-            print(overview(modules), flush=True)
+        if importlib.util.find_spec("detectron2") is not None:
+            with ending_in_one_line():
+                modules = all_commands()
+        print(overview(modules), flush=True)
         require_detectron2()
-        with ending_in_one_line():
-            print(overview(all_commands()))
         return
     if name != INSTALL:
         require_detectron2()

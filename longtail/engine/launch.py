@@ -38,7 +38,7 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
     if args.num_gpus > max(available, 1):
         raise ValueError(
             f"--num-gpus {args.num_gpus}: this machine has {available} GPUs; several processes on "
-            "CPUs are started with torchrun --nproc_per_node N train_net.py ..."
+            "CPUs are started with torchrun --nproc_per_node N -m longtail train ..."
         )
     launch(
         main,

@@ -251,7 +251,6 @@ def run_program(*command, datasets):
         "DETECTRON2_DATASETS": str(datasets),
         "LONGTAIL_CACHE": str(datasets / "cache"),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *ROOT.glob("projects/*")])),
     }
     return subprocess.run(
         [sys.executable, *command],

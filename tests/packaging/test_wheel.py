@@ -10,7 +10,7 @@ import pytest
 
 import longtail
 from longtail.commands import own_commands
-from tests.packaging.conftest import ROOT, Environment
+from tests.packaging.environments import ROOT, Environment
 
 COMMANDS = {
     *("cache-roi-features", "class-statistics", "convert-weights", "disalign-quickstart", "export"),
