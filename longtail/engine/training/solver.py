@@ -86,8 +86,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Weight decay is ``WEIGHT_DECAY``, but ``WEIGHT_DECAY_NORM`` for normalisation layers,
     ``WEIGHT_DECAY_BIAS`` for biases, and 0 for what a pattern of ``NO_DECAY_PARAMS`` names and for
-    what a module of the model names in an attribute ``no_decay_params``. The learning rate is ``BASE_LR``, times
-    ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
+    what a module of the model names in an attribute ``no_decay_params``. The learning rate is
+    ``BASE_LR``, times ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
 
     Args:
         cfg: its SOLVER is read.
