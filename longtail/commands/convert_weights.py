@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from longtail.config import deployed_config, deployed_state, load_config
 from longtail.engine.checkpoint import load_tensors
 from longtail.modeling.backbone import TimmBackbone
 from longtail.modeling.conversion import from_backbone, from_peer, is_segmentor, to_peer
+from longtail.modeling.sem_seg.segmentor import PAD_KEY
 from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
@@ -81,9 +83,8 @@ def read_state(path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def model_state(config_file: str, overrides: Sequence[str]) -> dict[str, Tensor]:
+def model_state(cfg: CfgNode) -> dict[str, Tensor]:
     """Names and shapes of the tensors of a config's model, as it is for inference; no values."""
-    cfg = load_config(config_file, [*overrides, "MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         return build_model(deployed_config(cfg)).state_dict()
 
@@ -135,7 +136,10 @@ def _listed(names: Sequence[str]) -> str:
 def run(options: argparse.Namespace) -> str:
     """The conversion; what it did, in one line."""
     state = read_state(options.input)
-    own = model_state(options.config_file, options.opts) if options.config_file else None
+    cfg = own = None
+    if options.config_file:
+        cfg = load_config(options.config_file, [*options.opts, "MODEL.DEVICE", "meta"])
+        own = model_state(cfg)
     try:
         if options.to_mmseg:
             tensors, what = to_peer(deployed_state(state)), "for mmsegmentation"
@@ -147,6 +151,8 @@ def run(options: argparse.Namespace) -> str:
         else:
             own = resnet_state(state) if own is None else own
             tensors, what = convert(state, own, without_classifier=options.without_classifier)
+            if cfg is not None and is_segmentor(state) and cfg.MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE:
+                what += f"; {PAD_KEY} is True here: False does not pad images, as mmsegmentation"
     except ValueError as error:
         raise ValueError(f"{options.input}: {error}") from None
     with atomic_write(options.output, "wb") as file:

@@ -187,9 +187,8 @@ def _add_data_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Parameters without weight decay, whatever WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS say:
-    # patterns of their last name (relative_position_bias_table) or of the whole one
-    # ("backbone.*norm*").
+    # Parameters without weight decay, whatever WEIGHT_DECAY_{NORM, BIAS} say: patterns
+    # of the last name (relative_position_bias_table) or of the whole one ("backbone.*norm*").
     cfg.SOLVER.NO_DECAY_PARAMS = []
     # Layer-wise decay of the learning rate of TimmPlainBackbone, in (0, 1]: the last block has
     # BASE_LR times this, the one before it times its square, and so on. 1 for none.

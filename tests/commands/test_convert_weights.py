@@ -121,6 +121,14 @@ def test_there_and_back(tiny, source, tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("pads", ["True", "False"])
+def test_a_config_that_pads_images_otherwise_than_mmsegmentation(source, tmp_path, capsys, pads):
+    """Its weights then give other results, of which nothing in the file tells."""
+    key = "MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE"
+    run(source, tmp_path / "out.pth", "--config-file", CONFIG, *TINY, key, pads)
+    assert (f"{key} is True" in capsys.readouterr().out) == (pads == "True")
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_layouts_of_a_file(tiny, source, tmp_path, prefix):
     state = {prefix + name: tensor for name, tensor in load(source)["state_dict"].items()}

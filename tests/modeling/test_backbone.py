@@ -1,5 +1,7 @@
 """TimmBackbone against the facts of each network and against timm itself."""
 
+import math
+
 import pytest
 import timm
 import torch
@@ -150,8 +152,19 @@ def test_bad_options(options, key, parts):
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 16)])
 def test_image_too_small(backbones, size):
+    """Its strides round down: the last map would have no cell."""
     with raises_naming(ValueError, "32 x 32", f"{size[0]} x {size[1]}"):
-        backbones("resnet50c")(torch.randn(1, 3, *size))
+        backbones("test_convnext")(torch.randn(1, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 17), (5, 1), (45, 70)])
+@pytest.mark.parametrize("name", ["resnet50c", "test_efficientnet"])
+def test_images_of_any_size(backbones, name, size):
+    """Where strides round up, every image has maps, of ceil(H / stride) x ceil(W / stride)."""
+    maps = backbones(name).eval()(torch.randn(1, 3, *size))
+    assert [tuple(x.shape[2:]) for x in maps.values()] == [
+        tuple(math.ceil(side / stride) for side in size) for stride in (4, 8, 16, 32)
+    ]
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet101c", 42.519), ("resnet50c", 23.527)])

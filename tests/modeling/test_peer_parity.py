@@ -6,13 +6,16 @@ size.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from longtail.engine import Trainer
+from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.modeling.conversion import from_peer, to_peer
 from tests.references.mmseg_backbones import hrnet_maps, resnet_maps
 from tests.references.mmseg_heads import (
@@ -76,8 +79,6 @@ PEERS = {
         },
         hrnet_maps,
         ocr_logits,
-        # Maps of all strides are added, which needs multiples of 32; images are padded to them.
-        sizes=((64, 64), (96, 160)),
     ),
     "UPer, Swin": Peer(
         {"TIMM.NAME": "swin_tiny_patch4_window7_224", "SEM_SEG_HEAD.NAME": "UPerHead"},
@@ -96,8 +97,8 @@ PEERS = {
         },
         lambda state, x: beit_maps(state, x, BEIT_BLOCKS),
         uper_logits,
-        # The peer has one size, that of its tables.
-        sizes=((64, 64),),
+        # The peer has one grid of patches, that of its tables, 4 x 4; a rest fills no patch.
+        sizes=((64, 64), (70, 79)),
     ),
 }
 
@@ -151,20 +152,37 @@ def own_logits(head: torch.nn.Module, maps: dict[str, Tensor]) -> list[Tensor]:
     return logits
 
 
-@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS.keys())
-@torch.no_grad()
-def test_maps_and_logits(tmp_path, peer):
+def reference_logits(peer: Peer, state: State, maps: list[Tensor]) -> list[Tensor]:
+    """The first stage's where there is one, and the head's, at the size of their maps."""
+    logits = peer.logits(state, maps)
+    return list(logits) if isinstance(logits, tuple) else [logits]
+
+
+def build(folder: Path, peer: Peer) -> tuple[torch.nn.Module, Reading]:
+    """Our model in float64, and its tensors under the peer's names."""
     defaults = {
         "TIMM.OUTPUT_STRIDE": 32,
         "TIMM.OUT_FEATURES": LEVELS,
         "SEM_SEG_HEAD.IN_FEATURES": LEVELS,
+        "SEM_SEG_HEAD.PAD_TO_STRIDE": False,
+        "SEM_SEG_HEAD.DROPOUT": 0.0,
     }
-    cfg = tiny_config(tmp_path)
+    cfg = tiny_config(folder)
     cfg.MODEL.merge_from_list([x for item in (defaults | peer.options).items() for x in item])
     model = Trainer.build_model(cfg).double().eval()
     own_state = model.state_dict()
     state = Reading(randomized(to_peer(own_state)))
     model.load_state_dict(from_peer(state, own_state))
+    return model, state
+
+
+each_peer = pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS.keys())
+
+
+@each_peer
+@torch.no_grad()
+def test_maps_and_logits(tmp_path, peer):
+    model, state = build(tmp_path, peer)
     state.read.clear()
 
     for index, size in enumerate(peer.sizes):
@@ -174,10 +192,86 @@ def test_maps_and_logits(tmp_path, peer):
         expected = peer.maps(state, image)
         for level, other in zip(maps.values(), expected, strict=True):
             assert_same(level, other)
-        logits = peer.logits(state, expected)
-        logits = list(logits) if isinstance(logits, tuple) else [logits]
+        logits = reference_logits(peer, state, expected)
         if model.sem_seg_head.auxiliary is not None:
             logits.append(fcn_logits(state, expected[2], "auxiliary_head"))
         for own, other in zip(own_logits(model.sem_seg_head, maps), logits, strict=True):
             assert_same(own, other)
     assert state.read == {key for key in state if not key.endswith("num_batches_tracked")}
+
+
+def images_of(size: tuple[int, int], count: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(sum(size))
+    shape = (3, *size)
+    return [torch.randint(0, 256, shape, generator=generator).byte() for _ in range(count)]
+
+
+def normalized(images: list[Tensor]) -> Tensor:
+    """By the statistics of ImageNet, which are kept in float32."""
+    mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).double()
+    return (torch.stack(images) - mean[:, None, None]) / std[:, None, None]
+
+
+def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+@each_peer
+@torch.no_grad()
+def test_whole_models(tmp_path, peer):
+    """From images in [0, 255] to logits at the size of the original, at once and in windows.
+
+    Images are not padded, and the logits of a window or an image are resized from the size of the
+    maps to its own; then those of the image to the original's.
+    """
+    model, state = build(tmp_path, peer)
+
+    def expected_of(image: Tensor) -> Tensor:
+        maps = peer.maps(state, normalized([image]))
+        return resized(reference_logits(peer, state, maps)[-1], image.shape[1:])
+
+    for size in peer.sizes:
+        (image,), original = images_of(size), (size[0] + 7, 2 * size[1])
+        record = {"image": image, "height": original[0], "width": original[1]}
+        expected = expected_of(image)
+        assert_same(model([record])[0]["sem_seg"], resized(expected, original)[0])
+        assert_same(model([{"image": image}])[0]["sem_seg"], expected[0])
+
+    # Two windows side by side, the second moved back inside.
+    height, width = peer.sizes[-1]
+    (image,) = images_of((height, width + 9))
+    left, right = expected_of(image[..., :width]), expected_of(image[..., 9:])
+    total = F.pad(left, (0, 9)) + F.pad(right, (9, 0))
+    count = torch.tensor([1.0] * 9 + [2.0] * (width - 9) + [1.0] * 9, dtype=torch.float64)
+    slide = SlidingWindowInference(model, (height, width), (height, width))
+    assert_same(slide([{"image": image}])[0]["sem_seg"], (total / count)[0])
+
+
+@each_peer
+def test_the_losses_of_crops_of_any_size(tmp_path, peer):
+    """Cross-entropy of logits that are resized to the labels; nothing is padded."""
+    model, state = build(tmp_path, peer)
+    # Statistics of the batch are none of the references'.
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    images = images_of(peer.sizes[-1], count=2)
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 3, (2, *peer.sizes[-1]), generator=generator)
+    labels[0, :9] = 255
+    batch = [{"image": x, "sem_seg": y} for x, y in zip(images, labels, strict=True)]
+    losses = model(batch)
+
+    maps = peer.maps(state, normalized(images))
+    *coarse, logits = reference_logits(peer, state, maps)
+    expected = {"loss_sem_seg": (logits, 1.0)}
+    if coarse:
+        expected["loss_coarse"] = (coarse[0], 0.4)
+    else:
+        expected["loss_auxiliary"] = (fcn_logits(state, maps[2], "auxiliary_head"), 0.4)
+    assert losses.keys() == expected.keys()
+    for name, (z, weight) in expected.items():
+        loss = F.cross_entropy(resized(z, labels.shape[1:]), labels, ignore_index=255)
+        # Losses are computed in float32.
+        torch.testing.assert_close(losses[name].double(), weight * loss, rtol=1e-5, atol=0)

@@ -2,12 +2,13 @@
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
+from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.evaluation import UnpastedInference
+from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
 
 MODES = ("whole", "slide")
 
@@ -31,7 +32,7 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         raise ValueError(f"TEST.SEM_SEG.MODE must be one of {list(MODES)}, got {options.MODE!r}")
     model = model.module if isinstance(model, DistributedDataParallel) else model
     if options.MODE == "slide":
-        if not isinstance(model, SemanticSegmentor):
+        if not is_semantic_segmentor(cfg):
             raise ValueError(
                 "TEST.SEM_SEG.MODE 'slide' is for semantic segmentation, not for "
                 f"{cfg.MODEL.META_ARCHITECTURE}: set it to 'whole'"

@@ -6,9 +6,11 @@ from torch import Tensor
 
 
 class StridedBackbone(Backbone):
-    """Levels of known strides, and images that are at least as large as the largest."""
+    """Levels of known strides, and images of a least size."""
 
+    # The largest stride, and the least height and width of an image.
     _divisibility: int
+    _least: int
 
     @property
     def size_divisibility(self) -> int:
@@ -21,13 +23,13 @@ class StridedBackbone(Backbone):
             image: (N, 3, H, W).
 
         Raises:
-            ValueError: H or W is smaller than the largest stride.
+            ValueError: H or W is too small.
         """
         height, width = image.shape[2:]
-        if min(height, width) < self._divisibility:
+        if min(height, width) < self._least:
             raise ValueError(
-                f"an image must have at least {self._divisibility} x {self._divisibility} pixels, "
-                f"the largest stride of the backbone's levels; got {height} x {width}"
+                f"an image must have at least {self._least} x {self._least} pixels, the largest "
+                f"stride of the backbone's levels, which rounds down; got {height} x {width}"
             )
 
     @staticmethod

@@ -83,6 +83,7 @@ class TimmPlainBackbone(StridedBackbone):
         model.set_grad_checkpointing(checkpointing)
         self.model = model
         channels, self._divisibility = model.embed_dim, 2 * patch
+        self._least = self._divisibility
         strides = dict(zip(LEVELS, (patch // 4, patch // 2, patch, 2 * patch), strict=True))
         self._out_feature_strides = {level: strides[level] for level in self._out_features}
         self._out_feature_channels = dict.fromkeys(self._out_features, channels)

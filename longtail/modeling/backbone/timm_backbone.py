@@ -75,12 +75,15 @@ class TimmBackbone(StridedBackbone):
             )
         indices = sorted(levels.index(level) for level in out_features)
         self._out_features = [levels[i] for i in indices]
+        # Adapted, these two take images of any size.
+        rounds_up = True
         if _is_swin(look):
             options |= SWIN_OPTIONS
         elif isinstance(look, HighResolutionNetFeatures):
             options |= HRNET_OPTIONS
         else:
             _check_sizes(name, look)
+            rounds_up = _rounds_up(look)
         options |= {"drop_path": drop_path, "pretrained": pretrained}
         self.model = _build(name, options, indices, output_stride)
         info = self.model.feature_info
@@ -95,6 +98,7 @@ class TimmBackbone(StridedBackbone):
         self._divisibility = max(
             32 if isinstance(self.model, HighResolutionNetFeatures) else 1, *info.reduction()
         )
+        self._least = 1 if rounds_up else self._divisibility
         self._freeze(name, norm, freeze_at, levels)
         if checkpointing:
             _checkpoint(self.model, name)
@@ -109,8 +113,10 @@ class TimmBackbone(StridedBackbone):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalized images to a map (N, C_level, H / stride, W / stride) a level.
 
+        Most models round the sizes of maps up.
+
         Raises:
-            ValueError: H or W is smaller than the largest stride.
+            ValueError: the model rounds them down, and H or W is smaller than the largest stride.
         """
         self.check_size(image)
         maps = dict(zip(self._out_features, self.model(image), strict=True))
@@ -186,21 +192,35 @@ def _check_sizes(name: str, look: nn.Module) -> None:
     strides = look.feature_info.reduction()
     height, width = 3 * max(strides), 5 * max(strides)
     try:
-        with torch.no_grad():
-            maps = look.eval()(torch.empty(1, 3, height, width, device="meta"))
+        sizes = _map_sizes(look, height, width)
     # What timm raises depends on the model, and may be an assertion without a message.
     except Exception as error:
         raise ValueError(
             f"MODEL.TIMM.NAME: {name} does not take images of any size, {height} x {width} "
             f"for one: {first_line(error)}"
         ) from error
-    rows = slice(1, 3) if _is_nhwc(look) else slice(2, 4)
-    sizes = [tuple(x.shape[rows]) for x in maps]
     if sizes != [(height // stride, width // stride) for stride in strides]:
         raise ValueError(
             f"MODEL.TIMM.NAME: the maps of {name} do not have their strides, {strides}: for an "
             f"image of {height} x {width} they are {sizes}"
         )
+
+
+def _rounds_up(look: nn.Module) -> bool:
+    """Whether the maps of an image of one pixel have one cell: then no image is too small."""
+    try:
+        return set(_map_sizes(look, 1, 1)) == {(1, 1)}
+    # A kernel that is larger than the image, or what a model asserts of sizes.
+    except Exception:
+        return False
+
+
+@torch.no_grad()
+def _map_sizes(look: nn.Module, height: int, width: int) -> list[tuple[int, int]]:
+    """Heights and widths of the maps of an image, seen without memory."""
+    rows = slice(1, 3) if _is_nhwc(look) else slice(2, 4)
+    maps = look.eval()(torch.empty(1, 3, height, width, device="meta"))
+    return [tuple(x.shape[rows]) for x in maps]
 
 
 def _is_nhwc(model: nn.Module) -> bool:

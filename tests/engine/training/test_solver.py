@@ -222,3 +222,33 @@ def test_swins_warm_up_at_its_length(solve):
     assert factor(80_000) == pytest.approx(0.5, rel=1e-9)
     assert factor(159_999) == pytest.approx(1 / 160_000, rel=1e-6)
     assert factor(160_000) == 0
+
+
+NORMS = {"norm.weight", "norm.bias", "layer_norm.weight", "layer_norm.bias"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        # Of whole names, and of last ones.
+        (["*norm.*"], NORMS),
+        (["layer_norm.*"], {"layer_norm.weight", "layer_norm.bias"}),
+        (["bias"], {"conv.bias", "norm.bias", "layer_norm.bias"}),
+        (["relative_*", "conv.weight"], {"relative_position_bias_table", "conv.weight"}),
+        ([], set()),
+    ],
+)
+def test_patterns_without_weight_decay(solve, patterns, expected):
+    """They outdo what the other keys say."""
+    decays = ("WEIGHT_DECAY", 0.1, "WEIGHT_DECAY_NORM", 0.2, "WEIGHT_DECAY_BIAS", 0.3)
+    _, model, optimizer = solve(*decays, "NO_DECAY_PARAMS", patterns)
+    groups = by_name(model, optimizer)
+    assert len(groups) == 7
+    assert {name for name, group in groups.items() if group["weight_decay"] == 0} == expected
+
+
+@pytest.mark.parametrize("pattern", ["conv", "norm", "*.gamma", "Conv.*"])
+def test_a_pattern_that_names_nothing(solve, pattern):
+    with pytest.raises(ValueError, match="SOLVER.NO_DECAY_PARAMS") as info:
+        solve("NO_DECAY_PARAMS", ["bias", pattern])
+    assert repr(pattern) in str(info.value) and "\n" not in str(info.value)
