@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from longtail.commands import train
+from longtail.engine import Trainer
 from tests.messages import raises_naming
 from tests.tiny_classification import (
     TEST_COUNTS,
+    classification_config,
     classification_config_file,
     register_colors,
     unregister,
@@ -152,6 +154,12 @@ def test_classes_without_images_are_named(workplace, caplog):
         unregister("colors_of_two")
     log = (workplace / "two" / "log.txt").read_text()
     assert "colors_of_two has no image of 1 of 3 classes (green): they cannot be learned" in log
+
+
+def test_images_are_tested_in_batches_of_the_training(workplace):
+    """One at a time, as detectron2's test loader has them, would starve a GPU: 4, 4 and 1."""
+    cfg = classification_config(workplace, ["DATASETS.TEST", (TEST,)])
+    assert [len(batch) for batch in Trainer.build_test_loader(cfg, TEST)] == [4, 4, 1]
 
 
 def test_test_sets_of_other_classes_end_a_training_before_it_starts(workplace):

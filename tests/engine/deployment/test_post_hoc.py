@@ -8,7 +8,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from longtail.engine import Trainer
-from longtail.engine.deployment.post_hoc import apply_post_hoc
+from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
+from tests.messages import raises_naming
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import (
     classification_config,
@@ -118,7 +119,7 @@ def test_tau_norm_on_a_model(build, task, overrides):
 def test_logit_adjustment_on_a_model(build, task, overrides):
     cfg, model = build(task, METHOD, "logit_adjustment", LAMBDA, 0.5, *overrides)
     if task == "pixels":
-        # Eight images of 32 x 31 pixels with a label, in stripes of random widths.
+        # Four images of 32 x 31 pixels with a label, in stripes of random widths.
         counts = torch.from_numpy(pixel_counts(cfg))
     else:
         counts = torch.tensor(IMAGE_COUNT if task == "images" else INSTANCE_COUNT)
@@ -240,6 +241,16 @@ def test_ncm_is_for_images(build, task):
 def test_no_training_set(build, method):
     message = fails(*build("images", METHOD, method, "DATASETS.TRAIN", ()))
     assert f"{method} reads the training set, but DATASETS.TRAIN is empty" in message
+
+
+@pytest.mark.parametrize("method", ["tau_norm", "ncm"])
+def test_no_method_is_applied_on_top_of_another(tmp_path, method):
+    """Whichever the two are; without one of them all is well."""
+    cfg = classification_config(tmp_path, [METHOD, method, "MODEL.WEIGHTS", "exported.pth"])
+    with raises_naming(ValueError, "tau_norm", "exported.pth", METHOD, method):
+        check_not_applied(cfg, {"post_hoc": "tau_norm", "iteration": 3})
+    check_not_applied(cfg, {"iteration": 3})
+    check_not_applied(classification_config(tmp_path), {"post_hoc": "tau_norm"})
 
 
 def test_statistics_that_a_data_set_has_not(build):

@@ -208,7 +208,9 @@ def test_the_trainer_tests_in_windows(configure):
     windows = Trainer.test(cfg, model)["sem_seg"]
     # Two windows for each of two images, padded to the backbone's stride.
     assert len(seen) == 4
+    seen.clear()
     augmented = Trainer.test_with_TTA(cfg, model)["sem_seg_TTA"]
+    assert len(seen) == 4
     assert augmented["mIoU"] == pytest.approx(windows["mIoU"], abs=1e-6)
     assert model.training
 

@@ -98,6 +98,21 @@ def test_scales_count_from_the_test_size_and_its_bound(augmented, record):
     assert [tuple(image.shape[1:]) for image in model.seen] == [(14, 24), (58, 96)]
 
 
+def test_sides_are_cut_to_whole_pixels(augmented, record):
+    """0.75 x 26 = 19.5 becomes 19, and 40 / 24 x 19 = 31.7 is rounded to 32."""
+    model = Model()
+    augmented(model, [0.75], False, MIN_SIZE_TEST=26)([record])
+    assert [tuple(image.shape[1:]) for image in model.seen] == [(19, 32)]
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_channels_have_the_order_of_the_config(augmented, record, order):
+    model = Model()
+    augmented(model, [1.0], False, FORMAT=order)([record])
+    pixels = torch.from_numpy(np.array(Image.open(record["file_name"]))).permute(2, 0, 1)
+    assert torch.equal(model.seen[0], pixels if order == "RGB" else pixels.flip(0))
+
+
 def test_a_constant_model_keeps_its_softmax(augmented, record):
     result = augmented(Constant(), [0.5, 0.75, 1.25], True)([record])[0]["sem_seg"]
     expected = Constant.logits.softmax(dim=0)[:, None, None].expand(K, HEIGHT, WIDTH)

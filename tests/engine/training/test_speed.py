@@ -1,7 +1,7 @@
 """Memory format and compilation change no function and no name.
 
 Most tests trace with a backend that generates no code: what they are about is what is compiled and
-when. One compiles indeed, a single convolution, as that takes most of a minute for a network.
+when. One compiles indeed, a single sine, as that takes most of a minute for a network.
 """
 
 import functools
@@ -192,21 +192,30 @@ def test_bfloat16_trains_every_model(configure, name):
     assert gradients and all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-class OneConvolution(nn.Module):
+class Sine(nn.Module):
+    """The function that the check of the compiler has compiled: its code is there already."""
+
+    def forward(self, x):
+        return x.sin() + 1
+
+
+class OnlyBackbone(nn.Module):
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Conv2d(3, 2, 1)
+        self.backbone = Sine()
 
 
-def test_compilation_indeed(configure):
+def test_compilation_indeed(configure, monkeypatch):
     """Code is generated, and a compiled backbone is the backbone."""
-    torch.manual_seed(0)
-    model, x = OneConvolution().train(), torch.randn(1, 3, 4, 4)
-    expected = model.backbone(x).relu()
+    # Neither headers for many kernels nor trials of vector instructions: most of a minute.
+    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
+    monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", False)
+    model, x = OnlyBackbone().train(), torch.arange(4.0)
+    eager = model.backbone.forward
     apply_speed_options(configure("ours", "MODEL.COMPILE", True), model)
     with torch.no_grad():
-        torch.testing.assert_close(model.backbone(x).relu(), expected, atol=1e-6, rtol=0)
-    assert list(model.state_dict()) == ["backbone.weight", "backbone.bias"]
+        torch.testing.assert_close(model.backbone(x), x.sin() + 1, atol=1e-6, rtol=0)
+    assert model.backbone.forward != eager
 
 
 def test_where_nothing_can_be_compiled(configure, monkeypatch):
