@@ -21,65 +21,22 @@ import os
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from longtail.config.tables import Leaf, Row, Table, read_leaves, read_notes, read_tables
+from longtail.config import tables
+from longtail.config.tables import Leaf
 from longtail.utils.io import atomic_write
 
-ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SETTINGS = Path(__file__).with_name("config_settings.yaml")
 INTRODUCTION = Path(__file__).with_name("config_index.md")
-NO_BREAK = "\u00a0"
 STAGES = {"second_stage": "Stage 2", "post_hoc": "Post hoc"}
 # What the index shows of a row.
 MAIN = ("mIoU", "mIoU (m.s.)", "box AP", "mask AP", "average", "many", "medium", "few")
-
-
-@dataclass
-class Configs:
-    """What all leaves are made of.
-
-    Attributes:
-        folder: the folder ``configs``.
-        settings: of ``config_settings.yaml``.
-        leaves: by path below ``folder``.
-        notes: sentences by name.
-        rows: by config, the rows that it runs with their tables.
-    """
-
-    folder: Path
-    settings: dict[str, Any]
-    leaves: dict[str, Leaf]
-    notes: dict[str, str]
-    rows: dict[str, list[tuple[Table, Row]]]
-
-
-def read_configs(folder: Path) -> Configs:
-    """Read everything.
-
-    Args:
-        folder: ``configs``, with ``tables`` and the bases that are written by hand.
-
-    Raises:
-        ValueError: a table's row names a config that is no leaf.
-    """
-    tables = folder / "tables"
-    leaves = read_leaves(tables)
-    rows: dict[str, list[tuple[Table, Row]]] = {config: [] for config in leaves}
-    for table in read_tables(tables).values():
-        for row in table.rows:
-            if row.config and row.config not in leaves:
-                raise ValueError(
-                    f"{table.name}.csv: leaves.csv lacks {row.config}, which {row.label!r} names"
-                )
-            if row.config:
-                rows[row.config].append((table, row))
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    return Configs(folder, settings, leaves, read_notes(tables), rows)
+NO_BREAK = "\u00a0"
 
 
 def merge(first: dict, second: dict) -> dict:
@@ -91,77 +48,15 @@ def merge(first: dict, second: dict) -> dict:
     return merged
 
 
-def base_of(leaf: Leaf, base: str) -> str:
-    """Return the path of a base below ``configs``."""
-    return os.path.normpath(Path(leaf.config).parent / base).replace(os.sep, "/")
-
-
-def resolve(configs: Configs, name: str) -> dict:
-    """Return all settings of a config, with those of its bases."""
-    if name in configs.leaves:
-        leaf = configs.leaves[name]
-        return merge(_inherited(configs, leaf), leaf_settings(configs, leaf))
-    own = yaml.safe_load((configs.folder / name).read_text(encoding="utf-8"))
-    bases = own.pop("_BASE_", [])
-    folder = os.path.dirname(name)
-    settings: dict = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        settings = merge(settings, resolve(configs, os.path.normpath(os.path.join(folder, base))))
-    return merge(settings, own)
-
-
-def _inherited(configs: Configs, leaf: Leaf) -> dict:
-    settings: dict = {}
-    for base in leaf.bases:
-        settings = merge(settings, resolve(configs, base_of(leaf, base)))
-    return settings
-
-
-def stage_of(configs: Configs, leaf: Leaf) -> str:
-    """Return ``first_stage``, ``second_stage`` or ``post_hoc``, that of the leaf's method.
+def lookup(values: dict, key: str, where: str) -> Any:
+    """Return ``values[key]``.
 
     Raises:
-        ValueError: the settings do not have its method.
+        ValueError: there is none; ``where`` says what was looked at, and for whom.
     """
-    task = configs.settings["folders"][leaf.config.split("/")[0]]["task"]
-    if not leaf.method:
-        return "first_stage"
-    for stage, methods in configs.settings[task].items():
-        if leaf.method in methods:
-            return stage
-    raise ValueError(f"{leaf.config}: {SETTINGS.name} lacks the method {leaf.method!r} of {task}")
-
-
-def leaf_settings(configs: Configs, leaf: Leaf) -> dict:
-    """Return what a leaf adds to its bases: method, second stage, its own, its output folder."""
-    folder = configs.settings["folders"][leaf.config.split("/")[0]]
-    stage = stage_of(configs, leaf)
-    added = configs.settings[folder["task"]][stage][leaf.method] if leaf.method else {}
-    if stage == "second_stage":
-        for start, settings in configs.settings["second_stages"].items():
-            added = merge(added, settings if leaf.config.startswith(start) else {})
-    added = merge(added, configs.settings["leaves"].get(leaf.config, {}))
-    name = leaf.config.removesuffix(".yaml")
-    output = folder.get("output", f"output/{name.split('/')[0]}")
-    default = f"{output}/{name.partition('/')[2]}"
-    output_dir = added.pop("OUTPUT_DIR", default)
-    return {**_fill(added, _inherited(configs, leaf)), "OUTPUT_DIR": output_dir}
-
-
-def _fill(value: Any, inherited: dict) -> Any:
-    """Replace each ``{KEY}`` by the value that KEY has in the bases."""
-    if isinstance(value, dict):
-        return {key: _fill(item, inherited) for key, item in value.items()}
-    if not isinstance(value, str):
-        return value
-
-    def lookup(match: re.Match) -> str:
-        found: Any = inherited
-        for key in match[1].split("."):
-            found = found[key]
-        return found
-
-    return re.sub(r"\{([A-Z_.]+)\}", lookup, value)
+    if key not in values:
+        raise ValueError(f"{where} lacks {key!r}, expected one of {', '.join(values)}")
+    return values[key]
 
 
 def to_yaml(settings: dict, indent: str = "") -> str:
@@ -176,105 +71,170 @@ def to_yaml(settings: dict, indent: str = "") -> str:
     return "".join(lines)
 
 
-def first_of(configs: Configs, leaf: Leaf) -> tuple[str, str] | None:
-    """Return the stage that a leaf adds to another, and that leaf; None for a first stage."""
-    base = configs.leaves.get(base_of(leaf, leaf.bases[0]))
-    stage = stage_of(configs, leaf)
-    if stage in STAGES:
-        return STAGES[stage], base.config
-    return first_of(configs, base) if base else None
-
-
 def format_metrics(metrics: dict[str, Any]) -> str:
     """Write metrics as ``mIoU 43.95, mIoU (m.s.) 44.93``, to be broken at commas alone."""
-    return ", ".join(f"{metric} {value}".replace(" ", NO_BREAK) for metric, value in metrics.items())
+    texts = (f"{metric} {value}".replace(" ", NO_BREAK) for metric, value in metrics.items())
+    return ", ".join(texts)
 
 
-def header(configs: Configs, leaf: Leaf) -> str:
-    """Return the comment at the head of a leaf: its rows, their metrics, its command."""
-    lines = []
-    rows = configs.rows[leaf.config]
-    for table, row in rows:
-        lines.append(f"{table.paper}, {table.number} ({table.subject}): {row.label}.")
-        lines.append(f"  {format_metrics(row.metrics) or 'No number is printed'}.")
-    if not rows:
-        lines.append(f"{leaf.title}. In neither paper.")
-    if any("(m.s.)" in metric for _, row in rows for metric in row.metrics):
-        lines.append("(m.s.): multi-scale, with TEST.AUG.ENABLED True.")
-    first = first_of(configs, leaf)
-    if first:
-        lines.append(f"{first[0]}, after {Path(first[1]).name}.")
-    lines += [configs.notes[note] for note in leaf.notes]
-    measured = f"{format_metrics(leaf.measured)} ({leaf.source})" if leaf.measured else "not yet"
-    lines.append(f"Measured here: {measured}.")
-    wrapped = [
-        part
-        for line in lines
-        for part in textwrap.wrap(
-            line,
-            width=98,
-            subsequent_indent="  " if line.startswith("  ") else "",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
-    wrapped.append(f"  {command(configs, leaf)}")
+def as_comment(lines: Sequence[str]) -> str:
+    """Write lines as a YAML comment; long ones are broken and keep their indentation."""
+    wrapped = []
+    for line in lines:
+        indent = "  " if line.startswith("  ") else ""
+        options = {"break_long_words": False, "break_on_hyphens": False}
+        wrapped += textwrap.wrap(line, 98, subsequent_indent=indent, **options)
     return "".join(f"# {line}\n".replace(NO_BREAK, " ") for line in wrapped)
 
 
-def command(configs: Configs, leaf: Leaf) -> str:
-    """Return the command that runs a leaf."""
-    gpus = configs.settings["folders"][leaf.config.split("/")[0]].get("gpus")
-    parts = [f"longtail train --config-file {leaf.config}"]
-    parts += ["--eval-only"] if stage_of(configs, leaf) == "post_hoc" else []
-    parts += [f"--num-gpus {gpus}"] if gpus else []
-    return " ".join(parts)
+class Configs:
+    """All leaves, and what they are made of.
+
+    Args:
+        folder: ``configs``, with ``tables`` and the bases that are written by hand.
+
+    Raises:
+        ValueError: the tables are not of the form that they should be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.leaves = tables.read_leaves(folder / "tables")
+        self.rows = tables.rows_of(self.leaves, tables.read_tables(folder / "tables"))
+        self.notes = tables.read_notes(folder / "tables")
+        self.settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+        self._resolved: dict[str, dict] = {}
+
+    def resolve(self, name: str) -> dict:
+        """Return all settings of a config, with those of its bases."""
+        if name not in self._resolved:
+            if name in self.leaves:
+                own, bases = self.added(self.leaves[name]), self.leaves[name].bases
+            else:
+                own = yaml.safe_load((self.folder / name).read_text(encoding="utf-8"))
+                bases = own.pop("_BASE_", [])
+                bases = [bases] if isinstance(bases, str) else bases
+            self._resolved[name] = merge(self.inherited(name, bases), own)
+        return self._resolved[name]
+
+    def inherited(self, name: str, bases: Sequence[str]) -> dict:
+        """Return the settings of a config's bases, of which the later win."""
+        settings: dict = {}
+        for base in bases:
+            settings = merge(settings, self.resolve(base_path(name, base)))
+        return settings
+
+    def folder_of(self, leaf: Leaf) -> dict:
+        """Return the settings of a leaf's first folder."""
+        where = f"{leaf.config}: 'folders' of {SETTINGS.name}"
+        return lookup(self.settings["folders"], leaf.config.split("/")[0], where)
+
+    def method_of(self, leaf: Leaf) -> tuple[str, dict]:
+        """Return the stage of a leaf's method, such as ``second_stage``, and what it adds."""
+        task = self.folder_of(leaf)["task"]
+        stages = self.settings[task]
+        methods = {method: stage for stage, of_stage in stages.items() for method in of_stage}
+        if not leaf.method:
+            return "first_stage", {}
+        stage = lookup(methods, leaf.method, f"{leaf.config}: {task!r} of {SETTINGS.name}")
+        return stage, stages[stage][leaf.method]
+
+    def added(self, leaf: Leaf) -> dict:
+        """Return what a leaf adds to its bases: method, second stage, its own, output folder."""
+        stage, settings = self.method_of(leaf)
+        if stage == "second_stage":
+            for start, more in self.settings["second_stages"].items():
+                settings = merge(settings, more if leaf.config.startswith(start) else {})
+        settings = merge(settings, self.settings["leaves"].get(leaf.config, {}))
+        folder, _, name = leaf.config.removesuffix(".yaml").partition("/")
+        output = self.folder_of(leaf).get("output", f"output/{folder}")
+        output_dir = settings.pop("OUTPUT_DIR", f"{output}/{name}")
+        bases = self.inherited(leaf.config, leaf.bases)
+        return {**fill(settings, bases, leaf.config), "OUTPUT_DIR": output_dir}
+
+    def first_of(self, leaf: Leaf) -> tuple[str, str] | None:
+        """Return the stage that a leaf adds to another, and that leaf; None for a first stage."""
+        base = self.leaves.get(base_path(leaf.config, leaf.bases[0]))
+        stage, _ = self.method_of(leaf)
+        if stage in STAGES:
+            return STAGES[stage], base.config
+        return self.first_of(base) if base else None
+
+    def header(self, leaf: Leaf) -> str:
+        """Return the comment at the head of a leaf: its rows, their metrics, its command."""
+        lines, rows = [], self.rows[leaf.config]
+        for table, row in rows:
+            lines.append(f"{table.paper}, {table.number} ({table.subject}): {row.label}.")
+            lines.append(f"  {format_metrics(row.metrics) or 'No number is printed'}.")
+        if not rows:
+            lines.append(f"{leaf.title}. In neither paper.")
+        if any("(m.s.)" in metric for _, row in rows for metric in row.metrics):
+            lines.append("(m.s.): multi-scale, with TEST.AUG.ENABLED True.")
+        first = self.first_of(leaf)
+        if first:
+            lines.append(f"{first[0]}, after {Path(first[1]).name}.")
+        lines += [lookup(self.notes, note, f"{leaf.config}: notes.csv") for note in leaf.notes]
+        measured = f"{format_metrics(leaf.measured)} ({leaf.source})" if leaf.source else "not yet"
+        options = " --eval-only" if self.method_of(leaf)[0] == "post_hoc" else ""
+        options += f" --num-gpus {gpus}" if (gpus := self.folder_of(leaf).get("gpus")) else ""
+        command = f"#   longtail train --config-file {leaf.config}{options}\n"
+        return as_comment([*lines, f"Measured here: {measured}."]) + command
+
+    def text(self, leaf: Leaf) -> str:
+        """Return the text of a leaf."""
+        bases = leaf.bases[0] if len(leaf.bases) == 1 else f"[{', '.join(leaf.bases)}]"
+        return f"{self.header(leaf)}_BASE_: {bases}\n{to_yaml(self.added(leaf))}"
+
+    def index(self) -> str:
+        """Return the text of configs/README.md."""
+        parts = [INTRODUCTION.read_text(encoding="utf-8"), "\n## Notes\n\n| note | |\n|---|---|\n"]
+        parts += [f"| {note} | {text} |\n" for note, text in self.notes.items()]
+        leaves = self.leaves.values()
+        for folder, group in itertools.groupby(leaves, lambda leaf: os.path.dirname(leaf.config)):
+            parts.append(f"\n## {folder}\n\n")
+            parts.append("| config | printed in | published | measured here | notes |\n")
+            parts.append("|---|---|---|---|---|\n")
+            parts += [self._index_line(leaf) for leaf in group]
+        return "".join(parts)
+
+    def _index_line(self, leaf: Leaf) -> str:
+        printed, published = [], []
+        for paper in dict.fromkeys(table.paper for table, _ in self.rows[leaf.config]):
+            own = [(t.number, row.metrics) for t, row in self.rows[leaf.config] if t.paper == paper]
+            printed.append(f"{paper}: {', '.join(dict.fromkeys(number for number, _ in own))}")
+            # Of several tables the first one's.
+            metrics = {key: value for _, row in reversed(own) for key, value in row.items()}
+            published.append(" / ".join(str(metrics[m]) for m in MAIN if m in metrics) or "a plot")
+        measured = " / ".join(str(leaf.measured[m]) for m in MAIN if m in leaf.measured)
+        cells = [
+            f"[`{Path(leaf.config).stem}`]({leaf.config})",
+            "; ".join(printed) or f"in neither paper; {leaf.title}",
+            "; ".join(published),
+            f"{measured} ({leaf.source})" if measured else "",
+            ", ".join(leaf.notes),
+        ]
+        return f"| {' | '.join(cells)} |\n"
 
 
-def leaf_text(configs: Configs, leaf: Leaf) -> str:
-    """Return the text of a leaf."""
-    bases = leaf.bases[0] if len(leaf.bases) == 1 else f"[{', '.join(leaf.bases)}]"
-    body = to_yaml(leaf_settings(configs, leaf))
-    return f"{header(configs, leaf)}_BASE_: {bases}\n{body}"
+def base_path(name: str, base: str) -> str:
+    """Return the path below ``configs`` of a base that a config names relative to itself."""
+    return os.path.normpath(os.path.join(os.path.dirname(name), base)).replace(os.sep, "/")
 
 
-def index(configs: Configs) -> str:
-    """Return the text of configs/README.md."""
-    parts = [INTRODUCTION.read_text(encoding="utf-8"), "\n## Notes\n\n| note | |\n|---|---|\n"]
-    parts += [f"| {note} | {text} |\n" for note, text in configs.notes.items()]
-    leaves = configs.leaves.values()
-    for folder, group in itertools.groupby(leaves, key=lambda leaf: os.path.dirname(leaf.config)):
-        parts.append(f"\n## {folder}\n\n| config | printed in | published | measured here | notes |\n")
-        parts.append("|---|---|---|---|---|\n")
-        parts += [_index_line(configs, leaf) for leaf in group]
-    return "".join(parts)
+def fill(value: Any, bases: dict, name: str) -> Any:
+    """Replace each ``{KEY}`` in settings by the value that KEY has in the bases."""
+    if isinstance(value, dict):
+        return {key: fill(item, bases, name) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
 
+    def found(match: re.Match) -> str:
+        node: Any = bases
+        for key in match[1].split("."):
+            node = lookup(node, key, f"{name}: a base, for {match[0]},")
+        return node
 
-def _index_line(configs: Configs, leaf: Leaf) -> str:
-    rows = configs.rows[leaf.config]
-    papers = list(dict.fromkeys(table.paper for table, _ in rows))
-    printed, published = [], []
-    for paper in papers:
-        own = [(table, row) for table, row in rows if table.paper == paper]
-        printed.append(f"{paper}: {', '.join(dict.fromkeys(table.number for table, _ in own))}")
-        published.append(
-            " / ".join(
-                # Two tables of a paper may differ in a digit.
-                " or ".join(dict.fromkeys(str(row.metrics[m]) for _, row in own if m in row.metrics))
-                for m in MAIN
-                if any(m in row.metrics for _, row in own)
-            )
-        )
-    name = Path(leaf.config).stem
-    measured = " / ".join(str(leaf.measured[metric]) for metric in MAIN if metric in leaf.measured)
-    cells = [
-        f"[`{name}`]({leaf.config})",
-        "; ".join(printed) or f"in neither paper; {leaf.title}",
-        "; ".join(text or "a plot" for text in published),
-        f"{measured} ({leaf.source})" if measured else "",
-        ", ".join(leaf.notes),
-    ]
-    return f"| {' | '.join(cells)} |\n"
+    return re.sub(r"\{([A-Z_.]+)\}", found, value)
 
 
 def generate(folder: Path) -> dict[Path, str]:
@@ -284,24 +244,15 @@ def generate(folder: Path) -> dict[Path, str]:
         folder: the folder ``configs``.
 
     Raises:
-        ValueError: the data do not fit together.
+        ValueError: the data do not fit together, or a config of the tree is not among them.
     """
-    configs = read_configs(folder)
-    texts = {folder / name: leaf_text(configs, leaf) for name, leaf in configs.leaves.items()}
-    return {**texts, folder / "README.md": index(configs)}
-
-
-def strays(folder: Path, texts: dict[Path, str]) -> list[Path]:
-    """Return the configs of the tree that are neither generated nor a base nor a model."""
-    paths = folder.glob("*/**/*.yaml")
-    bases = (folder / "models", folder / "tables")
-    return sorted(
-        path
-        for path in paths
-        if path not in texts
-        and not path.name.startswith("Base-")
-        and not any(base in path.parents for base in bases)
-    )
+    configs = Configs(folder)
+    texts = {folder / name: configs.text(leaf) for name, leaf in configs.leaves.items()}
+    others = set(folder.glob("*/**/*.yaml")) - set(folder.glob("models/*")) - texts.keys()
+    strays = sorted(path for path in others if not path.name.startswith("Base-"))
+    if strays:
+        raise ValueError(f"{strays[0]}: is in no line of leaves.csv; add one, or delete it")
+    return {**texts, folder / "README.md": configs.index()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -311,14 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if out of date")
     parser.add_argument(
-        "--configs", type=Path, default=ROOT / "configs", metavar="DIR", help="the folder configs"
+        "--configs", type=Path, default=CONFIGS, metavar="DIR", help="the folder configs"
     )
     options = parser.parse_args(arguments)
     try:
         texts = generate(options.configs)
-        unknown = strays(options.configs, texts)
-        if unknown:
-            raise ValueError(f"{unknown[0]}: is in no line of leaves.csv; add one, or delete it")
         differing = [
             path
             for path, text in texts.items()

@@ -54,7 +54,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measured number, the mean over seeds, and their standard deviation if there were several."""
+    """A measured number: the mean over seeds, and their deviation if there were several."""
 
     mean: Decimal
     deviation: Decimal | None
@@ -145,7 +145,36 @@ def read_leaves(folder: Path = TABLES) -> dict[str, Leaf]:
 
 def read_notes(folder: Path = TABLES) -> dict[str, str]:
     """Read the sentences that headers of configs give besides their rows, by name."""
-    return {line["note"]: line["text"] for _, line in _lines(folder / "notes.csv", ("note", "text"))}
+    return {
+        line["note"]: line["text"] for _, line in _lines(folder / "notes.csv", ("note", "text"))
+    }
+
+
+def rows_of(
+    leaves: dict[str, Leaf], tables: dict[str, Table]
+) -> dict[str, list[tuple[Table, Row]]]:
+    """Find the rows that each config runs.
+
+    Args:
+        leaves: of :func:`read_leaves`.
+        tables: of :func:`read_tables`.
+
+    Returns:
+        By config, its rows with their tables; none for configs in neither paper.
+
+    Raises:
+        ValueError: a row names a config that is no leaf.
+    """
+    rows: dict[str, list[tuple[Table, Row]]] = {config: [] for config in leaves}
+    for table in tables.values():
+        for row in table.rows:
+            if row.config and row.config not in rows:
+                raise ValueError(
+                    f"{table.name}.csv: {row.label!r} names {row.config}, which leaves.csv lacks"
+                )
+            if row.config:
+                rows[row.config].append((table, row))
+    return rows
 
 
 def _lines(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:

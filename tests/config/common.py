@@ -48,12 +48,6 @@ def base_of(name: str) -> str:
     return path.resolve().relative_to(CONFIGS).with_suffix("").as_posix()
 
 
-def header_of(name: str) -> str:
-    """Return the comment at the head of a config, its lines joined."""
-    lines = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    return " ".join(line[1:].strip() for line in lines if line.startswith("#"))
-
-
 def flat(cfg: CfgNode, prefix: str = "") -> dict:
     """Return values by their dotted keys."""
     values = {}

@@ -1,7 +1,5 @@
 """All leaves: data sets, output folders, stages, the deployed form, the models they build."""
 
-import re
-
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,10 +13,8 @@ from tests.config.common import (
     base_of,
     differences,
     each,
-    header_of,
     leaves_in,
     loaded,
-    stem_of,
 )
 
 # Classes of the data sets of image classification, by the start of their names.
@@ -45,16 +41,8 @@ def test_data_sets(name):
             assert len(metadata.stuff_classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
-def test_output_folders_are_named_as_the_configs_and_differ():
-    others = {"CamVid": "camvid", "quickstart": ""}
-    folders = [loaded(name).OUTPUT_DIR for name in LEAVES]
-    assert len(set(folders)) == len(LEAVES) > 300
-    for name, output in zip(LEAVES, folders, strict=True):
-        folder, _, rest = name.partition("/")
-        if folder == "quickstart":
-            assert output.startswith("output/quickstart/")
-        else:
-            assert output == f"output/{others.get(folder, folder)}/{rest}"
+def test_output_folders_differ():
+    assert len({loaded(name).OUTPUT_DIR for name in LEAVES}) == len(LEAVES) > 300
 
 
 # What a second stage or a post hoc method may change besides what makes it one: its method's keys,
@@ -85,8 +73,6 @@ def test_a_stage_follows_its_first(name):
     assert_values(name, {"MODEL.WEIGHTS": f"{stage_1.OUTPUT_DIR}/model_final.pth"})
     changed = differences(name, stage_1)
     post_hoc = bool(loaded(name).MODEL.POST_HOC.METHOD)
-    kind = "Post hoc" if post_hoc else "Stage 2"
-    assert f" {kind}, after {stem_of(first)}.yaml. " in header_of(name)
     assert STAGE | ({"MODEL.POST_HOC.METHOD"} if post_hoc else set()) <= changed
     allowed = STAGE | METHODS[method] | (set() if post_hoc else SCHEDULE | SAMPLES | {PRETRAINED})
     assert changed <= allowed
@@ -94,30 +80,6 @@ def test_a_stage_follows_its_first(name):
         assert changed & {ARCHITECTURE, HEAD}
         # No download of what the first stage's weights replace.
         assert loaded(name).MODEL.TIMM.PRETRAINED in ("", "package")
-
-
-def test_the_stages():
-    """By task: second stages of Table 15 and ours; of Tables 7 to 9, 17, 18 and ours; of images."""
-    counts = {"ADE20K": 6 + 1, "CamVid": 2, "quickstart": 2}
-    counts |= {"LVISv0.5": 6 * 2 + 2 + 2, "LVISv1": 6 * 2 + 2}
-    counts |= {"LVIS-CamVid": 4, "LVIS-Synthetic": 4}
-    counts |= {"ImageNet-LT": 6 * 2 + 10 + 3, "iNaturalist2018": 6 * 2 + 4 * 3}
-    counts |= {"Places-LT": 3 + 4, "digits-LT": 9, "synthetic-LT": 9}
-    found = {folder: len({*leaves_in(folder)} & STAGES.keys()) for folder in counts}
-    assert found == counts and sum(counts.values()) == len(STAGES)
-
-
-@each(LEAVES)
-def test_its_command(name):
-    cfg = loaded(name)
-    folder = name.split("/")[0]
-    large = folder in ("ADE20K", "ImageNet-LT", "Places-LT", "iNaturalist2018")
-    large |= folder.startswith(("COCO", "LVISv"))
-    expected = f"longtail train --config-file {name}.yaml"
-    expected += " --eval-only" if cfg.MODEL.POST_HOC.METHOD else ""
-    expected += " --num-gpus 8" if large else ""
-    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
-    assert re.findall(r"^#   (longtail .+)$", text, re.MULTILINE) == [expected]
 
 
 def model_of(name: str) -> str:
@@ -152,14 +114,11 @@ def test_builds_the_deployed_models(folders):
         assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE, name
 
 
-@pytest.mark.parametrize("ending", ["", "_rr"])
-def test_a_baseline_and_region_rebalance_are_deployed_alike(ending):
+def test_a_baseline_and_region_rebalance_are_deployed_alike():
     options = ["MODEL.DEVICE", "meta", "MODEL.TIMM.PRETRAINED", ""]
-    paths = [CONFIGS / f"CamVid/deeplabv3plus_lite0{end}.yaml" for end in ("", ending)]
-    plain, cfg = (load_config(str(path), options) for path in paths)
-    deployed = deployed_config(cfg)
-    assert deployed.MODEL.SEM_SEG_HEAD.NAME == "SeparableDeepLabV3PlusHead"
+    names = ("CamVid/deeplabv3plus_lite0", "CamVid/deeplabv3plus_lite0_rr")
+    plain, branch = (load_config(str(CONFIGS / f"{name}.yaml"), options) for name in names)
     with torch.device("meta"):
-        states = [Trainer.build_model(c).state_dict() for c in (plain, deployed)]
+        states = [Trainer.build_model(c).state_dict() for c in (plain, deployed_config(branch))]
     shapes = [{key: tensor.shape for key, tensor in state.items()} for state in states]
     assert shapes[0] == shapes[1]

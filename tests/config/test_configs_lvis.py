@@ -1,0 +1,126 @@
+"""The LVIS configs: the recipe, and what each name says."""
+
+from pathlib import Path
+
+import pytest
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+
+from longtail.data.synthetic import LVIS_CONFIG
+from longtail.data.synthetic.lvis import category_names
+from tests.config.common import assert_values, differences, each, flat, leaves_in, loaded
+
+PUBLISHED = leaves_in("LVISv0.5", "LVISv1")
+LVIS = [*PUBLISHED, *leaves_in("LVIS-CamVid", "LVIS-Synthetic")]
+# Rows of Table 8 on v0.5 that differ by the loss of the box classifier.
+CLASS_LOSSES = {"focal": "focal", "eql": "eql", "bags_coco": "bags"}
+
+
+@each(LVIS)
+def test_says_what_its_name_says(name):
+    stem = name.split("/")[1]
+    cascade, second = stem.startswith("cascade"), stem.endswith("_disalign")
+    expected = {
+        "MODEL.META_ARCHITECTURE": "DisAlignRCNN" if second else "GeneralizedRCNN",
+        "MODEL.MASK_ON": True,
+        "MODEL.ROI_HEADS.NAME": "LongTailCascadeROIHeads" if cascade else "LongTailROIHeads",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": cascade or "lite0" in stem,
+        "MODEL.ROI_BOX_HEAD.CLASSIFIER": "cosine" if "_cosine" in stem else "linear",
+        "MODEL.ROI_BOX_HEAD.CLASS_LOSS": CLASS_LOSSES.get(
+            stem.partition("_FPN_")[2], "cross_entropy"
+        ),
+        # DisAlign's second stage repeats no images, also after a first one that does.
+        "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"
+        if stem.endswith("_rfs")
+        else "TrainingSampler",
+    }
+    if cascade:
+        expected["MODEL.RPN.POST_NMS_TOPK_TRAIN"] = 2000
+    if second:
+        expected["MODEL.DISALIGN.RHO"] = 0.8
+    if "lite0" not in stem:
+        expected["MODEL.RESNETS.DEPTH"] = 50 if "_R_50_" in stem else 101
+        expected["MODEL.RESNETS.NUM_GROUPS"] = 32 if "_X_101_" in stem else 1
+        expected["MODEL.RESNETS.STRIDE_IN_1X1"] = "_X_101_" not in stem
+    if not second and "lite0" not in stem:
+        weights = {"_coco": "mask_rcnn_R_50_FPN_3x", "_R_101_": "R-101", "_X_101_": "X-101-32x8d"}
+        source = next((text for key, text in weights.items() if key in stem), "R-50")
+        assert source in loaded(name).MODEL.WEIGHTS
+    assert_values(name, expected)
+
+
+@each(PUBLISHED)
+def test_recipe_of_the_paper(name):
+    """Schedule, sizes and test settings of section C.2 and Table 8."""
+    steps, max_iter = {
+        "LVISv0.5": ((60_000, 80_000), 90_000),
+        "LVISv1": ((120_000, 160_000), 180_000),
+    }[name.split("/")[0]]
+    if name.endswith("_disalign"):
+        steps, max_iter = (8_000,), 9_000
+    expected = {
+        "SOLVER.OPTIMIZER": "SGD",
+        "SOLVER.BASE_LR": 0.02,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "SOLVER.MOMENTUM": 0.9,
+        "SOLVER.WEIGHT_DECAY": 1e-4,
+        "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "SOLVER.GAMMA": 0.1,
+        "SOLVER.STEPS": steps,
+        "SOLVER.MAX_ITER": max_iter,
+        "INPUT.MIN_SIZE_TRAIN": (640, 672, 704, 736, 768, 800),
+        "INPUT.MAX_SIZE_TRAIN": 1333,
+        "INPUT.MIN_SIZE_TEST": 800,
+        "INPUT.MAX_SIZE_TEST": 1333,
+        "INPUT.MASK_FORMAT": "polygon",
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+        "DATALOADER.REPEAT_THRESHOLD": 0.001,
+    }
+    assert_values(name, expected)
+
+
+OF_DETECTRON2 = [
+    ("LVISv0.5/mask_rcnn_R_50_FPN", "LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"),
+    ("LVISv0.5/mask_rcnn_R_101_FPN", "LVISv0.5-InstanceSegmentation/mask_rcnn_R_101_FPN_1x"),
+    ("LVISv1/mask_rcnn_R_50_FPN", "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"),
+    (
+        "LVISv1/mask_rcnn_X_101_32x8d_FPN",
+        "LVISv1-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_1x",
+    ),
+    ("LVISv0.5/cascade_rcnn_R_50_FPN", "Misc/cascade_mask_rcnn_R_50_FPN_1x"),
+]
+
+
+@pytest.mark.parametrize(("name", "other"), OF_DETECTRON2)
+def test_against_detectron2s_own(name, other):
+    """The model's keys are those of detectron2's config of the same name, but for the ROI heads."""
+    theirs = get_cfg()
+    # Its own function for this needs pkg_resources, which new environments lack.
+    file = Path(model_zoo.__file__).parent / "configs" / f"{other}.yaml"
+    if not file.is_file():
+        pytest.skip("this installation of detectron2 came without its configs")
+    theirs.merge_from_file(str(file))
+    own_keys = {"MODEL.ROI_HEADS.NAME", "MODEL.DEVICE"}
+    if other.startswith("Misc"):
+        # That one is of COCO.
+        own_keys |= {"MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"}
+    changed = differences(name, theirs) & flat(theirs).keys()
+    assert {key for key in changed if key.startswith(("MODEL.", "INPUT."))} <= own_keys
+
+
+def test_weights_from_coco():
+    """The model that detectron2 names for the config that the COCO rows start from."""
+    url = model_zoo.get_checkpoint_url("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
+    for folder in ("LVISv0.5", "LVISv1"):
+        weights = loaded(f"{folder}/mask_rcnn_R_50_FPN_coco").MODEL.WEIGHTS
+        assert weights.startswith("detectron2://")
+        assert url.endswith(weights.removeprefix("detectron2://"))
+
+
+@pytest.mark.parametrize("backbone", ["lite0", "R_50"])
+def test_number_of_generated_classes(backbone):
+    """Of what the command writes without options."""
+    count = {"MODEL.ROI_HEADS.NUM_CLASSES": len(category_names(LVIS_CONFIG))}
+    assert_values(f"LVIS-Synthetic/mask_rcnn_{backbone}_FPN", count)

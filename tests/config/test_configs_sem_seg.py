@@ -1,0 +1,173 @@
+"""The semantic segmentation configs: recipes, and what each method changes."""
+
+import pytest
+
+from tests.config.common import (
+    assert_values,
+    base_of,
+    differences,
+    each,
+    flat,
+    leaves_in,
+    loaded,
+    stem_of,
+)
+
+LENGTHS = {"ADE20K": "160k", "COCO-Stuff164K": "320k", "COCO-Stuff10K": "40k"}
+ROWS = leaves_in(*LENGTHS)
+SMALL = leaves_in("CamVid", "quickstart")
+ABLATIONS = [name for name in ROWS if "/ablations/" in name]
+# By stem: the one key that differs from a config beside the folder.
+LOSS, WEIGHT = "MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "MODEL.REGION_REBALANCE.LOSS_WEIGHT"
+CHANGED = {
+    "reweighted_cross_entropy": LOSS,
+    "balanced_softmax_pixel_prior": LOSS,
+    "balanced_softmax_region_prior": LOSS,
+    "dice": LOSS,
+    "dice_cross_entropy": LOSS,
+    "rr_weight_0.1": WEIGHT,
+    "rr_weight_0.2": WEIGHT,
+    "rr_weight_0.4": WEIGHT,
+    "rr_unbalanced": "MODEL.REGION_REBALANCE.BALANCED",
+}
+
+
+def test_every_ablation_changes_one_key():
+    found = set()
+    for name in ABLATIONS:
+        folder, stem = name.split("/")[0], stem_of(name)
+        base = f"{folder}/deeplabv3plus_R_50c_{LENGTHS[folder]}"
+        base += "_rr" if stem.startswith("rr_") else ""
+        assert differences(name, loaded(base)) == {CHANGED[stem], "OUTPUT_DIR"}
+        # The name says the value.
+        value = str(flat(loaded(name))[CHANGED[stem]])
+        assert stem in (value, f"rr_weight_{value}", {"False": "rr_unbalanced"}.get(value))
+        found.add((folder, stem))
+    assert found == {("ADE20K", stem) for stem in CHANGED} | {("COCO-Stuff164K", "rr_unbalanced")}
+
+
+@each([name for name in [*ROWS, *SMALL] if name.endswith("_rr")])
+def test_region_rebalance_adds_the_branch_to_its_baseline(name):
+    baseline = loaded(name.removesuffix("_rr"))
+    head, branch = "MODEL.SEM_SEG_HEAD.NAME", "MODEL.REGION_REBALANCE.BASE_HEAD_NAME"
+    allowed = {head, branch, "OUTPUT_DIR"}
+    allowed |= {"TEST.EXPECTED_RESULTS"} if name.startswith("quickstart") else set()
+    assert {head, "OUTPUT_DIR"} <= differences(name, baseline) <= allowed
+    expected = {
+        head: "RegionRebalanceHead",
+        branch: baseline.MODEL.SEM_SEG_HEAD.NAME,
+        "MODEL.REGION_REBALANCE.LOSS_WEIGHT": 0.3,
+        "MODEL.REGION_REBALANCE.BALANCED": True,
+    }
+    assert_values(name, expected)
+
+
+@each([name for name in [*ROWS, *SMALL] if name.endswith("_disalign")])
+def test_a_second_stage_calibrates_its_first(name):
+    first = loaded(base_of(name))
+    published = name in ROWS
+    expected = {
+        "MODEL.SEM_SEG_HEAD.NAME": "DisAlignSemSegHead",
+        "MODEL.DISALIGN.BASE_HEAD_NAME": first.MODEL.SEM_SEG_HEAD.NAME,
+        "MODEL.DISALIGN.RHO": 0.3,
+        "MODEL.TIMM.PRETRAINED": "",
+        # Section B.2; on short recipes a quarter, chosen beforehand.
+        "SOLVER.MAX_ITER": 8000 if published else first.SOLVER.MAX_ITER // 4,
+        "SOLVER.IMS_PER_BATCH": 32 if published else first.SOLVER.IMS_PER_BATCH,
+    }
+    assert_values(name, expected)
+
+
+CNN = {
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.WEIGHT_DECAY_NORM": 1e-4,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyFloorLR",
+    "SOLVER.POLY_LR_POWER": 0.9,
+    "SOLVER.POLY_LR_FLOOR": 1e-4,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.LAYER_DECAY": 1.0,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.AMP.ENABLED": False,
+    "MODEL.TIMM.DROP_PATH": 0.0,
+    "INPUT.CROP.SIZE": [512, 512],
+    "INPUT.MIN_SIZE_TRAIN": (512,),
+    "INPUT.MAX_SIZE_TRAIN": 2048,
+    "INPUT.MIN_SIZE_TEST": 512,
+    "INPUT.MAX_SIZE_TEST": 2048,
+    "TEST.SEM_SEG.MODE": "whole",
+}
+SWIN = CNN | {
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.BASE_LR": 6e-5,
+    "SOLVER.WEIGHT_DECAY": 0.01,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+    "SOLVER.POLY_LR_POWER": 1.0,
+    "SOLVER.POLY_LR_FLOOR": 0.0,
+    "SOLVER.WARMUP_ITERS": 1500,
+    "SOLVER.WARMUP_FACTOR": 1e-6,
+    "SOLVER.WARMUP_METHOD": "linear",
+    "MODEL.TIMM.DROP_PATH": 0.3,
+}
+BEIT = SWIN | {
+    "SOLVER.BASE_LR": 2e-5,
+    "SOLVER.WEIGHT_DECAY": 0.05,
+    "SOLVER.LAYER_DECAY": 0.95,
+    "SOLVER.WARMUP_ITERS": 3000,
+    "SOLVER.AMP.ENABLED": True,
+    "SOLVER.AMP.DTYPE": "float16",
+    "MODEL.TIMM.DROP_PATH": 0.2,
+    "MODEL.TIMM.IMAGE_SIZE": 640,
+    "MODEL.TIMM.OUT_BLOCKS": [7, 11, 15, 23],
+    "INPUT.CROP.SIZE": [640, 640],
+    "INPUT.MIN_SIZE_TRAIN": (640,),
+    "INPUT.MAX_SIZE_TRAIN": 2560,
+    "INPUT.MIN_SIZE_TEST": 640,
+    "INPUT.MAX_SIZE_TEST": 2560,
+    "TEST.SEM_SEG.MODE": "slide",
+    "TEST.SEM_SEG.CROP_SIZE": [640, 640],
+    "TEST.SEM_SEG.STRIDE": [426, 426],
+}
+
+
+@each(ROWS)
+def test_recipe_and_data(name):
+    folder = name.split("/")[0]
+    recipe = SWIN if "_swin_" in name else BEIT if "_beit_" in name else CNN
+    length = int(LENGTHS[folder].removesuffix("k")) * 1000
+    upper = "upernet" in name or "ocrnet" in name
+    data = {
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150 if folder == "ADE20K" else 171,
+        "SOLVER.MAX_ITER": length,
+        "TEST.EVAL_PERIOD": length // 10,
+        "MODEL.TIMM.OUTPUT_STRIDE": 32 if upper else 8,
+        "MODEL.SEM_SEG_HEAD.AUXILIARY.LOSS_WEIGHT": 0.0 if "ocrnet" in name else 0.4,
+    }
+    second = {"SOLVER.IMS_PER_BATCH": 32, "SOLVER.MAX_ITER": 8000}
+    assert_values(name, recipe | data | (second if name.endswith("_disalign") else {}))
+    if not name.endswith("_disalign"):
+        # Where the ImageNet weights come from.
+        model = loaded(name).MODEL
+        assert (model.WEIGHTS == "") == (model.TIMM.PRETRAINED == "timm")
+        assert model.WEIGHTS in ("", f"weights/{model.TIMM.NAME}_imagenet.pth")
+
+
+@pytest.mark.parametrize("folder", LENGTHS)
+def test_augmentation_and_scales(folder):
+    """Section 4.2 of Region Rebalance."""
+    cfg = loaded(leaves_in(folder)[0])
+    assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
+    assert list(cfg.INPUT.RESIZE_SCALE_RANGE) == [0.5, 2.0]
+    assert cfg.INPUT.PHOTOMETRIC
+    assert list(cfg.TEST.AUG.SCALES) == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+
+def test_the_quick_start_checks_what_was_measured():
+    for ending, value in (("", 26.3), ("_rr", 25.7), ("_disalign", 26.0), ("_rr_disalign", 26.2)):
+        expected = [["sem_seg", "mIoU", value, 6.0]]
+        assert_values(
+            f"quickstart/deeplabv3plus_lite0{ending}", {"TEST.EXPECTED_RESULTS": expected}
+        )
