@@ -66,6 +66,11 @@ SIZES = {
 }
 # Printed like this: the average, or one of the groups, is not that of the run.
 MISPRINTED = {
+    ("disalign_table_1", "X-50, DisAlign", "average"),
+    ("disalign_table_10", "ResNeXt-50, DisAlign", "average"),
+    ("disalign_table_4", "ResNet-152, Feature Aug", "average"),
+    ("disalign_table_15", "FCN, S-101, DisAlign", "mAcc"),
+    ("disalign_table_17", "ResNeXt-101, DisAlign*", "box AP"),
     ("disalign_table_4", "ResNet-152, OLTR", "average"),
     ("disalign_table_6", "DeepLabV3+, S-101, DisAlign", "mAcc (m.s.)"),
     ("disalign_table_15", "DeepLabV3+, S-101, DisAlign, Aug", "mAcc (m.s.)"),
@@ -85,7 +90,10 @@ def parts_of(metric: str, group: str) -> str:
 
 
 def test_averages_are_those_of_the_groups():
-    """An average over classes is that over groups, weighted by their classes, but for rounding."""
+    """An average over classes is that over groups, weighted by their classes.
+
+    Half a digit may be lost in the average, and half in the groups.
+    """
     compared, off = 0, set()
     for table, row in ROWS:
         key = row.label if table.name.startswith("disalign_release_lvis") else table.subject
@@ -97,7 +105,7 @@ def test_averages_are_those_of_the_groups():
                 continue
             mean = sum(n * part for n, part in zip(sizes, parts, strict=True)) / sum(sizes)
             digit = Decimal(1).scaleb(value.as_tuple().exponent)
-            if abs(mean - value) > 2 * digit:
+            if abs(mean - value) > digit:
                 off.add((table.name, row.label, metric))
             compared += 1
     assert off == MISPRINTED
