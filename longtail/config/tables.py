@@ -38,7 +38,7 @@ class Table:
     """A printed table or figure.
 
     Attributes:
-        name: the name of its file, such as ``disalign_table_17``.
+        name: the name of its file, without ending.
         paper: who printed it.
         number: such as ``Table 17``.
         subject: what all its rows share, such as the data set.
