@@ -1,101 +1,124 @@
-"""Every config loads, says what it stands for, and fits its data sets."""
-
-import functools
-from pathlib import Path
+"""All leaves: data sets, output folders, stages, the deployed form, the models they build."""
 
 import pytest
-from detectron2.config import CfgNode
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.config import deployed_config, load_config
 from longtail.engine import Trainer
-from tools.config_index import comment_lines, config_files, read_header
+from tests.config.common import (
+    CONFIGS,
+    LEAVES,
+    assert_values,
+    base_of,
+    differences,
+    each,
+    leaves_in,
+    loaded,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = config_files(ROOT / "configs")
-each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
-
-
-@functools.cache
-def loaded(path: Path) -> CfgNode:
-    """A config that nobody changes."""
-    cfg = load_config(str(path))
-    cfg.freeze()
-    return cfg
-
-
-def first_comment(path: Path) -> str:
-    return " ".join(comment_lines(path))
-
-
-def test_there_are_configs():
-    assert CONFIGS
-
-
-@each_config
-def test_loads_and_stands_for_something(path):
-    loaded(path)
-    read_header(path, ROOT / "configs")
-
-
-# Classes of the sets of images of one class each, by the start of their names.
+# Classes of the data sets of image classification, by the start of their names.
 IMAGE_CLASSES = {"imagenet": 1000, "places": 365, "inaturalist2018": 8142, "digits": 10}
 
 
-@each_config
-def test_data_sets(path):
-    cfg = loaded(path)
+@each(LEAVES)
+def test_data_sets(name):
+    cfg = loaded(name)
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
-    for name in names:
-        assert name in DatasetCatalog.list(), name
+    for data in names:
+        assert data in DatasetCatalog.list(), data
         # The number of generated classes is that of what was generated on this machine.
-        if "synthetic" in name:
+        if "synthetic" in data:
             continue
-        metadata = MetadataCatalog.get(name)
+        metadata = MetadataCatalog.get(data)
         if metadata.evaluator_type == "classification":
             # Most know their classes once they are loaded.
-            assert IMAGE_CLASSES[name.split("_")[0]] == cfg.MODEL.CLASSIFIER.NUM_CLASSES, name
+            assert IMAGE_CLASSES[data.split("_")[0]] == cfg.MODEL.CLASSIFIER.NUM_CLASSES
         elif metadata.evaluator_type == "lvis":
-            assert len(metadata.thing_classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES, name
+            assert len(metadata.thing_classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
         else:
-            assert len(metadata.stuff_classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, name
+            assert len(metadata.stuff_classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
-@each_config
-def test_output_folders_differ(path):
-    own = loaded(path).OUTPUT_DIR
-    others = [loaded(other).OUTPUT_DIR for other in CONFIGS if other != path]
-    assert own not in [*others, "./output"]
+def test_output_folders_differ():
+    assert len({loaded(name).OUTPUT_DIR for name in LEAVES}) == len(LEAVES) > 300
 
 
-@pytest.mark.parametrize("with_branch", [False, True], ids=["baseline", "region rebalance"])
-def test_a_baseline_and_its_rival_are_deployed_alike(with_branch):
-    stem = "configs/CamVid/deeplabv3plus_lite0"
-    cfg = load_config(str(ROOT / f"{stem}{'_rr' if with_branch else ''}.yaml"))
-    cfg.MODEL.TIMM.PRETRAINED = ""
-    cfg.MODEL.DEVICE = "cpu"
-    deployed = deployed_config(cfg)
-    assert deployed.MODEL.SEM_SEG_HEAD.NAME == "SeparableDeepLabV3PlusHead"
-    count = sum(p.numel() for p in Trainer.build_model(deployed).parameters())
-    plain = load_config(str(ROOT / f"{stem}.yaml"))
-    plain.MODEL.TIMM.PRETRAINED = ""
-    plain.MODEL.DEVICE = "cpu"
-    assert count == sum(p.numel() for p in Trainer.build_model(plain).parameters())
+# What a second stage or a post hoc method may change besides what makes it one: its method's keys,
+# its schedule, its samples.
+STAGE = {"MODEL.WEIGHTS", "OUTPUT_DIR"}
+SCHEDULE = {f"SOLVER.{key}" for key in ("STEPS", "MAX_ITER", "CHECKPOINT_PERIOD", "IMS_PER_BATCH")}
+SCHEDULE |= {"SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS", "TEST.EXPECTED_RESULTS"}
+SAMPLES = {"DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN"}
+HEAD, RHO = "MODEL.SEM_SEG_HEAD.NAME", "MODEL.DISALIGN.RHO"
+ARCHITECTURE, PRETRAINED = "MODEL.META_ARCHITECTURE", "MODEL.TIMM.PRETRAINED"
+METHODS = {
+    "disalign": {ARCHITECTURE, HEAD, "MODEL.DISALIGN.BASE_HEAD_NAME", RHO},
+    "crt": {ARCHITECTURE},
+    "lws": {ARCHITECTURE},
+    "bound": {ARCHITECTURE},
+    "ncm": {"MODEL.POST_HOC.METHOD"},
+    "tau_norm": {"MODEL.POST_HOC.METHOD", "MODEL.POST_HOC.TAU"},
+    "logit_adjustment": {"MODEL.POST_HOC.METHOD"},
+}
+STAGES = {name: m for name in LEAVES for m in METHODS if name.endswith(f"_{m}")}
 
 
-def test_base_recipe_of_the_papers():
-    """SGD and poly schedule of the papers' CNNs."""
-    cfg = load_config(str(ROOT / "configs/Base-SemSeg-R50c.yaml"))
-    solver = cfg.SOLVER
-    assert (solver.OPTIMIZER, solver.BASE_LR, solver.MOMENTUM) == ("SGD", 0.01, 0.9)
-    assert (solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (1e-4, 1e-4)
-    assert (solver.POLY_LR_POWER, solver.POLY_LR_FLOOR) == (0.9, 1e-4)
-    assert (solver.IMS_PER_BATCH, solver.WARMUP_ITERS) == (16, 0)
-    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((512,), 2048)
-    assert list(cfg.INPUT.RESIZE_SCALE_RANGE) == [0.5, 2.0]
-    assert list(cfg.INPUT.CROP.SIZE) == [512, 512]
-    assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
-    assert list(cfg.TEST.AUG.SCALES) == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-    assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUTPUT_STRIDE) == ("resnet50c", 8)
-    assert cfg.MODEL.SEM_SEG_HEAD.AUXILIARY.LOSS_WEIGHT == 0.4
+@each([*STAGES])
+def test_a_stage_follows_its_first(name):
+    method, first = STAGES[name], base_of(name)
+    assert name == f"{first}_{method}"
+    stage_1 = loaded(first)
+    assert_values(name, {"MODEL.WEIGHTS": f"{stage_1.OUTPUT_DIR}/model_final.pth"})
+    changed = differences(name, stage_1)
+    post_hoc = bool(loaded(name).MODEL.POST_HOC.METHOD)
+    assert STAGE | ({"MODEL.POST_HOC.METHOD"} if post_hoc else set()) <= changed
+    allowed = STAGE | METHODS[method] | (set() if post_hoc else SCHEDULE | SAMPLES | {PRETRAINED})
+    assert changed <= allowed
+    if not post_hoc:
+        assert changed & {ARCHITECTURE, HEAD}
+        # No download of what the first stage's weights replace.
+        assert loaded(name).MODEL.TIMM.PRETRAINED in ("", "package")
+
+
+def model_of(name: str) -> str:
+    """Return what the deployed model depends on, but for the number of classes."""
+    cfg = deployed_config(loaded(name))
+    cfg.defrost()
+    cfg.MODEL.CLASSIFIER.LOSS = cfg.MODEL.ROI_BOX_HEAD.CLASS_LOSS = "cross_entropy"
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0
+    cfg.MODEL.WEIGHTS = cfg.MODEL.POST_HOC.METHOD = ""
+    if cfg.MODEL.BACKBONE.NAME == "TimmClassificationBackbone":
+        # Their networks have a test of their own.
+        cfg.MODEL.TIMM.NAME = ""
+        cfg.MODEL.TIMM.FREEZE_AT = 0
+    return str(cfg.MODEL)
+
+
+# Those of semantic segmentation on large data sets have a test of their own.
+GROUPS = {
+    "small segmentation": ("CamVid", "quickstart"),
+    "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic"),
+    "images": ("ImageNet-LT", "Places-LT", "iNaturalist2018", "digits-LT", "synthetic-LT"),
+}
+
+
+@pytest.mark.parametrize("folders", GROUPS.values(), ids=GROUPS)
+def test_builds_the_deployed_models(folders):
+    options = ["MODEL.DEVICE", "meta", "MODEL.CLASSIFIER.LOSS", "cross_entropy"]
+    for name in {model_of(name): name for name in leaves_in(*folders)}.values():
+        cfg = deployed_config(load_config(str(CONFIGS / f"{name}.yaml"), options))
+        with torch.device("meta"):
+            model = Trainer.build_model(cfg)
+        assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE, name
+
+
+def test_a_baseline_and_region_rebalance_are_deployed_alike():
+    options = ["MODEL.DEVICE", "meta", "MODEL.TIMM.PRETRAINED", ""]
+    names = ("CamVid/deeplabv3plus_lite0", "CamVid/deeplabv3plus_lite0_rr")
+    plain, branch = (load_config(str(CONFIGS / f"{name}.yaml"), options) for name in names)
+    with torch.device("meta"):
+        states = [Trainer.build_model(c).state_dict() for c in (plain, deployed_config(branch))]
+    shapes = [{key: tensor.shape for key, tensor in state.items()} for state in states]
+    assert shapes[0] == shapes[1]
