@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from longtail.engine import SemanticSegmentorWithTTA, Trainer
 from longtail.engine.inference.build import build_inference
-from longtail.losses.pixels import PixelCrossEntropy
+from longtail.losses import CrossEntropy, PixelLoss
 from longtail.modeling import FCNHead, LongTailSemanticSegmentor
 from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
 from tests.disalign.detectors import disturb
@@ -54,7 +54,7 @@ def fcn_head():
         norm="",
         num_classes=K,
         dropout=0.0,
-        pixel_loss=PixelCrossEntropy(),
+        pixel_loss=PixelLoss(CrossEntropy(K)),
     )
     nn.init.normal_(head.predictor.weight)
     return head
