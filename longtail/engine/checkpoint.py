@@ -52,6 +52,15 @@ class Checkpointer(DetectionCheckpointer):
             torch.save(data, file)
         self.tag_last_checkpoint(f"{name}.pth")
 
+    def save_weights(self, name: str) -> None:
+        """Write ``name.pth`` with the weights alone; it is not what ``--resume`` continues from.
+
+        Args:
+            name: file name without ending.
+        """
+        with atomic_write(os.path.join(self.save_dir, f"{name}.pth"), "wb") as file:
+            torch.save({"model": self.model.state_dict()}, file)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that ``--resume`` continues from."""
         with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:

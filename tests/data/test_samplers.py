@@ -168,7 +168,7 @@ def write_first_draws(rank, folder):
     drawn = {}
     for kind in KINDS:
         sampler = build_train_sampler(config(kind.__name__), records())
-        drawn[kind.__name__] = [sampler._seed, list(itertools.islice(sampler, 30))]
+        drawn[kind.__name__] = [sampler.seed, list(itertools.islice(sampler, 30))]
     (folder / f"{rank}.json").write_text(json.dumps(drawn))
 
 
