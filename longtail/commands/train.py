@@ -26,6 +26,7 @@ from longtail.config import deployed_config, load_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
+from longtail.engine.run_folder import run_folder
 from longtail.engine.training.data_sets import check_test_sets
 from longtail.utils.errors import INPUT_ERRORS, one_line
 from longtail.utils.io import atomic_write
@@ -43,15 +44,34 @@ def run(args: argparse.Namespace) -> None:
         cfg = load_config(args.config_file, args.opts)
         _check(cfg, args.eval_only)
         cfg.freeze()
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
         if args.eval_only:
+            _set_up(cfg, args)
             evaluate_weights(cfg, resume=args.resume)
         else:
-            train(cfg, resume=args.resume)
+            # Before anything is written there.
+            with _owned(cfg, args):
+                _set_up(cfg, args)
+                train(cfg, resume=args.resume)
     except INPUT_ERRORS as error:
         where = _keep_traceback(args)
         raise SystemExit(f"error: {one_line(error)}{where}") from None
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
+
+
+def _owned(cfg: CfgNode, args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Let the main process own OUTPUT_DIR as long as the training runs."""
+    if not comm.is_main_process():
+        return contextlib.nullcontext()
+    return run_folder(
+        cfg.OUTPUT_DIR,
+        weights=cfg.MODEL.WEIGHTS,
+        resume=args.resume,
+        overwrite=getattr(args, "overwrite", False),
+    )
 
 
 def _check(cfg: CfgNode, eval_only: bool) -> None:
@@ -144,9 +164,20 @@ def _keep_traceback(args: argparse.Namespace) -> str:
     return f" (details: {path})"
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """detectron2's command line, and what to do with a run that is in OUTPUT_DIR already."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run in OUTPUT_DIR; without it and --resume that is an error",
+    )
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: start the processes."""
-    args = default_argument_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     try:
         launch_training(run, args)
     except ValueError as error:

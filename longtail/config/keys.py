@@ -198,6 +198,9 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.CHECKPOINT_MINUTES = 0.0
     cfg.SOLVER.CHECKPOINT_KEEP = 0
     cfg.SOLVER.BEST_CHECKPOINT_METRIC = ""
+    # With several processes: minutes after which an iteration that does not end, because one of
+    # them hangs, ends the run; 0 for never. Evaluations are not timed.
+    cfg.SOLVER.HANG_MINUTES = 10.0
     # LR_SCHEDULER_NAME "WarmupPolyFloorLR": lr(t) = (lr_0 - floor)(1 - t/T)^power + floor with
     # power = POLY_LR_POWER. The floor is a learning rate.
     cfg.SOLVER.POLY_LR_FLOOR = 1e-4

@@ -46,6 +46,7 @@ from longtail.engine.training.stages import (
     trained_parameters_report,
 )
 from longtail.engine.training.step import StepTrainer
+from longtail.engine.training.watchdog import Watchdog
 from longtail.evaluation import build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.utils.names import registered
@@ -134,7 +135,8 @@ class Trainer(DefaultTrainer):
             last.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_CHECKPOINT_METRIC))
         if comm.is_main_process():
             last.append(PeriodicWriter(self.build_writers(), period=20))
-        return [*hooks, *last, CatchUp(last), Interruption(checkpoint)]
+        watchdog = [Watchdog(cfg.SOLVER.HANG_MINUTES)] if cfg.SOLVER.HANG_MINUTES else []
+        return [*watchdog, *hooks, *last, CatchUp(last), Interruption(checkpoint)]
 
     def _evaluate(self) -> dict:
         self._last_eval_results = self.test(self.cfg, self.model)
