@@ -9,7 +9,6 @@ optimizer, and metrics.json (but for times) are compared. Models and data are ti
 """
 
 import argparse
-import json
 import math
 import os
 import random
@@ -21,9 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import save_result
-from torch import Tensor
+from run_differences import differences
 
 from longtail.config import get_config_file
 
@@ -102,8 +100,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         ],
     },
 }
-# What differs between two runs of the same training.
-TIMES = {"time", "data_time", "rank_data_time", "eta_seconds", "max_host_mem_mb", "max_mem"}
 
 
 def longtail(*arguments: str, environment: dict[str, str], log: Path) -> subprocess.Popen:
@@ -189,46 +185,6 @@ class Bench:
             if code:
                 raise SystemExit(f"error: {name}: a resumed training has failed: see {self.log}")
             return output, made
-
-
-def differences(first: Path, second: Path) -> list[str]:
-    """What differs between two finished runs, by name."""
-    states = [torch.load(f / "model_final.pth", weights_only=True) for f in (first, second)]
-    found = _different(states[0], states[1], "checkpoint")
-    lines = [_metrics(folder / "metrics.json") for folder in (first, second)]
-    if lines[0].keys() != lines[1].keys():
-        found.append(f"metrics.json: iterations {sorted(lines[0])} and {sorted(lines[1])}")
-    for iteration in lines[0].keys() & lines[1].keys():
-        found += _different(lines[0][iteration], lines[1][iteration], f"metrics.json: {iteration}")
-    return found
-
-
-def _metrics(path: Path) -> dict[int, dict]:
-    records: dict[int, dict] = {}
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        if record["iteration"] in records:
-            raise SystemExit(f"error: {path} holds iteration {record['iteration']} twice")
-        records[record["iteration"]] = {k: v for k, v in record.items() if k not in TIMES}
-    return records
-
-
-def _different(first: Any, second: Any, name: str) -> list[str]:
-    if isinstance(first, Tensor):
-        same = isinstance(second, Tensor) and torch.equal(first, second)
-        return [] if same else [name]
-    if isinstance(first, dict):
-        if not isinstance(second, dict) or first.keys() != second.keys():
-            return [name]
-        keys = [key for key in first if key not in TIMES]
-        return [d for key in keys for d in _different(first[key], second[key], f"{name}.{key}")]
-    if isinstance(first, (list, tuple)):
-        if not isinstance(second, (list, tuple)) or len(first) != len(second):
-            return [name]
-        pairs = enumerate(zip(first, second, strict=True))
-        return [d for i, pair in pairs for d in _different(*pair, f"{name}[{i}]")]
-    same = first == second or (first != first and second != second)
-    return [] if same else [name]
 
 
 def _slug(name: str) -> str:

@@ -42,7 +42,7 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         )
     if args.num_machines > 1 and not available:
         raise ValueError(
-            f"--num-machines {args.num_machines}: this machine has no GPU; processes on the CPUs of "
+            f"--num-machines {args.num_machines}: this machine has no GPU; processes on CPUs of "
             "several machines are started with torchrun --nnodes N ..."
         )
     launch(
