@@ -181,6 +181,8 @@ def _add_data_config(cfg: CN) -> None:
 
 
 def _add_solver_config(cfg: CN) -> None:
+    # RandomSubsetTrainingSampler: the part of the images; detectron2 0.6 uses it undeclared.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Parameters without weight decay, by their last name (such as relative_position_bias_table),
