@@ -197,13 +197,6 @@ def test_no_annotations(without):
         build_train_sampler(config("ClassBalancedTrainingSampler"), without)
 
 
-@pytest.mark.parametrize(
-    "name", ["TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"]
-)
-def test_samplers_of_detectron2_are_left_to_it(name):
-    assert build_train_sampler(config(name), records()) is None
-
-
 def test_unknown_sampler():
     with pytest.raises(ValueError, match=r"one of \['TrainingSampler', .*\], got 'Balanced'"):
         build_train_sampler(config("Balanced"), records())

@@ -23,6 +23,8 @@ from longtail.utils.io import atomic_write, write_json
 
 # What detectron2's writers take medians and averages over.
 WINDOW = 20
+# What says how fast this process is: not a part of the training's state.
+CLOCKS = ("time", "eta_seconds")
 
 
 class HostMemory(HookBase):
@@ -128,6 +130,7 @@ class LogState(HookBase):
                 "smooth": bool(hints[name]),
             }
             for name, history in storage.histories().items()
+            if name not in CLOCKS
         }
         return {"written": self._writer.written, "scalars": scalars}
 
@@ -164,7 +167,12 @@ class Evaluation(EvalHook):
         # One decision for all processes, some of which may not see the file.
         kept = comm.all_gather(kept)[0]
         if kept is not None and kept["iteration"] == iteration:
-            self.trainer.storage.put_scalars(**kept["metrics"], smoothing_hint=False)
+            latest = self.trainer.storage.latest()
+            # A checkpoint that was written after the evaluation has them already.
+            new = {
+                k: v for k, v in kept["metrics"].items() if latest.get(k, (0, -1))[1] != iteration
+            }
+            self.trainer.storage.put_scalars(**new, smoothing_hint=False)
             return
         super()._do_eval()
         latest = self.trainer.storage.latest()
@@ -174,9 +182,27 @@ class Evaluation(EvalHook):
 
     catching_up = False
 
+    def after_train(self) -> None:
+        """Evaluate what was trained to the end."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._do_eval()
+        # It holds the trainer, which holds this.
+        del self._func
+
     def _names(self) -> set[str]:
         results = getattr(self.trainer, "_last_eval_results", None) or {}
         return set(flatten_results_dict(results))
+
+
+class Writers(PeriodicWriter):
+    """Write the log periodically and at the end; a run that is cut short adds no line of its own."""
+
+    def after_train(self) -> None:
+        """Write what is new, if the training has ended, and close the files."""
+        for writer in self._writers:
+            if self.trainer.iter >= self.trainer.max_iter:
+                writer.write()
+            writer.close()
 
 
 class CatchUp(HookBase):

@@ -58,6 +58,8 @@ class StepTrainer(SimpleTrainer):
         state = self.model.state_dict(keep_vars=True).values()
         self._buffers = [t for t in state if not isinstance(t, nn.Parameter)]
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
+        # Whether buffers may have moved, and whether parameters have, in an unfinished step.
+        self._has_begun = False
         self.is_stepping = False
         self.dtype = None if dtype is None else AMP_TYPES[dtype]
         self.accumulation_steps = accumulation_steps
@@ -91,16 +93,19 @@ class StepTrainer(SimpleTrainer):
         self.is_stepping = True
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        self.is_stepping = False
+        self.is_stepping = self._has_begun = False
         self.position = self._loader_state()
 
     def keep_buffers(self) -> None:
         """Copy the model's buffers: a forward pass moves them, also one whose step is not made."""
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             kept.copy_(buffer)
+        self._has_begun = True
 
     def restore_buffers(self) -> None:
         """Put the buffers back as they were before the step that has failed."""
+        if not self._has_begun:
+            return
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             buffer.copy_(kept)
 

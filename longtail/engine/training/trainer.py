@@ -36,6 +36,7 @@ from longtail.engine.training.log import (
     HostMemoryPrinter,
     LogState,
     MetricsWriter,
+    Writers,
 )
 from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
 from longtail.engine.training.speed import apply_speed_options
@@ -134,7 +135,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.BEST_CHECKPOINT_METRIC:
             last.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_CHECKPOINT_METRIC))
         if comm.is_main_process():
-            last.append(PeriodicWriter(self.build_writers(), period=20))
+            last.append(Writers(self.build_writers(), period=20))
         watchdog = [Watchdog(cfg.SOLVER.HANG_MINUTES)] if cfg.SOLVER.HANG_MINUTES else []
         return [*watchdog, *hooks, *last, CatchUp(last), Interruption(checkpoint)]
 

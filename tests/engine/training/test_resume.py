@@ -1,6 +1,7 @@
 """A training that is killed and resumed ends at the bits of an unbroken one."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -22,14 +23,32 @@ SHORT = ["SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD"
 
 
 class KillAt(HookBase):
-    """SIGKILL to its own process, before an iteration or while its checkpoint is written."""
+    """What ends a run at an iteration.
+
+    SIGKILL before it ("step") or while its checkpoint is written ("save"); another signal; a
+    damaged image; a loss that is NaN.
+    """
 
     def __init__(self, iteration: int, moment: str) -> None:
         self.iteration, self.moment = iteration, moment
 
+    def damage(self) -> None:
+        """Damage all images; the tests keep a copy."""
+        dataset = DatasetCatalog.get(self.trainer.cfg.DATASETS.TRAIN[0])
+        for record in dataset:
+            Path(record["file_name"]).write_bytes(b"damaged")
+
     def before_step(self) -> None:
         if self.trainer.iter != self.iteration:
             return
+        if self.moment in ("SIGTERM", "SIGUSR1"):
+            os.kill(os.getpid(), signal.Signals[self.moment])
+        if self.moment == "damaged image":
+            self.damage()
+        if self.moment == "NaN":
+            self.trainer.model.register_forward_hook(
+                lambda model, inputs, losses: {k: v * float("nan") for k, v in losses.items()}
+            )
         if self.moment == "step":
             os.kill(os.getpid(), signal.SIGKILL)
         save = torch.save
@@ -125,6 +144,44 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path, data, case):
     assert train(cfg, resume=True, kill=(4, "step")) == -signal.SIGKILL
     assert train(cfg, resume=True) == 0
     assert differences(whole / "output", broken / "output") == []
+
+
+@pytest.mark.parametrize(
+    ("moment", "code", "last"),
+    [("SIGTERM", 143, 3), ("SIGUSR1", 143, 3), ("damaged image", 1, 2), ("NaN", 1, 2)],
+)
+def test_a_run_that_ends_early_leaves_a_checkpoint(tmp_path, data, moment, code, last):
+    """A signal lets the iteration end, a failure leaves the one before; --resume is exact."""
+    folders = [tmp_path / "whole", tmp_path / "ended"]
+    for folder in folders:
+        folder.mkdir()
+    never = ("SOLVER.CHECKPOINT_PERIOD", 1000)
+    cfgs = [pixels(folder, data["pixels"], *never) for folder in folders]
+    assert train(cfgs[0]) == 0
+    kept = {p: p.read_bytes() for p in (tmp_path / "stripes" / "images").iterdir()}
+    assert train(cfgs[1], kill=(3, moment)) == code
+    written = [path.name for path in (folders[1] / "output").glob("model_*.pth")]
+    assert written == [f"model_{last:07d}.pth"]
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert train(cfgs[1], resume=True) == 0
+    assert differences(*(folder / "output" for folder in folders)) == []
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path, data):
+    keys = ("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINT_KEEP", 2, "TEST.EVAL_PERIOD", 2)
+    cfg = pixels(tmp_path, data["pixels"], *keys, "SOLVER.BEST_CHECKPOINT_METRIC", "sem_seg/mIoU")
+    assert train(cfg) == 0
+    written = sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
+    # Of 6 iterations, the last of which is model_final.pth.
+    expected = ["model_0000003.pth", "model_0000004.pth", "model_best.pth", "model_final.pth"]
+    assert written == expected
+    lines = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
+    values = [r["sem_seg/mIoU"] for r in map(json.loads, lines) if "sem_seg/mIoU" in r]
+    model = Trainer.build_model(cfg)
+    state = torch.load(Path(cfg.OUTPUT_DIR) / "model_best.pth", weights_only=True)["model"]
+    model.load_state_dict(state)
+    assert Trainer.test(cfg, model)["sem_seg"]["mIoU"] == pytest.approx(max(values), abs=1e-9)
 
 
 def test_workers_change_nothing_and_the_seed_does(tmp_path, data):
