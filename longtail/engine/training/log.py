@@ -195,7 +195,7 @@ class Evaluation(EvalHook):
 
 
 class Writers(PeriodicWriter):
-    """Write the log periodically and at the end; a run that is cut short adds no line of its own."""
+    """Write the log periodically and at the end; one that is cut short adds no line."""
 
     def after_train(self) -> None:
         """Write what is new, if the training has ended, and close the files."""
