@@ -26,6 +26,7 @@ from longtail.config import deployed_config, find_config_file, load_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
+from longtail.engine.run_folder import run_folder
 from longtail.engine.training.data_sets import check_test_sets
 from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
 from longtail.utils.errors import INPUT_ERRORS, ending_in_one_line, one_line
@@ -46,15 +47,34 @@ def run(args: argparse.Namespace) -> None:
         cfg = load_config(args.config_file, args.opts)
         _check(cfg, args.eval_only)
         cfg.freeze()
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
         if args.eval_only:
+            _set_up(cfg, args)
             evaluate_weights(cfg, resume=args.resume)
         else:
-            train(cfg, resume=args.resume)
+            # Before anything is written there.
+            with _owned(cfg, args):
+                _set_up(cfg, args)
+                train(cfg, resume=args.resume)
     except INPUT_ERRORS as error:
         where = _keep_traceback(args)
         raise SystemExit(f"error: {one_line(error)}{where}") from None
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
+
+
+def _owned(cfg: CfgNode, args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Let the main process own OUTPUT_DIR as long as the training runs."""
+    if not comm.is_main_process():
+        return contextlib.nullcontext()
+    return run_folder(
+        cfg.OUTPUT_DIR,
+        weights=cfg.MODEL.WEIGHTS,
+        resume=args.resume,
+        overwrite=getattr(args, "overwrite", False),
+    )
 
 
 def _check(cfg: CfgNode, eval_only: bool) -> None:
@@ -148,7 +168,7 @@ def _keep_traceback(args: argparse.Namespace) -> str:
 
 
 def build_parser(prog: str = "longtail train") -> argparse.ArgumentParser:
-    """The command line: detectron2's.
+    """Make the command line: detectron2's, and what to do with a run that is in OUTPUT_DIR.
 
     Args:
         prog: the program's name in the usage line.
@@ -157,6 +177,11 @@ def build_parser(prog: str = "longtail train") -> argparse.ArgumentParser:
     # The parser's own examples name the file that runs, which may be that of any command.
     parser = default_argument_parser(epilog=f"Examples:\n\n{examples}")
     parser.prog, parser.description = prog, summary
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run in OUTPUT_DIR; without it and --resume that is an error",
+    )
     return parser
 
 

@@ -185,6 +185,8 @@ def _add_data_config(cfg: CN) -> None:
 
 
 def _add_solver_config(cfg: CN) -> None:
+    # RandomSubsetTrainingSampler: the part of the images; detectron2 0.6 uses it undeclared.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Parameters without weight decay, whatever WEIGHT_DECAY_{NORM, BIAS} say: patterns
@@ -196,6 +198,15 @@ def _add_solver_config(cfg: CN) -> None:
     # Forward and backward passes that an iteration's IMS_PER_BATCH images are divided into; the
     # gradient is that of the whole batch (of detectors, the mean of the parts').
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Besides CHECKPOINT_PERIOD in iterations: minutes after which a checkpoint is due, 0 for never;
+    # how many of the newest are kept besides model_final.pth, 0 for all; and the metric, such as
+    # "sem_seg/mIoU", whose largest value decides what model_best.pth holds, "" for none.
+    cfg.SOLVER.CHECKPOINT_MINUTES = 0.0
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
+    cfg.SOLVER.BEST_CHECKPOINT_METRIC = ""
+    # With several processes: minutes after which an iteration that does not end, because one of
+    # them hangs, ends the run; 0 for never. Evaluations are not timed.
+    cfg.SOLVER.HANG_MINUTES = 10.0
     # LR_SCHEDULER_NAME "WarmupPolyFloorLR": lr(t) = (lr_0 - floor)(1 - t/T)^power + floor with
     # power = POLY_LR_POWER. The floor is a learning rate.
     cfg.SOLVER.POLY_LR_FLOOR = 1e-4

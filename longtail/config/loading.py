@@ -1,6 +1,9 @@
 """Reading configs: defaults of longtail and of all projects, a file, then ``KEY VALUE`` pairs."""
 
+import functools
+import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab import add_deeplab_config
 
 import longtail
+from longtail.config.checks import check_config, near_keys
 from longtail.config.keys import add_longtail_config
 from longtail.config.projects import get_value, installed_projects, set_value
 from longtail.utils.errors import one_line
@@ -83,14 +87,37 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
             cfg.merge_from_file(find_config_file(config_file), allow_unsafe=False)
         cfg.merge_from_list(list(overrides or []))
     except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"config {config_file or 'options'}: {one_line(error)}") from None
+        hint = _hint(cfg, one_line(error))
+        raise ValueError(f"config {config_file or 'options'}: {one_line(error)}{hint}") from None
+    except RecursionError:
+        raise ValueError(
+            f"config {config_file}: _BASE_ leads back to itself, or values are nested too deeply"
+        ) from None
     except (AttributeError, TypeError):
         raise ValueError(
             f"config {config_file}: expected KEY: VALUE pairs, got an empty file or something else"
         ) from None
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE == "cuda":
+        # Said once: commands load several configs.
+        _say_that_there_is_no_gpu()
         cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg)
     return cfg
+
+
+@functools.cache
+def _say_that_there_is_no_gpu() -> None:
+    logging.getLogger(__name__).warning("MODEL.DEVICE cuda: there is no GPU, running on the CPU")
+
+
+def _hint(cfg: CfgNode, message: str) -> str:
+    """What may have been meant, where yacs only says what is wrong."""
+    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    if unknown and (near := near_keys(cfg, unknown[1])):
+        return f"; near names: {', '.join(near)}"
+    if "Type mismatch" in message and "tuple" in message and "str" in message:
+        return "; a sequence of one item has a comma: ('name',)"
+    return ""
 
 
 def deployed_config(cfg: CfgNode) -> CfgNode:

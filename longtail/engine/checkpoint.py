@@ -10,6 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint
 from longtail.utils.errors import first_line
 from longtail.utils.io import atomic_write
 
@@ -52,10 +53,41 @@ class Checkpointer(DetectionCheckpointer):
             torch.save(data, file)
         self.tag_last_checkpoint(f"{name}.pth")
 
+    def save_weights(self, name: str) -> None:
+        """Write ``name.pth`` with the weights alone; it is not what ``--resume`` continues from.
+
+        Args:
+            name: file name without ending.
+        """
+        with atomic_write(os.path.join(self.save_dir, f"{name}.pth"), "wb") as file:
+            torch.save({"model": self.model.state_dict()}, file)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that ``--resume`` continues from."""
         with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether the save folder holds a checkpoint to continue from, damaged or not."""
+        found = bool(self.save_dir) and bool(checkpoints(self.save_dir))
+        return comm.all_gather(found)[0]
+
+    def get_checkpoint_file(self) -> str:
+        """The newest checkpoint in the save folder that is not damaged.
+
+        Raises:
+            ValueError: all are damaged.
+        """
+        found: str | ValueError = ""
+        if comm.is_main_process():
+            try:
+                found = str(newest_whole_checkpoint(self.save_dir) or "")
+            except ValueError as error:
+                found = error
+        found = comm.all_gather(found)[0]
+        if isinstance(found, ValueError):
+            raise found
+        return found
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint as detectron2 does.

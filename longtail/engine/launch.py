@@ -40,6 +40,11 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
             f"--num-gpus {args.num_gpus}: this machine has {available} GPUs; several processes on "
             "CPUs are started with torchrun --nproc_per_node N -m longtail train ..."
         )
+    if args.num_machines > 1 and not available:
+        raise ValueError(
+            f"--num-machines {args.num_machines}: this machine has no GPU; processes on CPUs of "
+            "several machines are started with torchrun --nnodes N ..."
+        )
     launch(
         main,
         args.num_gpus,

@@ -3,10 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+# The names that atomic_write gives files until they are whole.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @contextlib.contextmanager
@@ -14,7 +18,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a file that appears under ``path`` only once it is completely written.
 
     The content goes to a temporary file in the same folder, which replaces ``path`` at the end;
-    after an exception (or a kill) whatever stood at ``path`` before is untouched.
+    after an exception (or a kill) whatever stood at ``path`` before is untouched. It is on the
+    disk, not only in the system's memory, before it has its name: a power failure leaves no empty
+    file.
 
     Args:
         path: the file to write; missing parent folders are made.
@@ -22,19 +28,61 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
     Raises:
         ValueError: ``mode`` is neither of the two.
+        OSError: the file cannot be written, such as on a full disk; the message names it.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: mode must be 'w' or 'wb', got {mode!r}")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode, encoding="utf-8" if mode == "w" else None) as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        # A write says only what went wrong, and torch's zip files hide even that.
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the name of a new file to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_temporary_files(folder: str | os.PathLike) -> int:
+    """Remove what writers that were killed have left below a folder that nobody writes to now.
+
+    Args:
+        folder: searched with all folders below it.
+
+    Returns:
+        The bytes that were freed.
+    """
+    freed = 0
+    for path in Path(folder).rglob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name):
+            freed += path.stat().st_size
+            _remove(path)
+    return freed
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

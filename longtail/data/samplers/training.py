@@ -1,34 +1,141 @@
 """The order in which training images are drawn.
 
+Every sampler draws an epoch as a whole, by a generator that is seeded with the run's seed and the
+number of the epoch: what comes at a position needs nothing that was drawn before.
+
 Shapes: N images, K classes.
 """
 
-import bisect
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import samplers as detectron2_samplers
 from detectron2.utils import comm
+from torch import Tensor
 from torch.utils.data import Sampler
 
-# Those that detectron2 builds itself.
-BUILT_BY_DETECTRON2 = (
-    "TrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-)
+from longtail.utils.randomness import derive_seed
 
 
-class ClassBalancedTrainingSampler(Sampler):
-    """Endless image indices: a class is drawn, then one of its n_c images uniformly.
+class EpochSampler(Sampler):
+    """Endless image indices, epoch by epoch.
+
+    Attributes:
+        seed: of the stream, the same in every process.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        """
+        Args:
+            seed: of the stream, the same in every process; by default a random one that they
+                share, for which they must all be here.
+        """
+        self.seed = comm.shared_random_seed() if seed is None else int(seed)
+
+    def epoch(self, number: int) -> Tensor:
+        """The indices of an epoch, in order, int64.
+
+        Args:
+            number: of the epoch, from 0.
+        """
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.seed, number))
+        return self.draw(generator)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw an epoch: indices in 0..N-1, int64, at least one."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        """The entries of the endless stream that belong to this process."""
+        return itertools.islice(self._stream(), comm.get_rank(), None, comm.get_world_size())
+
+    def _stream(self) -> Iterator[int]:
+        for number in itertools.count():
+            yield from self.epoch(number).tolist()
+
+
+class TrainingSampler(EpochSampler):
+    """All images in every epoch, each once, in random order."""
+
+    def __init__(self, size: int, *, seed: int | None = None) -> None:
+        """
+        Args:
+            size: N > 0.
+            seed: see :class:`EpochSampler`.
+
+        Raises:
+            ValueError: there is no image.
+        """
+        if size <= 0:
+            raise ValueError(f"TrainingSampler needs at least one image, got {size}")
+        super().__init__(seed)
+        self.size = size
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        return torch.randperm(self.size, generator=generator)
+
+
+class RandomSubsetTrainingSampler(TrainingSampler):
+    """A random part of the images, the same in every epoch, in random order."""
+
+    def __init__(self, size: int, ratio: float, *, seed: int | None = None) -> None:
+        """
+        Args:
+            size: N.
+            ratio: the part of the images, in (0, 1].
+            seed: also of the part, see :class:`EpochSampler`.
+
+        Raises:
+            ValueError: the part is out of range or empty.
+        """
+        super().__init__(size, seed=seed)
+        if not (0 < ratio <= 1 and int(ratio * size)):
+            raise ValueError(
+                "DATALOADER.RANDOM_SUBSET_RATIO must be in (0, 1] and leave at least one of the "
+                f"{size} images, got {ratio}"
+            )
+        self.subset_size = int(ratio * size)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        chooser = torch.Generator()
+        # As of an epoch before the first: the seed may be replaced when a run is resumed.
+        chooser.manual_seed(derive_seed(self.seed, -1))
+        subset = torch.randperm(self.size, generator=chooser)[: self.subset_size]
+        return subset[torch.randperm(self.subset_size, generator=generator)]
+
+
+class RepeatFactorTrainingSampler(EpochSampler):
+    """Images of rare classes several times an epoch (Gupta et al. 2019), in random order."""
+
+    def __init__(self, repeat_factors: Tensor, *, seed: int | None = None) -> None:
+        """
+        Args:
+            repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
+                the probability of once more.
+            seed: see :class:`EpochSampler`.
+        """
+        super().__init__(seed)
+        self.repeat_factors = repeat_factors
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        whole = self.repeat_factors.floor()
+        once_more = torch.rand(len(whole), generator=generator) < self.repeat_factors - whole
+        repeats = whole.long() + once_more
+        images = torch.arange(len(whole)).repeat_interleave(repeats)
+        return images[torch.randperm(len(images), generator=generator)]
+
+
+class ClassBalancedTrainingSampler(EpochSampler):
+    """A class is drawn, then one of its n_c images uniformly.
 
     The class is drawn with a probability proportional to n_c^q, here q = 0: uniformly.
 
-    An image of several classes is in the list of each. All processes draw the same stream from
-    the same seed, and process r takes its entries r, r + world size, ..., as with detectron2's
-    samplers.
+    An image of several classes is in the list of each. An epoch is as many draws as the lists are
+    long.
     """
 
     exponent = 0.0
@@ -41,8 +148,7 @@ class ClassBalancedTrainingSampler(Sampler):
         Args:
             images_by_class: for each class that occurs the indices (0..N-1) of its images, as
                 :meth:`images_by_class_from_dataset_dicts` makes them.
-            seed: of the stream, the same in every process; by default a random one that they
-                share, for which they must all be here.
+            seed: see :class:`EpochSampler`.
 
         Raises:
             ValueError: there is no class, or a class has no image.
@@ -52,12 +158,19 @@ class ClassBalancedTrainingSampler(Sampler):
                 f"{type(self).__name__} needs at least one class, and an image of every class: "
                 "leave classes without images out"
             )
-        self._images_by_class = images_by_class
-        weights = (len(images) ** self.exponent for images in images_by_class)
-        self._ends = list(itertools.accumulate(weights))
-        self._seed = comm.shared_random_seed() if seed is None else int(seed)
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
+        super().__init__(seed)
+        self._images = torch.tensor([i for images in images_by_class for i in images])
+        self._sizes = torch.tensor([len(images) for images in images_by_class])
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        count = len(self._images)
+        place, within = torch.rand(2, count, dtype=torch.float64, generator=generator)
+        ends = self._sizes.double().pow(self.exponent).cumsum(0)
+        # At most the last: the products may round up to the end.
+        drawn = torch.searchsorted(ends, place * ends[-1], right=True).clamp(max=len(ends) - 1)
+        sizes = self._sizes[drawn]
+        starts = (self._sizes.cumsum(0) - self._sizes)[drawn]
+        return self._images[starts + torch.minimum((within * sizes).long(), sizes - 1)]
 
     @classmethod
     def images_by_class_from_dataset_dicts(cls, dataset_dicts: Sequence[dict]) -> list[list[int]]:
@@ -85,32 +198,11 @@ class ClassBalancedTrainingSampler(Sampler):
             )
         return [images[category] for category in sorted(images)]
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the entries of the endless stream that belong to this process."""
-        return itertools.islice(self._stream(), self._rank, None, self._world_size)
-
-    def _stream(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
-
-        while True:
-            place = torch.rand((), dtype=torch.float64, generator=generator).item()
-            # At most the last: the product may round up to the end.
-            drawn = bisect.bisect_right(self._ends, place * self._ends[-1], hi=len(self._ends) - 1)
-            images = self._images_by_class[drawn]
-            yield images[int(torch.randint(len(images), (), generator=generator))]
-
 
 class SquareRootTrainingSampler(ClassBalancedTrainingSampler):
     """A class is drawn with q = 1/2, between balanced classes (0) and equal images (1)."""
 
     exponent = 0.5
-
-
-OWN_SAMPLERS = {
-    sampler.__name__: sampler
-    for sampler in (ClassBalancedTrainingSampler, SquareRootTrainingSampler)
-}
 
 
 def _classes(record: dict) -> set[int]:
@@ -121,34 +213,52 @@ def _classes(record: dict) -> set[int]:
     return {a["category_id"] for a in instances if not a.get("iscrowd", 0)}
 
 
-def build_train_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler | None:
-    """Build the sampler that ``DATALOADER.SAMPLER_TRAIN`` names, where detectron2 lacks it.
+def build_train_sampler(
+    cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
+) -> EpochSampler:
+    """Build the sampler that ``DATALOADER.SAMPLER_TRAIN`` names.
 
     Args:
         cfg: a complete config.
-        dataset_dicts: the records that the loader gets as ``dataset``, in the same order: the
-            sampler's indices are into this list.
-
-    Returns:
-        The argument ``sampler`` of ``build_detection_train_loader(cfg, dataset=dataset_dicts)``;
-        None stands for the sampler of detectron2 that the config names.
+        dataset_dicts: the records that the loader gets, in the same order: the sampler's indices
+            are into this list.
+        seed: see :class:`EpochSampler`.
 
     Raises:
         ValueError: no sampler has this name, or no record has what it draws by.
     """
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    known = [*BUILT_BY_DETECTRON2, *OWN_SAMPLERS]
-    if name not in known:
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {known}, got {name!r}")
+    name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(dataset_dicts)
+    if name == "TrainingSampler":
+        return TrainingSampler(size, seed=seed)
+    if name == "RandomSubsetTrainingSampler":
+        return RandomSubsetTrainingSampler(size, cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed=seed)
     if name == "RepeatFactorTrainingSampler":
-        # detectron2 would only say: KeyError: 'annotations'.
-        without = [r.get("file_name") for r in dataset_dicts if "annotations" not in r]
-        if without:
-            raise ValueError(
-                f"{name} repeats images by their instances, but {len(without)} records (such as "
-                f"{without[0]}) have no 'annotations'; use DATALOADER.SAMPLER_TRAIN TrainingSampler"
-            )
-    if name not in OWN_SAMPLERS:
-        return None
-    sampler = OWN_SAMPLERS[name]
-    return sampler(sampler.images_by_class_from_dataset_dicts(dataset_dicts))
+        return RepeatFactorTrainingSampler(_repeat_factors(cfg, dataset_dicts), seed=seed)
+    by_class = {
+        kind.__name__: kind for kind in (ClassBalancedTrainingSampler, SquareRootTrainingSampler)
+    }
+    if name not in by_class:
+        known = [
+            "TrainingSampler",
+            "RepeatFactorTrainingSampler",
+            "RandomSubsetTrainingSampler",
+            *by_class,
+        ]
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {known}, got {name!r}")
+    kind = by_class[name]
+    return kind(kind.images_by_class_from_dataset_dicts(dataset_dicts), seed=seed)
+
+
+def _repeat_factors(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Tensor:
+    # detectron2 would only say: KeyError: 'annotations'.
+    without = [r.get("file_name") for r in dataset_dicts if "annotations" not in r]
+    if without:
+        raise ValueError(
+            "RepeatFactorTrainingSampler repeats images by their instances, but "
+            f"{len(without)} records (such as {without[0]}) have no 'annotations'; use "
+            "DATALOADER.SAMPLER_TRAIN TrainingSampler"
+        )
+    kind = detectron2_samplers.RepeatFactorTrainingSampler
+    return kind.repeat_factors_from_category_frequency(
+        dataset_dicts, cfg.DATALOADER.REPEAT_THRESHOLD
+    )

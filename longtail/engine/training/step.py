@@ -5,10 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine.training.accumulation import part_weights, split_batch
+from longtail.engine.training.loader import TrainingLoader
+from longtail.utils.randomness import derive_seed, seed_generators
 
 AMP_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,6 +31,7 @@ class StepTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         device: str,
         *,
+        seed: int = 0,
         dtype: str | None = None,
         accumulation_steps: int = 1,
     ) -> None:
@@ -34,6 +39,7 @@ class StepTrainer(SimpleTrainer):
         Args:
             model, data_loader, optimizer: as for detectron2's SimpleTrainer.
             device: type of device, such as ``"cuda"`` or ``"cpu"``.
+            seed: of all that the model draws, by iteration and rank.
             dtype: of mixed precision, ``"float16"`` or ``"bfloat16"``; None for full precision.
             accumulation_steps: equal parts that a batch is divided into, >= 1.
 
@@ -46,6 +52,15 @@ class StepTrainer(SimpleTrainer):
             raise ValueError(f"SOLVER.ACCUMULATION_STEPS must be >= 1, got {accumulation_steps}")
         super().__init__(model, data_loader, optimizer)
         self.device = device
+        self.seed = seed
+        self.position = self._loader_state()
+        # What a forward pass may move: statistics and counts, which are part of checkpoints.
+        state = self.model.state_dict(keep_vars=True).values()
+        self._buffers = [t for t in state if not isinstance(t, nn.Parameter)]
+        self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
+        # Whether buffers may have moved, and whether parameters have, in an unfinished step.
+        self._has_begun = False
+        self.is_stepping = False
         self.dtype = None if dtype is None else AMP_TYPES[dtype]
         self.accumulation_steps = accumulation_steps
         self.grad_scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
@@ -60,6 +75,9 @@ class StepTrainer(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        self.keep_buffers()
+        # What the model draws is a function of the iteration: a resumed run draws it, too.
+        seed_generators(derive_seed(self.seed, get_event_storage().iter, comm.get_rank()))
         parts = split_batch(data, self.accumulation_steps)
         self.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
@@ -72,8 +90,28 @@ class StepTrainer(SimpleTrainer):
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach()
         self._write_metrics(totals, data_time)
+        self.is_stepping = True
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        self.is_stepping = self._has_begun = False
+        self.position = self._loader_state()
+
+    def keep_buffers(self) -> None:
+        """Copy the model's buffers: a forward pass moves them, also one whose step is not made."""
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            kept.copy_(buffer)
+        self._has_begun = True
+
+    def restore_buffers(self) -> None:
+        """Put the buffers back as they were before the step that has failed."""
+        if not self._has_begun:
+            return
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            buffer.copy_(kept)
+
+    def _loader_state(self) -> dict | None:
+        loader = self.data_loader
+        return loader.state_dict() if isinstance(loader, TrainingLoader) else None
 
     def _forward_backward(self, part: list[dict], weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add a part's gradients; returns what it contributes to each loss of the batch."""
@@ -105,8 +143,13 @@ class StepTrainer(SimpleTrainer):
         return self.model.no_sync() if distributed else nullcontext()
 
     def state_dict(self) -> dict:
-        """With the state of the loss scaling."""
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        """With the state of the loss scaling, the seed and the position in the data."""
+        return {
+            **super().state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "seed": self.seed,
+            "position": self.position,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew.
@@ -127,3 +170,7 @@ class StepTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.seed = state_dict.get("seed", self.seed)
+        self.position = state_dict.get("position")
+        if self.position is not None and isinstance(self.data_loader, TrainingLoader):
+            self.data_loader.load_state_dict(self.position)

@@ -2,20 +2,19 @@
 
 import logging
 import os
-import resource
-import sys
 import weakref
 from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import create_ddp_model
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from detectron2.utils.events import EventWriter
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.utils.data import DataLoader
@@ -26,7 +25,19 @@ from longtail.data.samplers.training import build_train_sampler
 from longtail.engine.checkpoint import Checkpointer
 from longtail.engine.inference.build import build_inference
 from longtail.engine.inference.tta import SemanticSegmentorWithTTA
+from longtail.engine.training.checkpoints import BestCheckpoint, PeriodicCheckpoint
 from longtail.engine.training.data_sets import build_mapper, check_test_sets, training_records
+from longtail.engine.training.interruption import Interruption
+from longtail.engine.training.loader import TrainingLoader
+from longtail.engine.training.log import (
+    CatchUp,
+    Evaluation,
+    HostMemory,
+    HostMemoryPrinter,
+    LogState,
+    MetricsWriter,
+    Writers,
+)
 from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
 from longtail.engine.training.speed import apply_speed_options
 from longtail.engine.training.stages import (
@@ -36,30 +47,12 @@ from longtail.engine.training.stages import (
     trained_parameters_report,
 )
 from longtail.engine.training.step import StepTrainer
+from longtail.engine.training.watchdog import Watchdog
 from longtail.evaluation import build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
 from longtail.utils.names import registered
-
-
-class HostMemory(HookBase):
-    """Log the peak memory of the process, for runs without a GPU."""
-
-    def after_step(self) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # macOS counts bytes, Linux kilobytes.
-        peak_mb = peak / (2**20 if sys.platform == "darwin" else 2**10)
-        self.trainer.storage.put_scalar("max_host_mem_mb", peak_mb, smoothing_hint=False)
-
-
-class HostMemoryPrinter(EventWriter):
-    """On a machine without GPU, the memory that detectron2's printer leaves out there."""
-
-    def write(self) -> None:
-        memory = get_event_storage().latest().get("max_host_mem_mb")
-        if memory is not None and not torch.cuda.is_available():
-            logging.getLogger(__name__).info("max_host_mem: %.0fM", memory[0])
 
 
 class Trainer(StatefulTrainer):
@@ -91,6 +84,9 @@ class Trainer(StatefulTrainer):
             checkpointer = SecondStageCheckpointer
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        if isinstance(data_loader, TrainingLoader):
+            data_loader.seed(seed)
         device = torch.device(cfg.MODEL.DEVICE).type
         # detectron2 names this process's GPU, which DistributedDataParallel refuses on a CPU.
         placement = {"device_ids": None} if device == "cpu" else {}
@@ -100,6 +96,7 @@ class Trainer(StatefulTrainer):
             data_loader,
             optimizer,
             device,
+            seed=seed,
             dtype=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None,
             accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
         )
@@ -111,14 +108,63 @@ class Trainer(StatefulTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """detectron2's hooks, and the host's memory."""
-        return [HostMemory(), *super().build_hooks()]
+        """detectron2's hooks, with a log, checkpoints and evaluations that outlive a kill."""
+        cfg = self.cfg
+        self._metrics = MetricsWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+        checkpoint = PeriodicCheckpoint(
+            self.checkpointer,
+            period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            minutes=cfg.SOLVER.CHECKPOINT_MINUTES,
+            keep=cfg.SOLVER.CHECKPOINT_KEEP,
+        )
+        self._checkpoint = checkpoint
+        replaced = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
+        hooks = [HostMemory(), *(h for h in super().build_hooks() if not isinstance(h, replaced))]
+        hooks.append(LogState(self._metrics))
+        if comm.is_main_process():
+            hooks.append(checkpoint)
+        # Evaluation comes after the checkpoint, so that it may fail; the log after both.
+        last: list[HookBase] = [Evaluation(cfg.TEST.EVAL_PERIOD, self._evaluate)]
+        if cfg.SOLVER.BEST_CHECKPOINT_METRIC:
+            last.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_CHECKPOINT_METRIC))
+        if comm.is_main_process():
+            last.append(Writers(self.build_writers(), period=20))
+        watchdog = [Watchdog(cfg.SOLVER.HANG_MINUTES)] if cfg.SOLVER.HANG_MINUTES else []
+        return [*watchdog, *hooks, *last, CatchUp(last), Interruption(checkpoint)]
+
+    def _evaluate(self) -> dict:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's writers, with the host's memory on the console."""
-        writers = super().build_writers()
-        console = [isinstance(writer, CommonMetricPrinter) for writer in writers].index(True)
-        return [*writers[: console + 1], HostMemoryPrinter(), *writers[console + 1 :]]
+        """detectron2's writers, with the host's memory on the console, and our metrics.json."""
+        console, _, *others = super().build_writers()
+        return [console, HostMemoryPrinter(), self._metrics, *others]
+
+    def train(self) -> dict | None:
+        """Train; what fails after a finished iteration leaves a checkpoint of it."""
+        try:
+            return super().train()
+        except Exception:
+            self._save_after_failure()
+            raise
+
+    def _save_after_failure(self) -> None:
+        """Write a checkpoint of the last finished iteration, unless the model is half changed."""
+        step, failed = self._trainer, self.iter
+        if not comm.is_main_process() or step.is_stepping or failed <= self.start_iter:
+            return
+        step.restore_buffers()
+        self.iter = failed - 1
+        try:
+            self._checkpoint.save()
+        # The first failure is what is reported.
+        except Exception as error:
+            logging.getLogger(__name__).warning("no checkpoint could be written: %s", error)
+            return
+        logging.getLogger(__name__).info(
+            "a checkpoint of iteration %d was written: --resume continues from it", self.iter
+        )
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -161,13 +207,15 @@ class Trainer(StatefulTrainer):
                 return loader
         dataset = training_records(cfg)
         mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
-        sampler = build_train_sampler(cfg, dataset)
-        options = {}
-        if isinstance(mapper, ClassificationDatasetMapper):
-            # All crops are squares: there is nothing to group, and no original size to do it by.
-            options["aspect_ratio_grouping"] = False
-        return build_detection_train_loader(
-            cfg, mapper=mapper, dataset=dataset, sampler=sampler, **options
+        # Crops of image classification are squares: there is nothing to group.
+        squares = isinstance(mapper, ClassificationDatasetMapper)
+        return TrainingLoader(
+            dataset,
+            mapper,
+            build_train_sampler(cfg, dataset),
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING and not squares,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
 
     @classmethod

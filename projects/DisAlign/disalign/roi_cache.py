@@ -24,10 +24,9 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
-from torch.utils.data import DataLoader
 
 from longtail.data.samplers.training import build_train_sampler
+from longtail.engine.training.loader import TrainingLoader
 from longtail.utils.io import atomic_write
 
 from .roi_cache_index import Index, check_same, expected_index, read_index, shard_name
@@ -144,12 +143,12 @@ class CachedRoIsMapper:
 
     def __call__(self, record: dict) -> dict[str, list[RoIs]]:
         """From ``{"index": image}`` to ``{"rois": ...}``, as DisAlignRCNN takes them."""
-        # From a generator that SEED seeds, as augmentations are.
+        # From a generator that is seeded for the position, as augmentations are.
         epoch = random.randrange(self.cache.index.epochs)
         return {"rois": self.cache.read(epoch, record["index"])}
 
 
-def build_roi_cache_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
+def build_roi_cache_loader(cfg: CfgNode, records: Sequence[dict]) -> TrainingLoader:
     """Endless batches of ``SOLVER.IMS_PER_BATCH`` cached images.
 
     Args:
@@ -164,14 +163,12 @@ def build_roi_cache_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
     cache = RoICache(cfg.MODEL.DISALIGN.ROI_FEATURE_CACHE, expected_index(cfg, records))
     # What samplers look at; polygons would be copied with every image.
     dataset = [{"index": i, **_without_shapes(record)} for i, record in enumerate(records)]
-    return build_detection_train_loader(
-        cfg,
-        mapper=CachedRoIsMapper(cache),
-        dataset=dataset,
-        sampler=build_train_sampler(cfg, dataset),
-        # There are no images whose padding grouping would save, and nothing to decode.
-        aspect_ratio_grouping=False,
-        num_workers=0,
+    # There are no images whose padding grouping would save, and nothing to decode.
+    return TrainingLoader(
+        dataset,
+        CachedRoIsMapper(cache),
+        build_train_sampler(cfg, dataset),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
     )
 
 

@@ -1,0 +1,148 @@
+"""The folder of a run: one run at a time, none overwritten by accident, and its checkpoints."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import socket
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from longtail.utils.errors import first_line
+from longtail.utils.io import remove_temporary_files
+
+LOCK = ".lock"
+TAG = "last_checkpoint"
+# What a run consists of, besides logs: what --overwrite removes.
+FILES = ("model_*.pth", TAG, "metrics.json", "last_evaluation.json", "events.out.tfevents.*")
+PERIODIC = re.compile(r"model_(\d{7})\.pth")
+
+
+@contextlib.contextmanager
+def run_folder(
+    folder: str | os.PathLike, *, weights: str = "", resume: bool = False, overwrite: bool = False
+) -> Iterator[None]:
+    """Own the folder of a run; the lock is gone with the process, however that ends.
+
+    Args:
+        folder: OUTPUT_DIR; made if it does not exist.
+        weights: what the run starts from.
+        resume: continue what is there.
+        overwrite: remove what is there.
+
+    Raises:
+        ValueError: another process owns it; or it holds a run, which is neither to be continued
+            nor overwritten, or the weights that the run starts from.
+        OSError: the folder cannot be written.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    # Never removed: another process may wait for this very file.
+    with open(path / LOCK, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise ValueError(
+                f"OUTPUT_DIR {folder} is in use by {owner}: wait for it, or set another OUTPUT_DIR"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        if freed := remove_temporary_files(path):
+            logging.getLogger(__name__).info(
+                "removed %.1f MB of files that were never finished", freed / 1e6
+            )
+        if not resume:
+            _check_fresh(path, weights, overwrite)
+        yield
+
+
+def _check_fresh(path: Path, weights: str, overwrite: bool) -> None:
+    if weights and os.path.realpath(os.path.dirname(weights)) == os.path.realpath(path):
+        raise ValueError(
+            f"OUTPUT_DIR {path} holds MODEL.WEIGHTS {weights}, which this run would overwrite: set "
+            "another OUTPUT_DIR"
+        )
+    found = checkpoints(path)
+    if not found:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"OUTPUT_DIR {path} holds a run ({found[0].name}): continue it with --resume, replace "
+            "it with --overwrite, or set another OUTPUT_DIR"
+        )
+    for pattern in FILES:
+        for file in path.glob(pattern):
+            file.unlink()
+
+
+def checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints that a run can be continued from, the newest first.
+
+    That is the one that ``last_checkpoint`` names, then those before it.
+    """
+    path = Path(folder)
+    periodic = [p for p in path.glob("model_*.pth") if PERIODIC.fullmatch(p.name)]
+    final = path / "model_final.pth"
+    found = [*([final] if final.is_file() else []), *sorted(periodic, reverse=True)]
+    tagged = _tagged(path)
+    if tagged is None:
+        return found
+    # What is newer than the tag is of another, longer run.
+    older = found[found.index(tagged) :] if tagged in found else found
+    return [tagged, *(p for p in older if p != tagged)]
+
+
+def newest_whole_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """The newest checkpoint that is not damaged; the log names those that are.
+
+    The file ``last_checkpoint`` says which it is; without it, or if that is damaged, the one
+    before is taken.
+
+    Returns:
+        None where there is no checkpoint at all.
+
+    Raises:
+        ValueError: there are checkpoints, and all are damaged.
+    """
+    problems = []
+    for candidate in checkpoints(folder):
+        problem = damage(candidate)
+        if problem is None:
+            for name, reason in problems:
+                logging.getLogger(__name__).warning(
+                    "the checkpoint %s is damaged (%s): continuing from %s", name, reason, candidate
+                )
+            return candidate
+        problems.append((candidate, problem))
+    if problems:
+        listed = "; ".join(f"{name.name}: {reason}" for name, reason in problems)
+        raise ValueError(
+            f"--resume: OUTPUT_DIR {folder} has no checkpoint that is whole ({listed}): restore "
+            "one, or start anew with --overwrite"
+        )
+    return None
+
+
+def _tagged(path: Path) -> Path | None:
+    try:
+        name = (path / TAG).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    # A name only: the file is data.
+    file = path / os.path.basename(name)
+    return file if name and file.is_file() else None
+
+
+def damage(path: str | os.PathLike) -> str | None:
+    """What is wrong with a checkpoint, by the checksums inside; None if it is whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        return first_line(error)
+    return None if broken is None else f"wrong checksum of {broken}"
