@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What methods cost when a model is used: DisAlign's calibration a forward, post hoc methods once.
 
     python benchmarks/calibration_cost.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Baseline and Region Rebalance on CamVid: several seeds, equal budgets, one command.
 
     python benchmarks/camvid.py --data path/to/camvid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What DisAlign's second stage saves in a training step: time and memory.
 
     python benchmarks/disalign_stage2.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotations and detections on LVIS's scale, for ``lvis_evaluator.py``.
 
 The annotations resemble LVIS v1's: a long tail of categories, about 12 instances an image in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time and memory of our LVIS evaluation against lvis-api, on generated detections.
 
 Each side runs in a process of its own, boxes and masks, on the same annotation file and the same

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mmsegmentation's model of the same architecture as one of our configs.
 
 mmsegmentation has an environment of its own, so that the project's keeps its packages. It finds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether our models compute what mmsegmentation's do with the same weights, at full size.
 
     peers/bin/python benchmarks/peer_parity.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the leaves of configs/ and configs/README.md from the papers' tables.
 
     python tools/generate_configs.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
 
 longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write a trained model for deployment, and prove that the file computes the same.
 
     longtail export --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\

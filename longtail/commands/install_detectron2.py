@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Install detectron2 0.6 where none is installed yet.
 
 detectron2 has no release on the package index under its own name, but ``pb1-detectron2==0.6`` is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train and evaluate the model of a config.
 
 longtail train --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml

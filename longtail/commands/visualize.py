@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Picture predictions: image, ground truth and one or more predictions side by side.
 
 Models on images of a data set, on images of one's own, and predictions that were saved before:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config keys of longtail; projects add their own."""
 
 from detectron2.config import CfgNode as CN

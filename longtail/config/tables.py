@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The papers' tables as data: what each row prints, which config runs it, what it gave here.
 
 ``configs/tables`` holds one CSV file a printed table, one line a training run of it; ``tables.csv``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a loss of class scores, on any task.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of classes from how often they occur, as pure functions.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weighted and balanced cross-entropy of images, pixels, boxes, regions and the alignment.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses against long tails as pure functions, without the mean over samples.
 
 Weighted and balanced softmax are :func:`longtail.losses.cross_entropy.cross_entropy`.

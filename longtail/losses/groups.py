@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Balanced group softmax (BAGS, Li et al. 2020).
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of maps of pixels: a class loss over the valid pixels, and the Dice loss.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of one sigmoid for each class.
 
 As detectron2's own sigmoid loss, in detection the classifier keeps the output of the background. It

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of a softmax over the classes, and over the background in detection.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cosine classifier: scores that do not depend on the length of features or weights.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding the linear classifiers of a trained model, whatever its task.
 
 Shape alphabet:

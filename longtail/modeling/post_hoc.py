@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What changes a trained linear classifier without training it, as pure functions.
 
 Shape alphabet:

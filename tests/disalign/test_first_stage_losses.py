@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of a detector and the loss that its first stage was trained with."""
 
 import pytest

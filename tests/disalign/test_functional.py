@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Re-weighting and calibration against the printed formulas in plain Python."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which caches of RoI features are used, and which are refused with one line."""
 
 import json

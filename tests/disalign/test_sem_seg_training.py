@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of semantic segmentation through the trainer: first stage to evaluation."""
 
 import argparse

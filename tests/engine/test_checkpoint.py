@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints are whole or absent, and reading one never runs code."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part that the evaluators share: look-ups of the data set, and gathering."""
 
 import json

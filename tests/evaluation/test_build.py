@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluator follows from the type in the data set's metadata."""
 
 import uuid

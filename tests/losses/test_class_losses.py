@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every class loss must do, and what those with a memory remember."""
 
 import math

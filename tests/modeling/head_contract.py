@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every semantic head promises. A head's own test class states its facts and inherits this.
 
 Shapes: two images of 64 x 96 pixels, K = 3 classes, levels of few channels at output stride 8.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every second stage of an image classifier must do, whatever it trains."""
 
 from pathlib import Path

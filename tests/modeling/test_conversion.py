@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State dicts of mmsegmentation's models to ours and back."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cRT and LWS: the contract of second stages, and what each one is."""
 
 import pytest

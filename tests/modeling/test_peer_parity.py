@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our models compute what mmsegmentation's do with the same weights.
 
 The weights are random, under mmsegmentation's names; the references read them by these names and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LongTailSemanticSegmentor: padded as detectron2's, or images as they are.
 
 That unpadded models compute what mmsegmentation's do is in test_peer_parity.py.

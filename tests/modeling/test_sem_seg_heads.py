@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The heads, each by the contract and by what is its own."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The region branch around our heads, detectron2's and a user's own."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparisons of label maps: scores by hand, the order of the columns and of the legend."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of pictures: every image is whole, captions and legends have room."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing a trained model for deployment, as a checkpoint or as TorchScript, and checking the file.
 
 Shape alphabet:

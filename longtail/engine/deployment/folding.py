@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folding what a second stage has learned into the baseline's weights.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference in windows, for models that were trained on crops of one size.
 
 Shape alphabet:

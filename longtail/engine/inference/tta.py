@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-scale and flip testing for semantic segmentation.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradient accumulation: how much each part of a batch counts.
 
 A loss is a mean over something, the valid pixels or the regions of a batch, of which parts of equal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training reads, and whether data sets and model belong together."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optimizers and learning rate schedules of the papers' recipes."""
 
 from collections.abc import Sequence

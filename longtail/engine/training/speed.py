@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What makes a model faster and computes the same function: memory format and compilation."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Second stages: a trained model is frozen, and some modules of it are trained.
 
 A model is a second stage if it, or its semantic head, has the attribute ``trained_module_names``,

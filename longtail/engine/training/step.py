@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training step: in full or mixed precision, on a batch at once or in parts."""
 
 import time

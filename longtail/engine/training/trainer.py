@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainer: detectron2's, on any device, with mixed precision of either type."""
 
 import logging

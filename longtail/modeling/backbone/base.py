@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What both backbones of timm's models share."""
 
 from detectron2.config import CfgNode

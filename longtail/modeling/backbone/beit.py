@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEiT on images of any size.
 
 Shapes: N images, T = 1 + rows * columns tokens (the first is the class token), C channels.

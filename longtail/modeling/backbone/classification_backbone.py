@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any timm model as a backbone that returns one vector an image.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain vision transformers of timm as detectron2 backbones with a pyramid."""
 
 import timm

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """timm models by name, with their initial weights."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Swin as in its authors' semantic segmentation: windows of one size on images of any size."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any timm model with a feature pyramid as a detectron2 backbone."""
 
 import timm

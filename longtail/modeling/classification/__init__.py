@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of one class each: the first stage, and second stages on its frozen features."""
 
 from .image_classifier import ImageClassifier

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image classifier: a backbone that makes a vector of an image, a classifier, a loss.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Second stages of an image classifier: its features are frozen, a small part is trained.
 
 Everything but the modules in ``trained_module_names`` is frozen by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole state dicts from one naming to another; every tensor has to find its place."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What other libraries call the tensors of our models.
 
 A model is given by the names in its state dict, ``backbone.*`` and ``sem_seg_head.*``. The rules

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fast R-CNN's output layers with a linear or a cosine classifier and one of the class losses.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mask R-CNN's and Cascade R-CNN's ROI heads around output layers of our own."""
 
 import copy

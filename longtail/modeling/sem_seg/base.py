@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all semantic heads share: pixel classifier, auxiliary head, losses.
 
 Shape alphabet:

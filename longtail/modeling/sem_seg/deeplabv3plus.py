@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLabV3+ with depthwise-separable atrous convolutions.
 
 detectron2's DeepLabV3PlusHead has dense atrous convolutions in the papers' setting and another

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fully convolutional head, as main and as auxiliary head.
 
 Shape alphabet: see :mod:`.base`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OCRNet's head: a coarse segmentation gives one feature a class, which pixels attend to.
 
 Shape alphabet: see :mod:`.base`, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PSPNet's head: pyramid pooling on one level.
 
 Shape alphabet: see :mod:`.base`.

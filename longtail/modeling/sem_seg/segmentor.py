@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """detectron2's semantic segmentor, which can also take images as they are.
 
 Shape alphabet:

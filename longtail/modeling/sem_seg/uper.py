@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """UPerNet's head: a feature pyramid whose top is a pyramid pooling module.
 
 Shape alphabet: see :mod:`.base`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What heads share that wrap another head, which the config names.
 
 Shape alphabet: see :mod:`.base`.

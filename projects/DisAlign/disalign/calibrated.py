@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the calibrated classifiers of all tasks share: class weights, calibration, loss and log.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The adaptive calibration: what DisAlign's second stage learns.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fast R-CNN's output layers with calibrated class scores.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generalized re-weighting, calibration and the alignment loss of DisAlign, as pure functions.
 
 Shape alphabet:

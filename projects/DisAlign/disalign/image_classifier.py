@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of image classification: a frozen classifier whose scores are calibrated.
 
 Shape alphabet:

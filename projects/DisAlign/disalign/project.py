@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What DisAlign adds to longtail."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of a detector: everything frozen but the calibration."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference distribution of a training set, for all tasks.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RoI features kept on disk: the file format, and training on it.
 
 What the calibration learns from is the output of frozen modules, so it can be computed once and

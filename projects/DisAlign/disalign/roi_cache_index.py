@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What cached RoI features were computed from, and how many there are.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROI heads of the second stage: only what the calibration needs is computed in training.
 
 Shape alphabet:

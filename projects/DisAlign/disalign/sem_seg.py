@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of semantic segmentation: a frozen head whose pixel scores are calibrated.
 
 Shape alphabet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config keys of Region Rebalance."""
 
 from detectron2.config import CfgNode as CN

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Region pooling and the balanced softmax loss of Region Rebalance, as pure functions.
 
 Shape alphabet:

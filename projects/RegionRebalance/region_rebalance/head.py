@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The region rebalance branch, added to any semantic segmentation head during training.
 
 Shape alphabet:

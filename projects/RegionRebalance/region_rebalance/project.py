@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Region Rebalance adds to longtail."""
 
 from longtail.config import Project

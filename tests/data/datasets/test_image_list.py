@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image classification data sets: registration, what is wrong with a list, and class counts."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The augmentation recipe: sizes derived by hand, labels that stay labels, and determinism."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From files to tensors: what arrives unchanged, and what is refused."""
 
 import numpy as np

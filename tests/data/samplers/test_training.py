@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling by classes against the probabilities that its definition gives."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class statistics: imbalance factors, the cache, several data sets, several processes."""
 
 import json

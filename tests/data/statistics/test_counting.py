@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of classes against plain loops, and what is wrong with bad data."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Groups of classes at their limits: LVIS's, head / body / tail, and many / medium / few."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated images of one object each: counts, determinism, shared parts, whole files."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated data set in LVIS's format: counts, masks, federated labels, whole files."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated data set holds what it promises: counts, determinism, difficulty, whole files."""
 
 import dataclasses

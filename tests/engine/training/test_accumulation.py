@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A batch in parts has the gradient of the batch at once."""
 
 from pathlib import Path

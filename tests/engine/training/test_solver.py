@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedules and parameter groups against the formulas."""
 
 import pytest

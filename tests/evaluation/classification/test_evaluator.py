@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluator of image classification inside detectron2: files, groups, processes, errors."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad annotations and predictions: one clear line each."""
 
 import json

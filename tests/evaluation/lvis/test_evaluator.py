@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LVIS evaluator: a case by hand, fixed and pooled AP, what is kept, two processes."""
 
 import json

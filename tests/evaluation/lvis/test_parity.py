@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LVIS evaluator against lvis-api, through detectron2's evaluator."""
 
 import json

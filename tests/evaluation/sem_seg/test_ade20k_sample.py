@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three real ADE20K images: preparation, registration, evaluator and pictures."""
 
 import shutil

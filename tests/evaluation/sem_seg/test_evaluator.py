@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The semantic evaluator against detectron2's, in one process and in two, and its files."""
 
 import csv

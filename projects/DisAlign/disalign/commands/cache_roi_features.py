@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compute the frozen RoI features of a DisAlign detector once, to train its calibration on them.
 
     longtail cache-roi-features --config-file STAGE2.yaml --output DIR --epochs 2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plot what DisAlign's second stage has learned: alpha, beta and sigma(x), by class frequency.
 
     longtail plot-calibration --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quick start: data, baseline and Region Rebalance, evaluation, a table, pictures, curves.
 
     longtail quickstart
