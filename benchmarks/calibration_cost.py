@@ -48,6 +48,7 @@ class Stopwatch:
     """The seconds that the calibration of a model takes in one forward, and the rows it gets."""
 
     def __init__(self, model: nn.Module) -> None:
+        """Hook every calibration of ``model``."""
         self.total, self.rows = 0.0, 0
         for module in model.modules():
             if isinstance(module, AdaptiveCalibration):

@@ -121,7 +121,8 @@ class Stored:
     """The generated detections, as arrays in memory."""
 
     def __init__(self, folder: str) -> None:
-        """
+        """Load the detections, masks still encoded.
+
         Args:
             folder: where :func:`generate` wrote them.
         """

@@ -63,6 +63,7 @@ class Clock:
     """Wall and processor seconds by name; both sides run in one thread."""
 
     def __init__(self) -> None:
+        """Start with no names."""
         self.wall: dict[str, float] = {}
         self.cpu: dict[str, float] = {}
 

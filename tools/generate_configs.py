@@ -99,6 +99,7 @@ class Configs:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read the tables, the notes and the settings of ``folder``."""
         self.folder = folder
         self.leaves = tables.read_leaves(folder / "tables")
         self.rows = tables.rows_of(self.leaves, tables.read_tables(folder / "tables"))

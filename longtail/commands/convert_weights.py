@@ -39,9 +39,11 @@ class StandIn:
     """In the place of whatever a file names besides tensors and plain values: it does nothing."""
 
     def __init__(self, *_: Any) -> None:
+        """Take any arguments and keep none."""
         pass
 
     def __setstate__(self, state: Any) -> None:
+        """Take any state and keep none."""
         pass
 
 

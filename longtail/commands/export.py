@@ -94,7 +94,8 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
-    """
+    """Refuse weights of which the model would leave a project's tensors out.
+
     Raises:
         ValueError: the weights have tensors that a project deploys, and the model lacks them.
     """

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(cfg: CfgNode, eval_only: bool) -> None:
-    """
+    """Refuse a config whose options do not belong together.
+
     Raises:
         ValueError: options that do not belong together.
     """

@@ -61,6 +61,7 @@ class Measurement:
     deviation: Decimal | None
 
     def __str__(self) -> str:
+        """Format as ``mean`` or ``mean ± deviation``."""
         return f"{self.mean}" if self.deviation is None else f"{self.mean} ± {self.deviation}"
 
 

@@ -27,7 +27,8 @@ class ClassLoss(nn.Module):
     initial_bias = 0.0
 
     def __init__(self, num_classes: int, *, background: bool = False) -> None:
-        """
+        """Set the number of classes and whether there is a background.
+
         Args:
             num_classes: K.
             background: whether samples may be background, with label and last column K.
@@ -93,6 +94,7 @@ class SampleMeanLoss(ClassLoss):
         return None
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to the weighted mean of the samples' losses, a scalar."""
         losses = self.sample_losses(at_least_float32(logits), classes)
         weights = self.sample_weights()
         if weights is not None:
@@ -100,6 +102,7 @@ class SampleMeanLoss(ClassLoss):
         return losses.sum() / mean_over_processes(self.normalizer(classes))
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """The samples of (S,) classes, or the sum of their weights."""
         return total_weight(classes, self.sample_weights())
 
 

@@ -83,7 +83,8 @@ class CrossEntropy(ClassLoss):
         class_weight: Tensor | None = None,
         class_prior: Tensor | None = None,
     ) -> None:
-        """
+        """Register the weights and the prior of the classes.
+
         Args:
             num_classes, background: see :class:`ClassLoss`.
             class_weight: (D,) weights >= 0, or None for 1.
@@ -96,6 +97,7 @@ class CrossEntropy(ClassLoss):
         self.register_buffer("class_prior", class_prior, persistent=False)
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to a scalar."""
         return self.of_pixels(logits, classes, NO_LABEL)
 
     def of_pixels(self, logits: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
@@ -109,4 +111,5 @@ class CrossEntropy(ClassLoss):
         )
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """The samples of (S,) classes, or the sum of their weights."""
         return total_weight(classes, self.class_weight)

@@ -41,7 +41,8 @@ class BalancedGroupSoftmax(ClassLoss):
         num_bins: int,
         beta: float,
     ) -> None:
-        """
+        """Distribute the classes to bins.
+
         Args:
             num_classes, background: see :class:`ClassLoss`.
             bins: (K,) int64, the bin of each class, 0..G-1.
@@ -56,9 +57,11 @@ class BalancedGroupSoftmax(ClassLoss):
 
     @property
     def num_logits(self) -> int:
+        """D = K + G, in detection two more: foreground and background."""
         return self.num_classes + self.num_bins + 2 * self.background
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to the sum of the bins' mean losses, a scalar."""
         logits = at_least_float32(logits)
         loss = logits.sum() * 0
         for columns in group_columns(self.bins, self.num_bins):
@@ -74,6 +77,11 @@ class BalancedGroupSoftmax(ClassLoss):
         return loss
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """Refuse to divide a batch.
+
+        Raises:
+            ValueError: always; the bins draw samples from the whole batch.
+        """
         raise ValueError(
             "SOLVER.ACCUMULATION_STEPS must be 1 with the loss bags: its bins draw samples from "
             "the whole batch"

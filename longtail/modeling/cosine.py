@@ -23,7 +23,8 @@ class CosineLinear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, scale: float = 20.0) -> None:
-        """
+        """Draw random directions of length 1.
+
         Args:
             in_features: C.
             out_features: K.
@@ -50,4 +51,5 @@ class CosineLinear(nn.Module):
             return self.scale * F.linear(directions, F.normalize(self.weight, dim=1, eps=EPS))
 
     def extra_repr(self) -> str:
+        """The sizes that ``print`` shows, as for ``nn.Linear``."""
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -74,7 +74,8 @@ def is_linear(layer: nn.Module | None) -> bool:
 
 
 def _check(purpose: str, owner: nn.Module, layer: nn.Module | None) -> None:
-    """
+    """Refuse a classifier that is not a linear one with a softmax.
+
     Raises:
         ValueError: a layer is no linear classifier of softmax logits.
     """

@@ -26,7 +26,7 @@ def name():
 
 
 def test_the_data_set_must_be_registered():
-    with pytest.raises(ValueError, match="ToyEvaluator: .*'nowhere'"):
+    with pytest.raises(ValueError, match=r"ToyEvaluator: .*'nowhere'"):
         ToyEvaluator("nowhere")
 
 

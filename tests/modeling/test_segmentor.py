@@ -283,5 +283,5 @@ def test_what_is_a_semantic_segmentor(tmp_path, name, expected):
 
 def test_an_unknown_model(tmp_path):
     cfg = tiny_config(tmp_path, ["MODEL.META_ARCHITECTURE", "SemanticSegmenter"])
-    with pytest.raises(ValueError, match="META_ARCHITECTURE: .* 'SemanticSegmenter'"):
+    with pytest.raises(ValueError, match=r"META_ARCHITECTURE: .* 'SemanticSegmenter'"):
         is_semantic_segmentor(cfg)

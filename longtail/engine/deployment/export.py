@@ -33,7 +33,8 @@ TOLERANCE = 1e-5
 
 
 def check_kind(model: nn.Module) -> None:
-    """
+    """Refuse a model of a kind that has no form of deployment.
+
     Raises:
         ValueError: the model is neither an image classifier, nor a semantic segmentor, nor a
             detector with ROI heads.
@@ -116,7 +117,8 @@ class ImageToTensors(nn.Module):
     """A model as a function of one image to tensors, in the form in which it can be traced."""
 
     def __init__(self, model: nn.Module) -> None:
-        """
+        """Wrap a model, whose layers and mode stay as they are.
+
         Args:
             model: an image classifier, a semantic segmentor or a detector.
         """
@@ -124,7 +126,8 @@ class ImageToTensors(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """
+        """Run the model on one image and unpack its outputs.
+
         Args:
             image: (3, H, W), of the size and channel order that the model is tested with.
 

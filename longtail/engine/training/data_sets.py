@@ -67,7 +67,8 @@ def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[d
 
 
 def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
-    """
+    """Compare the classes of data sets with those of the model's head.
+
     Args:
         cfg: read for NUM_CLASSES of the head that a data set is for.
         names: registered data sets.

@@ -39,7 +39,8 @@ class PolyFloorParamScheduler(ParamScheduler):
     """
 
     def __init__(self, power: float, floor: float) -> None:
-        """
+        """Set the exponent and the floor of the decay.
+
         Args:
             power: p > 0.
             floor: f in [0, 1], the final value.

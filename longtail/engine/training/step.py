@@ -31,7 +31,8 @@ class StepTrainer(SimpleTrainer):
         dtype: str | None = None,
         accumulation_steps: int = 1,
     ) -> None:
-        """
+        """Prepare detectron2's loop for mixed precision and accumulated gradients.
+
         Args:
             model, data_loader, optimizer: as for detectron2's SimpleTrainer.
             device: type of device, such as ``"cuda"`` or ``"cpu"``.

@@ -48,6 +48,7 @@ class HostMemory(HookBase):
     """Log the peak memory of the process, for runs without a GPU."""
 
     def after_step(self) -> None:
+        """Put the peak so far, in MB, into the storage."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # macOS counts bytes, Linux kilobytes.
         peak_mb = peak / (2**20 if sys.platform == "darwin" else 2**10)
@@ -58,6 +59,7 @@ class HostMemoryPrinter(EventWriter):
     """On a machine without GPU, the memory that detectron2's printer leaves out there."""
 
     def write(self) -> None:
+        """Log the latest peak, in MB, where no GPU is available."""
         memory = get_event_storage().latest().get("max_host_mem_mb")
         if memory is not None and not torch.cuda.is_available():
             logging.getLogger(__name__).info("max_host_mem: %.0fM", memory[0])
@@ -72,7 +74,8 @@ class Trainer(StatefulTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """
+        """Build model, optimizer, data and hooks, after checks of the config.
+
         Args:
             cfg: the complete config.
         """
@@ -148,10 +151,12 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer by :func:`.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """Build the schedule by :func:`.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -173,6 +178,7 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Build the loader of a test set, in batches for image classification."""
         mapper = build_mapper(cfg, dataset_name, is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         if not isinstance(mapper, ClassificationDatasetMapper):
@@ -188,6 +194,7 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test set, which writes into OUTPUT_DIR/inference."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
 

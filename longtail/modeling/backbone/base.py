@@ -19,7 +19,8 @@ class StridedBackbone(Backbone):
         return self._divisibility
 
     def check_size(self, image: Tensor) -> None:
-        """
+        """Refuse images that are smaller than the largest stride.
+
         Args:
             image: (N, 3, H, W).
 

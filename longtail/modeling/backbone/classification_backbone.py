@@ -36,7 +36,8 @@ class TimmClassificationBackbone(Backbone):
         freeze_at: int = 0,
         drop_path: float = 0.0,
     ) -> None:
-        """
+        """Create a timm model without its classifier.
+
         Args:
             name: timm's name of the model, such as ``resnext50_32x4d``.
             image_size: side of the square images, in pixels; many models take any.
@@ -62,6 +63,11 @@ class TimmClassificationBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read MODEL.TIMM, INPUT.CLASSIFICATION and MODEL.BACKBONE.FREEZE_AT.
+
+        Raises:
+            ValueError: an option of MODEL.TIMM that is for dense prediction is set.
+        """
         options = cfg.MODEL.TIMM
         for key, value in (("OUTPUT_STRIDE", 32), ("CHECKPOINTING", False)):
             if options[key] != value:

@@ -43,7 +43,8 @@ class TimmPlainBackbone(StridedBackbone):
         drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """
+        """Create a plain vision transformer of timm and the neck that makes levels of it.
+
         Args:
             name: timm's name of the model, such as ``beit_large_patch16_512``.
             image_size: height and width that the position tables are for.
@@ -99,6 +100,11 @@ class TimmPlainBackbone(StridedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read MODEL.TIMM.
+
+        Raises:
+            ValueError: MODEL.TIMM.OUTPUT_STRIDE is not 32.
+        """
         if cfg.MODEL.TIMM.OUTPUT_STRIDE != 32:
             raise ValueError(
                 "MODEL.TIMM.OUTPUT_STRIDE must be 32 for TimmPlainBackbone, whose patch and neck "

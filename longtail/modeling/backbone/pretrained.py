@@ -60,7 +60,8 @@ def create_model(
 
 
 def check_name(name: str) -> None:
-    """
+    """Refuse a name that timm does not know.
+
     Raises:
         ValueError: timm has no model of this name; the message lists near ones.
     """

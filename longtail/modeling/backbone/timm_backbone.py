@@ -50,7 +50,8 @@ class TimmBackbone(StridedBackbone):
         drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """
+        """Create a timm model that returns a pyramid of feature maps.
+
         Args:
             name: timm's name of the model, such as ``resnet50c``.
             output_stride: stride of the last level, 8, 16 or 32; below 32 strides become
@@ -106,6 +107,7 @@ class TimmBackbone(StridedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read MODEL.TIMM."""
         return {
             **cls.shared_options(cfg),
             "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
@@ -185,7 +187,8 @@ def _levels(name: str, strides: list[int]) -> list[str]:
 
 
 def _check_sizes(name: str, look: nn.Module) -> None:
-    """
+    """Look at the sizes of a model's maps for an image that is not square.
+
     Raises:
         ValueError: the model cannot take an image of another size than that of the classification
             network, or its maps do not have the image's size divided by their strides.

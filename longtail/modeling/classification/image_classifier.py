@@ -31,7 +31,8 @@ class ImageClassifier(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
-        """
+        """Put a new classifier on a backbone.
+
         Args:
             backbone: with the output ``pooled``, (N, C).
             class_loss: says how many outputs the classifier needs, and what their probabilities
@@ -59,6 +60,7 @@ class ImageClassifier(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Build backbone and loss, and read MODEL.CLASSIFIER.TYPE and the pixels' normalization."""
         return {
             "backbone": build_backbone(cfg),
             "class_loss": build_loss(cfg, IMAGES),
@@ -89,10 +91,12 @@ class ImageClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device that images are moved to."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """
+        """Compute the loss in training, probabilities otherwise.
+
         Args:
             batched_inputs: dicts with ``image``, (3, H, W) of one size in the batch, and for
                 training ``label``, 0..K-1.

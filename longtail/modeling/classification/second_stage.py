@@ -29,6 +29,7 @@ class SecondStageImageClassifier(ImageClassifier):
 
     @torch.no_grad()
     def features(self, batched_inputs: list[dict]) -> Tensor:
+        """As :meth:`ImageClassifier.features`, (N, C) without gradients."""
         return super().features(batched_inputs)
 
 
@@ -45,7 +46,8 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
 
     @configurable
     def __init__(self, **kwargs) -> None:
-        """
+        """Add a new classifier beside the first stage's.
+
         Args:
             kwargs: as for :class:`ImageClassifier`.
         """
@@ -53,6 +55,7 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
         self.retrained_classifier = self.new_classifier()
 
     def class_logits(self, features: Tensor) -> Tensor:
+        """(N, C) features to (N, D) logits of the new classifier."""
         return self.retrained_classifier(features)
 
 
@@ -60,7 +63,8 @@ class ClassScaling(nn.Module):
     """One factor for each logit, 1 at the start."""
 
     def __init__(self, num_logits: int) -> None:
-        """
+        """Start with factors of 1.
+
         Args:
             num_logits: D.
         """
@@ -86,7 +90,8 @@ class ScaledImageClassifier(SecondStageImageClassifier):
 
     @configurable
     def __init__(self, **kwargs) -> None:
-        """
+        """Add one factor for each output of the first stage's classifier.
+
         Args:
             kwargs: as for :class:`ImageClassifier`.
         """
@@ -94,4 +99,5 @@ class ScaledImageClassifier(SecondStageImageClassifier):
         self.scaling = ClassScaling(self.class_loss.num_logits)
 
     def class_logits(self, features: Tensor) -> Tensor:
+        """(N, C) features to (N, D) scaled logits."""
         return self.scaling(super().class_logits(features))

@@ -33,7 +33,8 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
         class_loss: ClassLoss | None = None,
         **kwargs,
     ) -> None:
-        """
+        """Fit detectron2's classifier to the class loss, or replace it by a cosine classifier.
+
         Args:
             input_shape: shape of the box features, (C,) or (C, H, W).
             classifier: ``"linear"`` or ``"cosine"``.
@@ -62,6 +63,11 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read detectron2's arguments and MODEL.ROI_BOX_HEAD.CLASSIFIER.
+
+        Raises:
+            ValueError: the config turns a class loss of detectron2's own on.
+        """
         check_loss_is_ours(cfg)
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "classifier": cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER}
@@ -104,7 +110,8 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
 
 
 def check_loss_is_ours(cfg: CfgNode) -> None:
-    """
+    """Refuse a second class loss beside ours.
+
     Raises:
         ValueError: the config turns a class loss of detectron2's own on.
     """

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 
 def check_positive(key: str, values: Sequence[int]) -> None:
-    """
+    """Refuse values that are not positive integers.
+
     Raises:
         ValueError: there is no value, or one that is no integer >= 1; ``key`` names them.
     """
@@ -112,7 +113,8 @@ class PyramidPooling(nn.Module):
     def __init__(
         self, in_channels: int, channels: int, pool_scales: Sequence[int], *, norm: str = "BN"
     ) -> None:
-        """
+        """Build one convolution for each pool and the one that joins them.
+
         Args:
             in_channels: C.
             channels: of every pool and of the result.

@@ -35,7 +35,8 @@ class FCNHead(SemSegHead):
         concat_input: bool = True,
         **shared: object,
     ) -> None:
-        """
+        """Build the convolutions on a level.
+
         Args:
             input_shape: the backbone's maps.
             in_feature: name of the level to read.
@@ -63,6 +64,7 @@ class FCNHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD; the last of IN_FEATURES is the level."""
         shared = shared_arguments(cfg, input_shape)
         in_feature = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[-1]
         return {"input_shape": input_shape, "in_feature": in_feature, **shared}

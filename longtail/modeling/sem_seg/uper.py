@@ -30,7 +30,8 @@ class UPerHead(SemSegHead):
         norm: str,
         **shared: object,
     ) -> None:
-        """
+        """Build pyramid pooling on the coarsest level and a path from it to the finest.
+
         Args:
             input_shape: the backbone's maps.
             in_features: names of the levels, two or more, from fine to coarse.
@@ -53,6 +54,7 @@ class UPerHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD; IN_FEATURES are ordered from fine to coarse."""
         # First, because it checks the levels.
         shared = shared_arguments(cfg, input_shape)
         return {

@@ -32,7 +32,8 @@ class SemSegHeadWrapper(nn.Module):
     own_module: str
 
     def __init__(self, base_head: nn.Module, pixel_classifier: str) -> None:
-        """
+        """Wrap a head and hide the wrapper from the names in checkpoints.
+
         Args:
             base_head: a head with detectron2's interface, ``head(features, targets)`` giving
                 (logits, losses), and an attribute ``ignore_value``.

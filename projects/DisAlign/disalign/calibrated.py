@@ -70,7 +70,8 @@ class Calibrated(nn.Module):
         classes_key: str,
         background: bool = False,
     ) -> None:
-        """
+        """Add the calibration, and register the weights of its loss.
+
         Args:
             num_classes: K.
             in_features: C.

@@ -34,7 +34,8 @@ class AdaptiveCalibration(nn.Module):
         confidence: bool = True,
         confidence_bias: bool = True,
     ) -> None:
-        """
+        """Start from the identity, with the parameters that are to be learned.
+
         Args:
             num_classes: K.
             in_features: C.

@@ -38,7 +38,8 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
         calibration: Mapping[str, bool] | None = None,
         **kwargs,
     ) -> None:
-        """
+        """Add a calibration to a box classifier.
+
         Args:
             input_shape: shape of the box features.
             class_weights, class_groups, weighted_mean, calibration: of the foreground classes, see

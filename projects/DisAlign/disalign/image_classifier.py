@@ -41,7 +41,8 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         calibration: Mapping[str, bool] | None = None,
         **kwargs,
     ) -> None:
-        """
+        """Add a calibration to an image classifier.
+
         Args:
             class_weights, class_groups, weighted_mean, calibration: see
                 :meth:`.Calibrated.add_calibration`.
@@ -65,6 +66,7 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Read the first stage's arguments, and the weights from the training set's images."""
         arguments = calibration_arguments(
             cfg,
             "image_count",
@@ -83,4 +85,5 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         return self.alignment_loss(self.class_logits(features), classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """The sum of the weights of (N,) classes, or N as ``weighted_mean`` says."""
         return self.alignment_normalizer(classes)

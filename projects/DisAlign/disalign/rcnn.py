@@ -32,6 +32,11 @@ class DisAlignRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Read detectron2's arguments, with the calibrated counterpart of MODEL.ROI_HEADS.NAME.
+
+        Raises:
+            ValueError: the ROI heads do not have a calibrated counterpart.
+        """
         name = cfg.MODEL.ROI_HEADS.NAME
         if name not in SECOND_STAGE_HEADS:
             raise ValueError(

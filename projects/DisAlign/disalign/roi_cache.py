@@ -61,7 +61,8 @@ class RoICache:
     """A complete cache, read where it lies: only what is asked for comes into memory."""
 
     def __init__(self, folder: str | os.PathLike, expected: Index) -> None:
-        """
+        """Open a cache and compare it with what this training expects.
+
         Args:
             folder: the cache.
             expected: what the features must have been computed from; its epochs do not matter.
@@ -141,6 +142,7 @@ class CachedRoIsMapper:
     """Give the cached RoIs of an image instead of reading and augmenting it."""
 
     def __init__(self, cache: RoICache) -> None:
+        """Draw the features of images from a complete cache."""
         self.cache = cache
 
     def __call__(self, record: dict) -> dict[str, list[RoIs]]:

@@ -55,6 +55,7 @@ class Index:
 
     @property
     def shards_per_epoch(self) -> int:
+        """The files of one epoch; the last may hold fewer images."""
         return -(-self.num_images // self.images_per_shard)
 
     def images(self, shard: int) -> list[tuple[int, int]]:

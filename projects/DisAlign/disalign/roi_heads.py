@@ -85,12 +85,14 @@ class DisAlignROIHeads(_SecondStage, LongTailROIHeads):
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> list[RoIs]:
+        """The sampled RoIs of one stage, (R, C) features with (R,) classes, as a list of length 1."""
         proposals = self.label_and_sample_proposals(proposals, targets)
         boxes = [p.proposal_boxes for p in proposals]
         classes = torch.cat([p.gt_classes for p in proposals])
         return [RoIs(self._box_features(features, boxes, self.box_head), classes)]
 
     def calibration_losses(self, rois: list[RoIs]) -> dict[str, Tensor]:
+        """The alignment loss of the box head by name, a scalar."""
         return {"loss_cls": self.box_predictor.calibration_loss(*rois[0])}
 
 
@@ -101,6 +103,7 @@ class DisAlignCascadeROIHeads(_SecondStage, LongTailCascadeROIHeads):
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> list[RoIs]:
+        """The RoIs of every stage: the first samples, each later one takes the boxes refined before."""
         proposals = self.label_and_sample_proposals(proposals, targets)
         sizes = [p.image_size for p in proposals]
         rois, refined = [], []
@@ -119,6 +122,7 @@ class DisAlignCascadeROIHeads(_SecondStage, LongTailCascadeROIHeads):
         return rois
 
     def calibration_losses(self, rois: list[RoIs]) -> dict[str, Tensor]:
+        """The alignment loss of every stage by name, scalars."""
         losses = {}
         for stage, (predictor, of_stage) in enumerate(zip(self.box_predictor, rois, strict=True)):
             with get_event_storage().name_scope(f"stage{stage}"):

@@ -62,7 +62,8 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         pad_to_stride: bool = True,
         calibration: Mapping[str, bool] | None = None,
     ) -> None:
-        """
+        """Wrap a trained head and add a calibration.
+
         Args:
             base_head, pixel_classifier: see :class:`SemSegHeadWrapper`.
             num_classes: K.
@@ -91,6 +92,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Build the wrapped head, and read the weights from the training set's pixels."""
         head = cfg.MODEL.SEM_SEG_HEAD
 
         def class_groups(stats: ClassStats) -> Mapping[str, Sequence[int]]:
@@ -117,7 +119,8 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """
+        """Compute the alignment loss in training, calibrated logits otherwise.
+
         Args:
             features: the backbone's feature maps by name.
             targets: (N, h, w) labels, needed in training.

@@ -52,7 +52,8 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         label_downsampling: str = "nearest",
         hidden_channels: int = 0,
     ) -> None:
-        """
+        """Wrap a head and add the region branch.
+
         Args:
             base_head, pixel_classifier: see :class:`SemSegHeadWrapper`; what enters the classifier
                 is pooled.
@@ -96,6 +97,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Build the wrapped head, and read the region frequencies from the training set."""
         options = cfg.MODEL.REGION_REBALANCE
         base_head = cls.build_base_head(cfg, input_shape)
         # Only component II reads F: component I alone needs no statistics.
@@ -118,7 +120,8 @@ class RegionRebalanceHead(SemSegHeadWrapper):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """
+        """Run the wrapped head and add the region loss in training.
+
         Args:
             features: the backbone's feature maps by name.
             targets: (N, h, w) labels, needed in training.
