@@ -9,6 +9,7 @@ Masks are those of ellipses.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,4 @@ class Stored:
         """RLEs of one image."""
         start = 0 if image == 0 else int(self.ends[image - 1, -1])
         bounds = [start, *self.ends[image].tolist()]
-        return [
-            {"size": [HEIGHT, WIDTH], "counts": self.counts[a:b]}
-            for a, b in zip(bounds, bounds[1:], strict=False)
-        ]
+        return [{"size": [HEIGHT, WIDTH], "counts": self.counts[a:b]} for a, b in pairwise(bounds)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a trained model for deployment, and prove that the file computes the same.
+r"""Write a trained model for deployment, and prove that the file computes the same.
 
-    longtail export --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\
+    longtail export --config-file STAGE2.yaml --weights STAGE2/model_final.pth \
         --output deployed.pth
 
 A checkpoint of the baseline is written wherever that is exact: whatever reads detectron2's

@@ -163,14 +163,14 @@ class CompleteCheckpointer(Checkpointer):
             )
 
 
-class _ForeignGlobal(Exception):
+class _ForeignGlobalError(Exception):
     """A pickle names something that is not a part of weights."""
 
 
 class _NumpyUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PICKLE_GLOBALS:
-            raise _ForeignGlobal(f"{module}.{name}")
+            raise _ForeignGlobalError(f"{module}.{name}")
         return super().find_class(module, name)
 
 
@@ -178,7 +178,7 @@ def _load_arrays(file: str) -> Any:
     try:
         with open(file, "rb") as stream:
             return _NumpyUnpickler(stream, encoding="latin1").load()
-    except _ForeignGlobal as error:
+    except _ForeignGlobalError as error:
         raise ValueError(
             f"the weights {file} name {error}, which weights have no need of: not loaded, the file "
             "could run code"

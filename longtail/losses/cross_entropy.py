@@ -29,7 +29,7 @@ def cross_entropy(
     ignore_label: int = NO_LABEL,
     weighted_mean: bool = True,
 ) -> Tensor:
-    """Softmax cross-entropy, re-weighted and balanced as the two papers do it:
+    """Softmax cross-entropy, re-weighted and balanced as the two papers do it.
 
         L = sum_i w(y_i) l_i / sum_i w(y_i)
         l_i = -log( F(y_i) exp(z_iy) / sum_k F(k) exp(z_ik) )
@@ -86,7 +86,8 @@ class CrossEntropy(ClassLoss):
         """Register the weights and the prior of the classes.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             class_weight: (D,) weights >= 0, or None for 1.
             class_prior: (D,) frequencies >= 0, or None for plain softmax; a class of frequency 0
                 leaves the denominator and must not occur.

@@ -44,7 +44,8 @@ class BalancedGroupSoftmax(ClassLoss):
         """Distribute the classes to bins.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             bins: (K,) int64, the bin of each class, 0..G-1.
             num_bins: G.
             beta: how many samples of the others a bin draws for one of its own.

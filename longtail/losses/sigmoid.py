@@ -72,7 +72,8 @@ class Equalization(SigmoidLoss):
         """Register the tail classes.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             tail: (K,) bool.
         """
         super().__init__(num_classes, background=background)
@@ -102,8 +103,11 @@ class GradientEqualization(SigmoidLoss):
         """Set the mapping function and start with no accumulated gradients.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
-            gamma, mu, alpha: see :func:`.functional.gradient_guided_weights`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
+            gamma: steepness of the function f of :func:`.functional.gradient_guided_weights`.
+            mu: the ratio at which f is one half.
+            alpha: how much positive samples gain where f is 0.
         """
         super().__init__(num_classes, background=background)
         self.trains_background = background
@@ -158,7 +162,8 @@ class Federated(SigmoidLoss):
         """Register the weights by which classes are drawn.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             sampling_weights: (K,) >= 0.
             number: of classes that are compared in an iteration.
         """

@@ -24,7 +24,8 @@ class Focal(SampleMeanLoss):
         """Set the exponent.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             gamma: >= 0.
         """
         super().__init__(num_classes, background=background)
@@ -51,7 +52,8 @@ class LDAM(SampleMeanLoss):
         """Register the margins, and the weights that come into force later.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             margins: (D,) Delta.
             deferred_weights: (D,) weights >= 0 of the classes.
             reweight_from: iteration of the training from which the weights count.
@@ -84,8 +86,10 @@ class Seesaw(SampleMeanLoss):
         """Set the exponents and start with no samples counted.
 
         Args:
-            num_classes, background: see :class:`ClassLoss`.
-            p, q: exponents >= 0.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
+            p: exponent >= 0 of the mitigation.
+            q: exponent >= 0 of the compensation.
         """
         super().__init__(num_classes, background=background)
         self.p, self.q = p, q
@@ -94,7 +98,7 @@ class Seesaw(SampleMeanLoss):
         self.register_buffer("class_counts", torch.zeros(self.num_logits, dtype=torch.int64))
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """(S, D) logits and (S,) classes to (S,) losses; in training the samples are counted first."""
+        """(S, D) logits and (S,) classes to (S,) losses; training counts the samples first."""
         if self.training:
             self.class_counts += sum_over_processes(classes.bincount(minlength=self.num_logits))
         return seesaw_loss(

@@ -15,7 +15,7 @@ EPS = 1e-6
 
 
 class CosineLinear(nn.Module):
-    """A linear classifier on the unit sphere, without bias:
+    """A linear classifier on the unit sphere, without bias.
 
         z_j = s w_j.x / (|w_j| |x|)
 

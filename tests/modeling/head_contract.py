@@ -4,6 +4,8 @@
 Shapes: two images of 64 x 96 pixels, K = 3 classes, levels of few channels at output stride 8.
 """
 
+from typing import ClassVar
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -38,8 +40,8 @@ class SemSegHeadContract:
     parameters: float
     backbone: dict = RESNET50
     # In MODEL.SEM_SEG_HEAD: the paper's, and narrow ones for all other tests.
-    paper: dict = {}
-    overrides: dict = {}
+    paper: ClassVar[dict] = {}
+    overrides: ClassVar[dict] = {}
     losses: tuple = ("loss_sem_seg", "loss_auxiliary")
     # Of the error for no IN_FEATURES.
     no_levels: tuple = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "res2")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of pictures: every image is whole, captions and legends have room."""
 
+from itertools import pairwise
+
 import pytest
 
 from longtail.visualization.layout import Column, side_by_side

@@ -2,6 +2,7 @@
 """One training step: in full or mixed precision, on a batch at once or in parts."""
 
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -24,7 +25,7 @@ class StepTrainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader,
+        data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         device: str,
         *,
@@ -34,7 +35,9 @@ class StepTrainer(SimpleTrainer):
         """Prepare detectron2's loop for mixed precision and accumulated gradients.
 
         Args:
-            model, data_loader, optimizer: as for detectron2's SimpleTrainer.
+            model: gives a dict of losses for a batch, as for detectron2's SimpleTrainer.
+            data_loader: gives batches without end.
+            optimizer: of the parameters of ``model``.
             device: type of device, such as ``"cuda"`` or ``"cpu"``.
             dtype: of mixed precision, ``"float16"`` or ``"bfloat16"``; None for full precision.
             accumulation_steps: equal parts that a batch is divided into, >= 1.

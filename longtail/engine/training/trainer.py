@@ -7,6 +7,7 @@ import resource
 import sys
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -19,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from longtail.config import installed_projects
@@ -155,12 +157,12 @@ class Trainer(StatefulTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """Build the schedule by :func:`.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
         """Images, or what a project reads in their place."""
         for project in installed_projects():
             if (loader := project.train_loader(cfg)) is not None:
@@ -177,7 +179,7 @@ class Trainer(StatefulTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """Build the loader of a test set, in batches for image classification."""
         mapper = build_mapper(cfg, dataset_name, is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)

@@ -19,7 +19,7 @@ from longtail.modeling.cosine import CosineLinear
 
 @META_ARCH_REGISTRY.register()
 class ImageClassifier(nn.Module):
-    """Classify images of one class each."""
+    """Classify images."""
 
     @configurable
     def __init__(
@@ -38,7 +38,8 @@ class ImageClassifier(nn.Module):
             class_loss: says how many outputs the classifier needs, and what their probabilities
                 are.
             classifier_type: ``"linear"`` or ``"cosine"``.
-            pixel_mean, pixel_std: (3,), in the order and scale of the input's channels.
+            pixel_mean: (3,), in the order and scale of the input's channels.
+            pixel_std: (3,), likewise.
 
         Raises:
             ValueError: the backbone makes no vector, or another type of classifier.

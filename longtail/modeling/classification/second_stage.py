@@ -45,7 +45,7 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
     trained_module_names = ("retrained_classifier", "class_loss")
 
     @configurable
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: object) -> None:
         """Add a new classifier beside the first stage's.
 
         Args:
@@ -89,7 +89,7 @@ class ScaledImageClassifier(SecondStageImageClassifier):
     no_decay_params = ("factor",)
 
     @configurable
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: object) -> None:
         """Add one factor for each output of the first stage's classifier.
 
         Args:

@@ -31,7 +31,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
         *,
         classifier: str = "linear",
         class_loss: ClassLoss | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
         """Fit detectron2's classifier to the class loss, or replace it by a cosine classifier.
 

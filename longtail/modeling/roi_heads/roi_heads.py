@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from torch import nn
 
 from longtail.losses import BOXES, build_loss
 
@@ -34,7 +35,7 @@ class _OwnPredictor:
         parts = super()._init_box_head(cfg, input_shape)
         arguments = cls.predictor_arguments(cfg)
 
-        def exchange(predictor, head):
+        def exchange(predictor: nn.Module, head: nn.Module) -> nn.Module:
             # Every stage of a cascade has its own box transform, and a loss that counts for itself.
             transform = {"box2box_transform": predictor.box2box_transform}
             own = copy.deepcopy(arguments)

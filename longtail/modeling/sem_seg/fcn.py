@@ -4,6 +4,8 @@
 Shape alphabet: see :mod:`.base`.
 """
 
+from itertools import pairwise
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -51,10 +53,7 @@ class FCNHead(SemSegHead):
         self.in_feature = in_feature
         widths = [shape.channels] + [channels] * num_convs
         self.convs = nn.Sequential(
-            *(
-                conv_norm_relu(i, o, 3, norm=norm)
-                for i, o in zip(widths[:-1], widths[1:], strict=True)
-            )
+            *(conv_norm_relu(i, o, 3, norm=norm) for i, o in pairwise(widths))
         )
         self.join = (
             conv_norm_relu(shape.channels + channels, channels, 3, norm=norm)

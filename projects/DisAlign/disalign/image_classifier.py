@@ -39,13 +39,15 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         class_groups: Mapping[str, Sequence[int]],
         weighted_mean: bool = True,
         calibration: Mapping[str, bool] | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
         """Add a calibration to an image classifier.
 
         Args:
-            class_weights, class_groups, weighted_mean, calibration: see
-                :meth:`.Calibrated.add_calibration`.
+            class_weights: (K,) weights w_c of Eq. 11.
+            class_groups: classes by the name of their group, for the log.
+            weighted_mean: see :meth:`.Calibrated.add_calibration`.
+            calibration: see :meth:`.Calibrated.add_calibration`.
             kwargs: as for ImageClassifier.
 
         Raises:

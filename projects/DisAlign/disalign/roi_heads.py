@@ -85,7 +85,7 @@ class DisAlignROIHeads(_SecondStage, LongTailROIHeads):
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> list[RoIs]:
-        """The sampled RoIs of one stage, (R, C) features with (R,) classes, as a list of length 1."""
+        """Sample the RoIs, (R, C) features and (R,) classes: a list of one stage."""
         proposals = self.label_and_sample_proposals(proposals, targets)
         boxes = [p.proposal_boxes for p in proposals]
         classes = torch.cat([p.gt_classes for p in proposals])
@@ -103,7 +103,7 @@ class DisAlignCascadeROIHeads(_SecondStage, LongTailCascadeROIHeads):
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> list[RoIs]:
-        """The RoIs of every stage: the first samples, each later one takes the boxes refined before."""
+        """Sample the first stage's RoIs; each later stage takes the boxes refined before."""
         proposals = self.label_and_sample_proposals(proposals, targets)
         sizes = [p.image_size for p in proposals]
         rois, refined = [], []

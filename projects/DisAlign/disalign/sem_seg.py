@@ -11,6 +11,7 @@ Shape alphabet:
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -43,7 +44,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
     own_module = "calibration"
     trained_module_names = TRAINED
     no_decay_params = NO_DECAY
-    remedies = {
+    remedies: ClassVar[dict[str, str]] = {
         "region_classifier.": "They are of a head with a region branch: set "
         "MODEL.DISALIGN.BASE_HEAD_NAME to RegionRebalanceHead"
     }
@@ -65,10 +66,13 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         """Wrap a trained head and add a calibration.
 
         Args:
-            base_head, pixel_classifier: see :class:`SemSegHeadWrapper`.
+            base_head: the trained head, see :class:`SemSegHeadWrapper`.
             num_classes: K.
-            class_weights, class_groups, weighted_mean, calibration: see
-                :meth:`.Calibrated.add_calibration`.
+            class_weights: (K,) weights w_c of Eq. 11.
+            class_groups: classes by the name of their group, for the log.
+            weighted_mean: see :meth:`.Calibrated.add_calibration`.
+            calibration: see :meth:`.Calibrated.add_calibration`.
+            pixel_classifier: name of its classifier, whose logits are calibrated.
             loss_weight: factor of the loss.
             pad_to_stride: how the segmentor brings logits to the size of the image, see
                 :class:`longtail.modeling.LongTailSemanticSegmentor`: the loss is that of the

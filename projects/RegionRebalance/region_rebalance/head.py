@@ -55,11 +55,11 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         """Wrap a head and add the region branch.
 
         Args:
-            base_head, pixel_classifier: see :class:`SemSegHeadWrapper`; what enters the classifier
-                is pooled.
+            base_head: any head, see :class:`SemSegHeadWrapper`.
             num_classes: K.
             class_counts: (K,) region frequencies F of Eq. 7, the number of training images that
                 show each class.
+            pixel_classifier: name of its classifier; what enters it is pooled.
             loss_weight: lambda of Eq. 9, >= 0.
             balanced: False for plain cross-entropy over regions (component I of Figure 7).
             scope: ``"image"`` or ``"batch"``, see :func:`pool_regions`.
@@ -139,7 +139,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         return output, {**losses, "loss_region": self.region_loss(captured[0], targets)}
 
     def region_loss(self, pixel_features: Tensor, targets: Tensor) -> Tensor:
-        """lambda times Eq. 8, or plain cross-entropy over regions if not ``balanced``.
+        """Eq. 8 times lambda, or plain cross-entropy over regions if not ``balanced``.
 
         Args:
             pixel_features: (N, C, H, W), what enters the pixel classifier.

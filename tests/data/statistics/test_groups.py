@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups of classes at their limits: LVIS's, head / body / tail, and many / medium / few."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch

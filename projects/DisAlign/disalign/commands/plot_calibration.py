@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plot what DisAlign's second stage has learned: alpha, beta and sigma(x), by class frequency.
+r"""Plot what DisAlign's second stage has learned: alpha, beta and sigma(x), by class frequency.
 
-    longtail plot-calibration --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\
+    longtail plot-calibration --config-file STAGE2.yaml --weights STAGE2/model_final.pth \
         --output pictures
 
 One row of panels for each stage of the box head: alpha and beta of every class against its
