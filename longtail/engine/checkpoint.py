@@ -64,7 +64,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, holds more than tensors and plain values, or is of
-                another architecture: it has not one tensor of the model, or less than half of
+                another architecture: it lacks every tensor of the model, or more than half of
                 those of its backbone.
         """
         # With several processes the file may be on the main one's machine alone.
@@ -108,7 +108,7 @@ class Checkpointer(DetectionCheckpointer):
         data = _load_arrays(filename) if is_pickle else load_tensors(filename)
         if not isinstance(data, dict):
             raise ValueError(
-                f"the weights {filename} are no checkpoint: expected tensors by name, got "
+                f"the weights {filename} are not a checkpoint: expected tensors by name, got "
                 f"{type(data).__name__}"
             )
         if not is_pickle:
@@ -201,7 +201,7 @@ def load_tensors(file: str) -> Any:
     except pickle.UnpicklingError:
         # torch's message is a page on how to load the file nevertheless.
         raise ValueError(
-            f"the weights {file} hold more than tensors and plain values, or are no checkpoint: "
+            f"the weights {file} hold more than tensors and plain values, or are not a checkpoint: "
             "not loaded, the file could run code"
         ) from None
     except Exception as error:

@@ -22,7 +22,7 @@ def split_batch(batch: list[dict], parts: int) -> list[list[dict]]:
     """The batch in equal parts, in order.
 
     Raises:
-        ValueError: its length is no multiple of ``parts``.
+        ValueError: its length is not a multiple of ``parts``.
     """
     size, rest = divmod(len(batch), parts)
     if rest or not size:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training reads, and whether data sets and model belong together."""
+"""Records and mappers of a training, and the check whether data sets and model belong together."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ SHOWN = 5
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of ``DATASETS.TRAIN`` in detectron2's format.
 
-    Of images of one class each, a warning names the classes without images.
+    For image classification a warning names the classes without images.
 
     Raises:
         ValueError: no data set is named, one is not registered, or it has another number of
@@ -61,7 +61,7 @@ def _warn_of_classes_without_images(cfg: CfgNode, records: list[dict]) -> None:
 
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
-    """What reads and augments a record of this data set."""
+    """Build the function that reads and augments a record of this data set."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     return MAPPERS.get(kind, DatasetMapper)(cfg, is_train)
 

@@ -141,7 +141,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def _without_decay(model: nn.Module, patterns: Sequence[str]) -> set[nn.Parameter]:
-    """What has no weight decay by its name.
+    """Parameters that are exempt from weight decay by their names.
 
     Args:
         model: its modules may name more, in an attribute ``no_decay_params``.
@@ -166,7 +166,7 @@ def _without_decay(model: nn.Module, patterns: Sequence[str]) -> set[nn.Paramete
 
 
 def _names(pattern: str, name: str) -> bool:
-    """Whether it is a pattern of the whole name or of the last one."""
+    """Tell whether it is a pattern of the whole name or of the last one."""
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)
 
 

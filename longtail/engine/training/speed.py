@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a model faster and computes the same function: memory format and compilation."""
+"""Faster models that compute the same function: memory format and compilation."""
 
 from typing import Any
 

@@ -114,7 +114,7 @@ class StepTrainer(SimpleTrainer):
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew.
+        """Restore a :meth:`state_dict`; without a scaler's state (another type) it starts anew.
 
         Raises:
             ValueError: another optimizer, or one of other parameters.

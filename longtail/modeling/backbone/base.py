@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both backbones of timm's models share."""
+"""The common part of both backbones of timm's models."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone

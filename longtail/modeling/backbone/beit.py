@@ -19,7 +19,7 @@ CLASS_OFFSETS = 3
 
 
 class TokenGrid(NamedTuple):
-    """Where the tokens of an image are: ``index`` is (T, T), the table's row for each pair."""
+    """Positions of the tokens of an image: ``index`` is (T, T), the table's row for each pair."""
 
     rows: int
     columns: int

@@ -51,7 +51,7 @@ class TimmClassificationBackbone(Backbone):
 
         Raises:
             ValueError: timm has no such model, it takes no images of this size, makes no vector
-                of them, or has not this option.
+                of them, or does not have this option.
         """
         super().__init__()
         check_name(name)
@@ -63,7 +63,7 @@ class TimmClassificationBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Read MODEL.TIMM, INPUT.CLASSIFICATION and MODEL.BACKBONE.FREEZE_AT.
+        """Read MODEL.TIMM and INPUT.CLASSIFICATION.SIZE.
 
         Raises:
             ValueError: an option of MODEL.TIMM that is for dense prediction is set.
@@ -129,6 +129,6 @@ def _level_ends(model: nn.Module) -> dict[int, str]:
     info = list(getattr(model, "feature_info", ()))
     ends = {level["reduction"].bit_length() - 1: level["module"] for level in info}
     paths = {path for path, _ in model.named_modules()}
-    # A vision transformer has one stride; some models have levels that are no module.
+    # A vision transformer has one stride; some models have levels that are not modules.
     known = len(ends) == len(info) and max(ends, default=0) == LAST_LEVEL
     return ends if known and paths.issuperset(ends.values()) else {}

@@ -169,7 +169,7 @@ def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int,
     """Patch size of a model and timm's options for it, seen without memory.
 
     Raises:
-        ValueError: it is no plain vision transformer, or the other arguments do not fit it.
+        ValueError: it is not a plain vision transformer, or the other arguments do not fit it.
     """
     options = {"img_size": image_size, "num_classes": 0, "dynamic_img_size": True}
     if name.startswith("beit_large"):
@@ -192,14 +192,14 @@ def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int,
             # An argument that it does not know is one for this.
             reason = "" if isinstance(error, TypeError) else f": {first_line(error)}"
             raise ValueError(
-                f"MODEL.TIMM.NAME: {name} is no plain vision transformer that timm lets take "
+                f"MODEL.TIMM.NAME: {name} is not a plain vision transformer that timm lets take "
                 f"images of any size{reason}"
             ) from None
     strides = {level["reduction"] for level in look.feature_info}
     if not hasattr(look, "blocks") or len(strides) > 1:
         raise ValueError(
-            f"MODEL.TIMM.NAME: {name} is no plain vision transformer, its levels have the strides "
-            f"{sorted(strides)}: MODEL.BACKBONE.NAME TimmBackbone is for pyramids"
+            f"MODEL.TIMM.NAME: {name} is not a plain vision transformer, its levels have the "
+            f"strides {sorted(strides)}: MODEL.BACKBONE.NAME TimmBackbone is for pyramids"
         )
     patch = strides.pop()
     if patch % 4:

@@ -66,7 +66,7 @@ class TimmBackbone(StridedBackbone):
             checkpointing: of activations, where timm can: less memory for one more forward pass.
 
         Raises:
-            ValueError: timm has no such model, the model no pyramid, or not this option.
+            ValueError: timm does not have the model, or the model not a pyramid or this option.
         """
         super().__init__()
         look, options = _first_look(name)
@@ -211,7 +211,7 @@ def _check_sizes(name: str, look: nn.Module) -> None:
 
 
 def _rounds_up(look: nn.Module) -> bool:
-    """Whether the maps of an image of one pixel have one cell: then no image is too small."""
+    """Tell whether the maps of an image of one pixel have one cell: then no image is too small."""
     try:
         return set(_map_sizes(look, 1, 1)) == {(1, 1)}
     # A kernel that is larger than the image, or what a model asserts of sizes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of one class each: the first stage, and second stages on its frozen features."""
+"""Image classification: the first stage, and second stages on its frozen features."""
 
 from .image_classifier import ImageClassifier
 from .second_stage import (

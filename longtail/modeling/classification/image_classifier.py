@@ -114,7 +114,7 @@ class ImageClassifier(nn.Module):
         return [{"scores": scores} for scores in probabilities]
 
     def loss_normalizers(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """What the loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of the loss: with it, the losses of parts add up to a batch's.
 
         Args:
             batched_inputs: as in training.
@@ -129,7 +129,7 @@ class ImageClassifier(nn.Module):
         return torch.tensor([item["label"] for item in batched_inputs], device=self.device)
 
     def features(self, batched_inputs: list[dict]) -> Tensor:
-        """What enters the classifier: (N, C)."""
+        """The (N, C) features that enter the classifier."""
         images = torch.stack([item["image"].to(self.device) for item in batched_inputs])
         return self.backbone((images - self.pixel_mean) / self.pixel_std)["pooled"]
 
@@ -142,5 +142,5 @@ class ImageClassifier(nn.Module):
         return self.class_loss(self.class_logits(features), classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """What the loss of (N,) classes is a mean over, a scalar."""
+        """The divisor of the loss of (N,) classes, a scalar: the number or total weight of images."""
         return self.class_loss.normalizer(classes)

@@ -19,7 +19,7 @@ from .image_classifier import ImageClassifier
 
 
 class SecondStageImageClassifier(ImageClassifier):
-    """What second stages have in common: no gradient below the classifier's input.
+    """The common part of second stages: no gradient below the classifier's input.
 
     A second stage that trains with ``class_loss`` names it among its trained modules, since some
     losses have a state (such as counts of what they have seen) that belongs to the training.

@@ -40,7 +40,7 @@ class Backbone(NamedTuple):
 
 
 def is_segmentor(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is a whole model of the peer, not a backbone alone."""
+    """Tell whether a state dict is a whole model of the peer, not a backbone alone."""
     return any(name.startswith("decode_head.") for name in state)
 
 

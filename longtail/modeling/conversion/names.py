@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other libraries call the tensors of our models.
+"""Names that other libraries give the tensors of our models.
 
 A model is given by the names in its state dict, ``backbone.*`` and ``sem_seg_head.*``. The rules
 lead from our names to the others; the way back is the inverted dictionary, so that the two
@@ -196,7 +196,7 @@ def family_of(names: Iterable[str]) -> Family | None:
 
 
 def describe(names: Iterable[str]) -> str:
-    """What a model looks like by its names in any library, such as ``PSPNet on ResNet``."""
+    """Describe a model by its names in any library, such as ``PSPNet on ResNet``."""
     names = list(names)
     family = family_of(names)
     backbone = family.name if family else "an unknown backbone"

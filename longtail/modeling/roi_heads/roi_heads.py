@@ -22,7 +22,7 @@ class _OwnPredictor:
 
     @classmethod
     def predictor_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
-        """What the output layers get beside what they read from the config themselves.
+        """Arguments of the output layers beside those that they read from the config themselves.
 
         It is called once for all stages of a cascade: statistics are looked up here.
         """

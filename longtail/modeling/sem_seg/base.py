@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all semantic heads share: pixel classifier, auxiliary head, losses.
+"""The common part of all semantic heads: pixel classifier, auxiliary head, losses.
 
 Shape alphabet:
     N: images of the batch
@@ -124,7 +124,7 @@ class SemSegHead(nn.Module, ABC):
         return None, losses
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
-        """What each loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of each loss: with it, the losses of parts add up to a batch's.
 
         Args:
             targets: (N, h, w) labels.

@@ -21,7 +21,7 @@ def check_positive(key: str, values: Sequence[int]) -> None:
     """Refuse values that are not positive integers.
 
     Raises:
-        ValueError: there is no value, or one that is no integer >= 1; ``key`` names them.
+        ValueError: there is no value, or one that is not an integer >= 1; ``key`` names them.
     """
     if not values or any(not isinstance(value, int) or value < 1 for value in values):
         raise ValueError(f"{key} must be one or more integers >= 1, got {list(values)}")

@@ -2,7 +2,7 @@
 """DeepLabV3+ with depthwise-separable atrous convolutions.
 
 detectron2's DeepLabV3PlusHead has dense atrous convolutions in the papers' setting and another
-decoder; this is the head that the papers' figures were made with.
+decoder; this is the head that the papers' metrics were measured with.
 
 Shape alphabet: see :mod:`.base`.
 """

@@ -70,7 +70,7 @@ class OCRHead(SemSegHead):
         """Read MODEL.SEM_SEG_HEAD.
 
         Raises:
-            ValueError: OCR_CHANNELS is not positive, or no or an unknown level is named.
+            ValueError: OCR_CHANNELS is not positive, or the levels do not go from fine to coarse.
         """
         # First, because it checks the levels.
         shared = shared_arguments(cfg, input_shape)

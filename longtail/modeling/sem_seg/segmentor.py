@@ -64,7 +64,7 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
 
     @property
     def size_divisibility(self) -> int:
-        """What the sides of a batch are padded to a multiple of; 0 for nothing."""
+        """The number to a multiple of which the sides of a batch are padded; 0 for no padding."""
         return self.backbone.size_divisibility if self.pad_to_stride else 0
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
@@ -112,7 +112,7 @@ def _at_original_size(logits: Tensor, record: dict) -> Tensor:
 
 
 def is_semantic_segmentor(cfg: CfgNode) -> bool:
-    """Whether ``MODEL.META_ARCHITECTURE`` names detectron2's segmentor or one derived from it.
+    """Tell whether ``MODEL.META_ARCHITECTURE`` names detectron2's segmentor or one derived from it.
 
     Raises:
         ValueError: nothing is registered under that name.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What heads share that wrap another head, which the config names.
+"""The common part of heads that wrap another head, which the config names.
 
 Shape alphabet: see :mod:`.base`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the calibrated classifiers of all tasks share: class weights, calibration, loss and log.
+"""Class weights, calibration, loss and log of the calibrated classifiers of all tasks.
 
 Shape alphabet:
     C: channels of the classifier's input feature
@@ -122,7 +122,7 @@ class Calibrated(nn.Module):
         )
 
     def alignment_normalizer(self, classes: Tensor, ignore_label: int = NO_LABEL) -> Tensor:
-        """What :meth:`alignment_loss` is a mean over: with it the parts of a batch add up."""
+        """The divisor of :meth:`alignment_loss`: with it the parts of a batch add up."""
         weights = self.class_weights if self.weighted_mean else None
         return total_weight(classes, weights, ignore_label)
 

@@ -87,5 +87,5 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         return self.alignment_loss(self.class_logits(features), classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """The sum of the weights of (N,) classes, or N as ``weighted_mean`` says."""
+        """The sum of the weights of (N,) classes, or N without ``weighted_mean``."""
         return self.alignment_normalizer(classes)

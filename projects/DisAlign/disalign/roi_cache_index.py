@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cached RoI features were computed from, and how many there are.
+"""The index of a cache of RoI features: their origin and their number.
 
 Shape alphabet:
     N: images of the training set
@@ -33,7 +33,7 @@ SHOWN_KEYS = 3
 
 @dataclass(frozen=True)
 class Index:
-    """What ``cache.json`` holds.
+    """The content of ``cache.json``.
 
     Attributes:
         version: FORMAT_VERSION.
@@ -97,7 +97,7 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
     """The index of the cache that belongs to a config.
 
     Training options (solver, samplers, seeds, all of ``MODEL.DISALIGN``) and keys for testing
-    leave features as they are, and are no part of it; nor is the device.
+    leave features as they are, and are not a part of it; nor is the device.
 
     Args:
         cfg: config of a second stage.
@@ -166,7 +166,9 @@ def read_index(folder: str | os.PathLike) -> Index:
     """
     path = Path(folder) / INDEX_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no cache of RoI features: it has no {INDEX_FILE}")
+        raise FileNotFoundError(
+            f"{folder} is not a cache of RoI features: it does not have {INDEX_FILE}"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Index(**{field.name: content[field.name] for field in fields(Index)})

@@ -24,7 +24,7 @@ from .reference import calibration_arguments
 
 
 class RoIs(NamedTuple):
-    """What one stage of the box head learns from.
+    """The samples that one stage of the box head learns from.
 
     Attributes:
         features: (R, C) input of the box classifier.
@@ -36,7 +36,7 @@ class RoIs(NamedTuple):
 
 
 class _SecondStage:
-    """What Mask R-CNN and Cascade R-CNN have in common."""
+    """The common part of Mask R-CNN's and Cascade R-CNN's second stages."""
 
     predictor_class = DisAlignFastRCNNOutputLayers
 

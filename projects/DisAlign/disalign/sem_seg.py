@@ -168,7 +168,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             yield confidence
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
-        """What the loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of the loss: with it, the losses of parts add up to a batch's.
 
         Args:
             targets: (N, h, w) labels.

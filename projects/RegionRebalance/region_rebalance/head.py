@@ -97,7 +97,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Build the wrapped head, and read the region frequencies from the training set."""
+        """Build the wrapped head, and with BALANCED read the training set's region frequencies."""
         options = cfg.MODEL.REGION_REBALANCE
         base_head = cls.build_base_head(cfg, input_shape)
         # Only component II reads F: component I alone needs no statistics.
@@ -162,7 +162,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         return self.loss_weight * loss
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
-        """What each loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of each loss: with it, the losses of parts add up to a batch's.
 
         Args:
             targets: (N, h, w) labels.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Region Rebalance adds to longtail."""
+"""The project Region Rebalance, as longtail finds it."""
 
 from longtail.config import Project
 
