@@ -68,7 +68,7 @@ class ClassLoss(nn.Module):
         return self(logits.permute(0, 2, 3, 1)[valid], labels[valid].long())
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """What the loss of (S,) labels is a mean over: their number, or the sum of their weights.
+        """The divisor of the loss of (S,) labels: their number, or the sum of their weights.
 
         With it the losses of parts add up to a batch's, for gradient accumulation.
 
@@ -90,7 +90,7 @@ class SampleMeanLoss(ClassLoss):
         raise NotImplementedError
 
     def sample_weights(self) -> Tensor | None:
-        """How much a sample of each class counts, (D,); None for 1."""
+        """The weight of a sample of each class, (D,); None for 1."""
         return None
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:

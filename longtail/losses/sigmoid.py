@@ -40,7 +40,7 @@ class SigmoidLoss(SampleMeanLoss):
     initial_bias = -math.log((1 - INITIAL_PROBABILITY) / INITIAL_PROBABILITY)
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """How much each class of each sample counts.
+        """The weight of each class of each sample.
 
         Args:
             logits: (S, K).

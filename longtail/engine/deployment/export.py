@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 
 
 def check_kind(model: nn.Module) -> None:
-    """Refuse a model of a kind that has no form of deployment.
+    """Refuse a model of a kind that cannot be exported.
 
     Raises:
         ValueError: the model is neither an image classifier, nor a semantic segmentor, nor a

@@ -50,7 +50,7 @@ class TimmClassificationBackbone(Backbone):
             drop_path: rate of stochastic depth of the last block, in [0, 1).
 
         Raises:
-            ValueError: timm has no such model, it takes no images of this size, makes no vector
+            ValueError: timm does not have such a model, it takes no images of this size, makes no vector
                 of them, or does not have this option.
         """
         super().__init__()

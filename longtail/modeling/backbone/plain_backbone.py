@@ -58,7 +58,7 @@ class TimmPlainBackbone(StridedBackbone):
             checkpointing: of activations, block by block: less memory for one more forward pass.
 
         Raises:
-            ValueError: timm has no such model, or an option does not fit it.
+            ValueError: timm does not have such a model, or an option does not fit it.
         """
         super().__init__()
         check_name(name)

@@ -142,5 +142,5 @@ class ImageClassifier(nn.Module):
         return self.class_loss(self.class_logits(features), classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """The divisor of the loss of (N,) classes, a scalar: the number or total weight of images."""
+        """The divisor of the loss of (N,) classes, a scalar: images or the sum of their weights."""
         return self.class_loss.normalizer(classes)

@@ -62,7 +62,7 @@ def from_peer(
         of Swin's patch merging get another order.
 
     Raises:
-        ValueError: the peer has no such model, or the two do not have the same tensors.
+        ValueError: the peer does not have such a model, or the two do not have the same tensors.
     """
     names = peer_names(own)
     classifiers = {
@@ -98,7 +98,7 @@ def to_peer(own_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             :func:`longtail.config.deployed_state`).
 
     Raises:
-        ValueError: the peer has no such model.
+        ValueError: the peer does not have such a model.
     """
     names = peer_names(own_state)
     tensors = _merging_reordered({name: own_state[name] for name in names}, (2, 2, -1))

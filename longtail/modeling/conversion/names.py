@@ -138,7 +138,7 @@ def peer_names(own: Iterable[str]) -> dict[str, str]:
         own: the names in the model's state dict, without those that only training has.
 
     Raises:
-        ValueError: the peer has no such backbone, head or tensor.
+        ValueError: the peer does not have such a backbone, head or tensor.
     """
     own = list(own)
     family = family_of(own)

@@ -74,7 +74,7 @@ class UPerHead(SemSegHead):
         ):
             above = lateral(x) + resize(above, size=x.shape[2:])
             results.append(output(above))
-        # The coarsest level has no convolution of its own: pyramid pooling ends with one.
+        # The coarsest level does not have a convolution of its own: pyramid pooling ends with one.
         size = finer[0].shape[2:]
         results = [resize(result, size=size) for result in reversed(results)]
         return self.fusion(torch.cat(results, dim=1))

@@ -43,7 +43,7 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
         Args:
             input_shape: shape of the box features.
             class_weights: (K,) weights w_c of Eq. 11 of the foreground classes.
-            class_groups: classes of the foreground classes by the name of their group, for the log.
+            class_groups: foreground classes by the name of their group, for the log.
             weighted_mean: see :meth:`.Calibrated.add_calibration`.
             calibration: see :meth:`.Calibrated.add_calibration`.
             kwargs: as for LongTailFastRCNNOutputLayers.
