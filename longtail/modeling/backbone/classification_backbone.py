@@ -50,8 +50,8 @@ class TimmClassificationBackbone(Backbone):
             drop_path: rate of stochastic depth of the last block, in [0, 1).
 
         Raises:
-            ValueError: timm does not have such a model, it takes no images of this size, makes no vector
-                of them, or does not have this option.
+            ValueError: timm does not have such a model, or the model does not take images of this
+                size, make a vector of them, or have this option.
         """
         super().__init__()
         check_name(name)

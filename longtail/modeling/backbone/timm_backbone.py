@@ -66,7 +66,7 @@ class TimmBackbone(StridedBackbone):
             checkpointing: of activations, where timm can: less memory for one more forward pass.
 
         Raises:
-            ValueError: timm does not have such a model, or it does not have a pyramid or this option.
+            ValueError: timm does not have such a model, or the model a pyramid or this option.
         """
         super().__init__()
         look, options = _first_look(name)

@@ -111,7 +111,7 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the weights have no calibration, or are not those of this config.
+        ValueError: the weights do not have a calibration, or are not those of this config.
     """
     model = Trainer.build_model(cfg)
     load_second_stage(model, weights)
