@@ -36,7 +36,7 @@ RESNETS = {6: "resnet50c", 23: "resnet101c"}
 
 
 class StandIn:
-    """In the place of whatever a file names besides tensors and plain values: it does nothing."""
+    """A stand-in for whatever a file names besides tensors and plain values: it does nothing."""
 
     def __init__(self, *_: Any) -> None:
         """Take any arguments and keep none."""

@@ -122,7 +122,7 @@ class Checkpointer(DetectionCheckpointer):
 
 
 class CompleteCheckpointer(Checkpointer):
-    """For inference: weights that leave a part of the model random are an error, not a warning."""
+    """A checkpointer for inference, for which missing weights are an error, not a warning."""
 
     missing_remedy = (
         "set MODEL.WEIGHTS to a trained checkpoint, or first train the config that writes it"

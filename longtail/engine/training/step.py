@@ -110,7 +110,7 @@ class StepTrainer(SimpleTrainer):
         return self.model.no_sync() if distributed else nullcontext()
 
     def state_dict(self) -> dict:
-        """With the state of the loss scaling."""
+        """detectron2's state, and that of the loss scaling."""
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:

@@ -58,7 +58,7 @@ class HostMemory(HookBase):
 
 
 class HostMemoryPrinter(EventWriter):
-    """On a machine without GPU, the memory that detectron2's printer leaves out there."""
+    """Log the memory that detectron2's printer leaves out on a machine without a GPU."""
 
     def write(self) -> None:
         """Log the latest peak, in MB, where no GPU is available."""

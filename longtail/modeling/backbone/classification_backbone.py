@@ -125,7 +125,7 @@ def _num_channels(name: str, image_size: int) -> int:
 
 
 def _level_ends(model: nn.Module) -> dict[int, str]:
-    """For each level, log2 of its stride, the path of its last module; {} if they are unknown."""
+    """The path of the last module by log2 of a level's stride; {} if the levels are unknown."""
     info = list(getattr(model, "feature_info", ()))
     ends = {level["reduction"].bit_length() - 1: level["module"] for level in info}
     paths = {path for path, _ in model.named_modules()}

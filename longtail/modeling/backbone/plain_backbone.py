@@ -153,7 +153,7 @@ class TimmPlainBackbone(StridedBackbone):
 
 
 def _rescale(level: str, channels: int) -> nn.Module:
-    """From the patch's stride to the level's."""
+    """Build the layers from the patch's stride to the level's."""
 
     def double() -> nn.Module:
         return nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)

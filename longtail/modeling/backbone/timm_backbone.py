@@ -265,7 +265,7 @@ def _build(name: str, options: dict, indices: list[int], output_stride: int) -> 
 
 
 def _ends(model: nn.Module, levels: list[str]) -> dict[str, str]:
-    """For each level that the model still has, the path of its last module."""
+    """The path of the last module of each level that the model still has."""
     if isinstance(model, HighResolutionNetFeatures):
         return LAST_MODULES
     # timm's feature models wrap the model or flatten its containers into their own names.

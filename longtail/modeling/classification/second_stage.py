@@ -29,7 +29,7 @@ class SecondStageImageClassifier(ImageClassifier):
 
     @torch.no_grad()
     def features(self, batched_inputs: list[dict]) -> Tensor:
-        """As :meth:`ImageClassifier.features`, (N, C) without gradients."""
+        """The (N, C) features that enter the classifier, without gradients."""
         return super().features(batched_inputs)
 
 

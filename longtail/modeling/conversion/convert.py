@@ -117,8 +117,8 @@ def from_backbone(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Bac
         own: the state dict of our model, on any device: its names and shapes count.
 
     Raises:
-        ValueError: our model does not have a backbone of timm, or its tensors are not all there, or others
-            that are part of no classifier.
+        ValueError: our model does not have a backbone of timm, or its tensors are not all
+            there, or others that are not a part of a classifier.
     """
     state = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
     styles = backbone_styles(own)

@@ -161,7 +161,7 @@ def peer_names(own: Iterable[str]) -> dict[str, str]:
 
 
 def backbone_styles(own: Iterable[str]) -> dict[str, dict[str, str]]:
-    """In every style that there is, the names of a backbone's tensors in a file of its own.
+    """List, in every style that there is, the names of a backbone's tensors in a file of its own.
 
     Args:
         own: the names in our model's state dict; heads do not count, nor does a neck.

@@ -75,7 +75,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
-        """As detectron2's, with the class loss as ``loss_cls``.
+        """Compute detectron2's losses with the class loss as ``loss_cls``.
 
         Args:
             predictions: (R, D) logits and box deltas.

@@ -49,7 +49,7 @@ class DisAlignRCNN(GeneralizedRCNN):
         return super().from_config(cfg)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """In training the calibration's losses, otherwise detectron2's predictions."""
+        """Compute the calibration's losses in training, otherwise detectron2's predictions."""
         if not self.training:
             return self.inference(batched_inputs)
         return self.roi_heads.calibration_losses(self.sample_rois(batched_inputs))

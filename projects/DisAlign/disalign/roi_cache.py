@@ -146,7 +146,7 @@ class CachedRoIsMapper:
         self.cache = cache
 
     def __call__(self, record: dict) -> dict[str, list[RoIs]]:
-        """From ``{"index": image}`` to ``{"rois": ...}``, as DisAlignRCNN takes them."""
+        """Turn ``{"index": image}`` into ``{"rois": ...}``, as DisAlignRCNN takes them."""
         # From a generator that SEED seeds, as augmentations are.
         epoch = random.randrange(self.cache.index.epochs)
         return {"rois": self.cache.read(epoch, record["index"])}

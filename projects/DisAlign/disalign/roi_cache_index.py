@@ -72,7 +72,7 @@ class Index:
         return [shard for shard in shards if shard_name(shard) not in there]
 
     def differences(self, other: "Index") -> list[str]:
-        """In what the other cache's features differ, in words; empty if they are the same."""
+        """Describe in what the other cache's features differ; empty if they are the same."""
         found = ["version of the format"] if self.version != other.version else []
         found += ["file of weights"] if self.weights != other.weights else []
         keys = sorted(
