@@ -108,7 +108,7 @@ class Checkpointer(DetectionCheckpointer):
         data = _load_arrays(filename) if is_pickle else load_tensors(filename)
         if not isinstance(data, dict):
             raise ValueError(
-                f"the weights {filename} are not a checkpoint: expected tensors by name, got "
+                f"the weights {filename} are no checkpoint: expected tensors by name, got "
                 f"{type(data).__name__}"
             )
         if not is_pickle:
@@ -201,7 +201,7 @@ def load_tensors(file: str) -> Any:
     except pickle.UnpicklingError:
         # torch's message is a page on how to load the file nevertheless.
         raise ValueError(
-            f"the weights {file} hold more than tensors and plain values, or are not a checkpoint: "
+            f"the weights {file} hold more than tensors and plain values, or are no checkpoint: "
             "not loaded, the file could run code"
         ) from None
     except Exception as error:

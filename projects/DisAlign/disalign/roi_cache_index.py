@@ -166,9 +166,7 @@ def read_index(folder: str | os.PathLike) -> Index:
     """
     path = Path(folder) / INDEX_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a cache of RoI features: it does not have {INDEX_FILE}"
-        )
+        raise FileNotFoundError(f"{folder} is no cache of RoI features: it has no {INDEX_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Index(**{field.name: content[field.name] for field in fields(Index)})
