@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every public builder works after its own package alone was imported, in a fresh interpreter.
 
 A test process has imported everything: what only works after some other import passes there.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models of the semantic segmentation configs: parameters, one step, and the optimizer."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings of the branch: the paper's without being told, and each key where it belongs."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order in which training images are drawn.
 
 Shapes: N images, K classes.

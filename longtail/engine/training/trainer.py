@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainer: detectron2's, on any device, with mixed precision of either type."""
 
 import logging
@@ -6,6 +7,7 @@ import resource
 import sys
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from longtail.config import installed_projects
@@ -47,6 +50,7 @@ class HostMemory(HookBase):
     """Log the peak memory of the process, for runs without a GPU."""
 
     def after_step(self) -> None:
+        """Put the peak so far, in MB, into the storage."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # macOS counts bytes, Linux kilobytes.
         peak_mb = peak / (2**20 if sys.platform == "darwin" else 2**10)
@@ -54,9 +58,10 @@ class HostMemory(HookBase):
 
 
 class HostMemoryPrinter(EventWriter):
-    """On a machine without GPU, the memory that detectron2's printer leaves out there."""
+    """Log the memory that detectron2's printer leaves out on a machine without a GPU."""
 
     def write(self) -> None:
+        """Log the latest peak, in MB, where no GPU is available."""
         memory = get_event_storage().latest().get("max_host_mem_mb")
         if memory is not None and not torch.cuda.is_available():
             logging.getLogger(__name__).info("max_host_mem: %.0fM", memory[0])
@@ -71,7 +76,8 @@ class Trainer(StatefulTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """
+        """Build model, optimizer, data and hooks, after checks of the config.
+
         Args:
             cfg: the complete config.
         """
@@ -147,14 +153,16 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer by :func:`.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Build the schedule by :func:`.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
         """Images, or what a project reads in their place."""
         for project in installed_projects():
             if (loader := project.train_loader(cfg)) is not None:
@@ -171,7 +179,8 @@ class Trainer(StatefulTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Build the loader of a test set, in batches for image classification."""
         mapper = build_mapper(cfg, dataset_name, is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         if not isinstance(mapper, ClassificationDatasetMapper):
@@ -187,6 +196,7 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test set, which writes into OUTPUT_DIR/inference."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training on a CPU, end to end on tiny images."""
 
 import json
