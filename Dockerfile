@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Everything from the package index; see docs/installation.md.
 FROM python:3.11-slim
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # make demo | disalign | test | lint | bench: each sets everything up first, in .venv (about two
 # minutes, once).
 # make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10 to 3.13.

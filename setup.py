@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three packages, what they need and what they register; constraints.txt pins the versions.
 
 Two things are not named below. detectron2 has no release on the package index:

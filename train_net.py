@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
 """Train and evaluate every model of the project, from a checkout: the same as ``longtail train``.
 
 python train_net.py --config-file configs/quickstart/deeplabv3plus_lite0_rr.yaml

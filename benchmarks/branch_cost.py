@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the region branch adds to a DeepLabV3+ training step: time and memory.
 
     python benchmarks/branch_cost.py

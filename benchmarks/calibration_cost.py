@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What methods cost when a model is used: DisAlign's calibration a forward, post hoc methods once.
 
     python benchmarks/calibration_cost.py
@@ -47,6 +48,7 @@ class Stopwatch:
     """The seconds that the calibration of a model takes in one forward, and the rows it gets."""
 
     def __init__(self, model: nn.Module) -> None:
+        """Hook every calibration of ``model``."""
         self.total, self.rows = 0.0, 0
         for module in model.modules():
             if isinstance(module, AdaptiveCalibration):

@@ -1,7 +1,8 @@
-"""Baseline and Region Rebalance on CamVid: several seeds, equal budgets, one command.
+# SPDX-License-Identifier: Apache-2.0
+r"""Baseline and Region Rebalance on CamVid: several seeds, equal budgets, one command.
 
     python benchmarks/camvid.py --data path/to/camvid
-    python benchmarks/camvid.py --data path/to/camvid --seeds 0 --iterations 200 \\
+    python benchmarks/camvid.py --data path/to/camvid --seeds 0 --iterations 200 \
         --result camvid_architectures --models fcn_lite0 upernet_swin_T
 
 ``--data`` holds the SegNet layout ({train,val} images and {train,val}annot label maps). Stopped, it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of a class statistics pass, against the time that decoding its label maps takes.
 
     python benchmarks/class_statistics.py [--labels DIR]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every method on long-tailed image classification: real digits and generated images, five seeds.
 
     python benchmarks/classification.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every benchmark records beside its figures: machine, versions, command, date."""
 
 import datetime

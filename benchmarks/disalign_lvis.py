@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DisAlign on long-tailed instances: stage 1, stage 1 + stage 2, repeat factor sampling.
 
     python benchmarks/disalign_lvis.py                          # generated scenes, three seeds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What DisAlign's second stage saves in a training step: time and memory.
 
     python benchmarks/disalign_stage2.py
@@ -24,6 +25,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import ROOT, in_child, memory, save_result, start_memory
@@ -116,7 +118,7 @@ def plant_proposals(rpn: torch.nn.Module, inputs: list[dict]) -> None:
         planted.append(boxes + ((boxes[:, 2:] - boxes[:, :2]) * shift).repeat(1, 2))
     predict = rpn.predict_proposals
 
-    def predict_with_planted(*arguments):
+    def predict_with_planted(*arguments: Any) -> list[Instances]:
         proposals = predict(*arguments)
         for of_image, boxes in zip(proposals, planted, strict=True):
             of_image.proposal_boxes.tensor[-len(boxes) :] = boxes
@@ -167,7 +169,7 @@ def gradient_difference(plain: torch.nn.Module, stage2: torch.nn.Module, inputs:
     plain.load_state_dict(stage2.state_dict())
     sample, sampled = plain.roi_heads.label_and_sample_proposals, []
 
-    def record(*arguments):
+    def record(*arguments: Any) -> list[Instances]:
         sampled.append(sample(*arguments))
         return sampled[0]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What DisAlign's second stage saves in a training step of semantic segmentation: time and memory.
 
     taskset -c 0 python benchmarks/disalign_stage2_sem_seg.py

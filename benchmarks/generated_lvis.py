@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotations and detections on LVIS's scale, for ``lvis_evaluator.py``.
 
 The annotations resemble LVIS v1's: a long tail of categories, about 12 instances an image in
@@ -8,6 +9,7 @@ Masks are those of ellipses.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,8 @@ class Stored:
     """The generated detections, as arrays in memory."""
 
     def __init__(self, folder: str) -> None:
-        """
+        """Load the detections, masks still encoded.
+
         Args:
             folder: where :func:`generate` wrote them.
         """
@@ -133,7 +136,4 @@ class Stored:
         """RLEs of one image."""
         start = 0 if image == 0 else int(self.ends[image - 1, -1])
         bounds = [start, *self.ends[image].tolist()]
-        return [
-            {"size": [HEIGHT, WIDTH], "counts": self.counts[a:b]}
-            for a, b in zip(bounds, bounds[1:], strict=False)
-        ]
+        return [{"size": [HEIGHT, WIDTH], "counts": self.counts[a:b]} for a, b in pairwise(bounds)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kill trainings at random moments, resume them, compare the end with an unbroken run, bit for bit.
 
     python benchmarks/kills.py [--kills 50] [--variants ...]
@@ -113,6 +114,7 @@ class Bench:
     """Trainings of the variants in one folder."""
 
     def __init__(self, folder: Path) -> None:
+        """Generate the data sets in the folder, where they are not there yet."""
         self.folder = folder
         datasets = folder / "datasets"
         self.environment = {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time and memory of our LVIS evaluation against lvis-api, on generated detections.
 
 Each side runs in a process of its own, boxes and masks, on the same annotation file and the same
@@ -62,6 +63,7 @@ class Clock:
     """Wall and processor seconds by name; both sides run in one thread."""
 
     def __init__(self) -> None:
+        """Start with no names."""
         self.wall: dict[str, float] = {}
         self.cpu: dict[str, float] = {}
 

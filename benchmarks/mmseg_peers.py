@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mmsegmentation's model of the same architecture as one of our configs.
 
 mmsegmentation has an environment of its own, so that the project's keeps its packages. It finds
@@ -13,7 +14,7 @@ import re
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode
@@ -56,7 +57,7 @@ CONFIGS = {
 class _NoOps(types.ModuleType):
     """Stands for mmcv's compiled operators, each an empty class under its name."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -84,7 +85,7 @@ def peer_config(cfg: CfgNode) -> str:
 
 
 def build_peer(cfg: CfgNode) -> nn.Module:
-    """mmsegmentation's ``EncoderDecoder`` with the classes and the image size of ``cfg``.
+    """Build mmsegmentation's ``EncoderDecoder`` with the classes and the image size of ``cfg``.
 
     It has random weights and plain batch normalization (that over several processes needs a GPU).
     Called as a module its input is a normalised (N, 3, h, w) batch; its ``test_step`` begins with
@@ -125,7 +126,7 @@ def build_peer_optimizer(cfg: CfgNode, peer: nn.Module) -> torch.optim.Optimizer
 def predict(
     peer: nn.Module, image: Tensor, size: tuple[int, int], test_cfg: dict | None = None
 ) -> Tensor:
-    """mmsegmentation's logits of an image, from its preprocessing to the original size.
+    """Logits of an image by mmsegmentation, from its preprocessing to the original size.
 
     Args:
         peer: what :func:`build_peer` gave, in evaluation mode.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether every parameter has the learning rate and the weight decay that it has in mmsegmentation.
 
     peers/bin/python benchmarks/peer_optimizer.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether our models compute what mmsegmentation's do with the same weights, at full size.
 
     peers/bin/python benchmarks/peer_parity.py
@@ -87,7 +88,7 @@ def randomize(model: nn.Module) -> None:
 
 
 def difference(own: Tensor, peer: Tensor) -> float:
-    """max |own - peer| / max |peer|."""
+    """Largest difference, max |own - peer| / max |peer|."""
     if own.shape != peer.shape:
         raise ValueError(f"ours is {tuple(own.shape)}, the peer's {tuple(peer.shape)}")
     relative = ((own - peer).abs().max() / peer.abs().max()).item()
@@ -231,9 +232,11 @@ def load(path: Path) -> CfgNode:
     return load_config(
         str(path),
         # Weights come from the peer.
-        ["MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "MODEL.DEVICE", "cpu"]
-        + ["MODEL.TIMM.IMAGE_SIZE", str(PLAIN_SIZE)]
-        + ["MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE", "False"],
+        [
+            *("MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "MODEL.DEVICE", "cpu"),
+            *("MODEL.TIMM.IMAGE_SIZE", str(PLAIN_SIZE)),
+            *("MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE", "False"),
+        ],
     )
 
 

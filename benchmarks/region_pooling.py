@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Region pooling: time against reading the features and writing their gradient, and memory.
 
     python benchmarks/region_pooling.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare two finished trainings bit for bit: weights, optimizer, positions, metrics."""
 
 import json
@@ -15,7 +16,8 @@ def differences(first: Path, second: Path) -> list[str]:
     """Name what differs between the final checkpoints and the metrics of two runs, but for times.
 
     Args:
-        first, second: their folders.
+        first: folder of one run.
+        second: folder of the other.
 
     Raises:
         ValueError: metrics.json holds an iteration twice.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time per image of our semantic evaluator against detectron2's `SemSegEvaluator.process`.
 
 Both get the same logits and read the same ground truth file, one after the other in every round,

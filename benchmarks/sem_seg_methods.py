@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DisAlign, Region Rebalance and both together in semantic segmentation.
 
     python benchmarks/sem_seg_methods.py --camvid path/to/camvid

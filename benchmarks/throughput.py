@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training throughput and memory of every semantic segmentation architecture.
 
     python benchmarks/throughput.py

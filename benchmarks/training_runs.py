@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trainings that a benchmark starts: one process each, never repeated once they are finished."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a command: ``python -m longtail NAME ...``, the same as ``longtail NAME ...``."""
 
 from longtail.commands import main

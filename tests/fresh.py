@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that each run in an interpreter in which no module of this project was imported."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an error has to say, whatever its words: the key, what was given, the key of the remedy."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ImageNet weights that a package carries, read by other code than the project's."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a test's function in two processes that talk through gloo."""
 
 import os

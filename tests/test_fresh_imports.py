@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every public builder works after its own package alone was imported, in a fresh interpreter.
 
 A test process has imported everything: what only works after some other import passes there.
@@ -162,7 +163,7 @@ def test_losses(folder):
 
 def test_models(folder):
     kinds, prior = run(folder, MODELING, MODELING_RUN)
-    assert kinds == ["SemanticSegmentor", "ImageClassifier", "GeneralizedRCNN"]
+    assert kinds == ["LongTailSemanticSegmentor", "ImageClassifier", "GeneralizedRCNN"]
     assert prior == [1, 1, 1]
 
 
@@ -181,4 +182,4 @@ def test_configs(folder):
 def test_engine(folder):
     kinds, weights = run(folder, ENGINE, ENGINE_RUN)
     assert kinds[0] == "RegionRebalanceHead" and weights == REWEIGHTED
-    assert kinds[1:] == ["SemSegDatasetMapper", "SGD", "SemanticSegmentor"]
+    assert kinds[1:] == ["SemSegDatasetMapper", "SGD", "LongTailSemanticSegmentor"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The imports of the packages, read from the sources."""
 
 import ast

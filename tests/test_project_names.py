@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail knows no project by name: not in code, not in strings, not in a comment's identifiers.
 
 Citing a paper in prose is something else: "Table 16 of the DisAlign paper".

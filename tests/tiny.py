@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smallest data, config and model that still go through everything."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tiny long-tailed set of images of one class each, and a small model for it."""
 
 from collections.abc import Sequence

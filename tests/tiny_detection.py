@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smallest LVIS data and the smallest Mask and Cascade R-CNN that still go through everything.
 
 Three classes of coloured rectangles: "red" in every image, "green" in half of them, "blue" in one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second stage with random weights on six tiny images, for what concerns cached RoI features."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw the README's picture, docs/effect.png, from what the benchmarks have measured.
 
 python tools/draw_effect.py

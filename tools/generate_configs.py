@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the leaves of configs/ and configs/README.md from the papers' tables.
 
     python tools/generate_configs.py
@@ -98,6 +99,7 @@ class Configs:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read the tables, the notes and the settings of ``folder``."""
         self.folder = folder
         self.leaves = tables.read_leaves(folder / "tables")
         self.rows = tables.rows_of(self.leaves, tables.read_tables(folder / "tables"))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands, one a module: ``longtail NAME ...`` runs ``main`` of the module NAME.
 
 A module's docstring opens with the line that the overview shows. Projects add commands of their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Print how often every class of a registered data set occurs, and its imbalance factors.
 
 longtail class-statistics --dataset ade20k_sem_seg_train

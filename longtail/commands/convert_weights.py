@@ -1,6 +1,7 @@
-"""Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
+# SPDX-License-Identifier: Apache-2.0
+r"""Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
 
-longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \\
+longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \
     --config-file ADE20K/pspnet_R_50c_160k.yaml
 longtail convert-weights output/model_final.pth for_mmseg.pth --to-mmseg
 longtail convert-weights resnet50_v1c.pth weights/resnet50c_imagenet.pth
@@ -35,12 +36,14 @@ RESNETS = {6: "resnet50c", 23: "resnet101c"}
 
 
 class StandIn:
-    """In the place of whatever a file names besides tensors and plain values: it does nothing."""
+    """A stand-in for whatever a file names besides tensors and plain values: it does nothing."""
 
     def __init__(self, *_: Any) -> None:
+        """Take any arguments and keep none."""
         pass
 
     def __setstate__(self, state: Any) -> None:
+        """Take any state and keep none."""
         pass
 
 

@@ -1,6 +1,7 @@
-"""Write a trained model for deployment, and prove that the file computes the same.
+# SPDX-License-Identifier: Apache-2.0
+r"""Write a trained model for deployment, and prove that the file computes the same.
 
-    longtail export --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\
+    longtail export --config-file STAGE2.yaml --weights STAGE2/model_final.pth \
         --output deployed.pth
 
 A checkpoint of the baseline is written wherever that is exact: whatever reads detectron2's
@@ -93,7 +94,8 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
-    """
+    """Refuse weights of which the model would leave a project's tensors out.
+
     Raises:
         ValueError: the weights have tensors that a project deploys, and the model lacks them.
     """

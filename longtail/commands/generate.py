@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generate the long-tailed data set of the quick start, or one of another kind.
 
 longtail generate                   label maps: synthetic_sem_seg_{train,val}

@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Install detectron2 0.6 where none is installed yet.
 
-detectron2 has no release on the package index under its own name, but ``pb1-detectron2==0.6`` is
-a verbatim upload of its official 0.6 Python sources. This command takes those sources, lets pip
-check their sha256 before anything in them is opened or run, changes what current torch, numpy,
-Pillow and Python need changed (longtail/utils/detectron2_edits.py), builds a wheel without the C++
-extension and installs it. A detectron2 that is there already, 0.6 or a build of main, is kept.
+detectron2 does not have a release on the package index under its own name, but
+``pb1-detectron2==0.6`` is a verbatim upload of its official 0.6 Python sources. This command takes
+those sources, lets pip check their sha256 before anything in them is opened or run, changes what
+current torch, numpy, Pillow and Python need changed (longtail/utils/detectron2_edits.py), builds a
+wheel without the C++ extension and installs it. A detectron2 that is there already, 0.6 or a build
+of main, is kept.
 
     longtail install-detectron2
 """
@@ -172,7 +174,7 @@ def _last_line(output: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; it has no arguments."""
+    """The command line, without arguments."""
     return command_parser("install-detectron2", __doc__)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bring a downloaded data set into the layout that training expects.
 
     longtail prepare ade20k

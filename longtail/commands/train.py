@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train and evaluate the model of a config.
 
 longtail train --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml
@@ -78,7 +79,8 @@ def _owned(cfg: CfgNode, args: argparse.Namespace) -> contextlib.AbstractContext
 
 
 def _check(cfg: CfgNode, eval_only: bool) -> None:
-    """
+    """Refuse a config whose options do not belong together.
+
     Raises:
         ValueError: options that do not belong together.
     """

@@ -1,9 +1,10 @@
-"""Picture predictions: image, ground truth and one or more predictions side by side.
+# SPDX-License-Identifier: Apache-2.0
+r"""Picture predictions: image, ground truth and one or more predictions side by side.
 
 Models on images of a data set, on images of one's own, and predictions that were saved before:
 
-    longtail visualize --output pictures --num-images 8 \\
-        --model baseline CamVid/deeplabv3plus_lite0.yaml baseline.pth \\
+    longtail visualize --output pictures --num-images 8 \
+        --model baseline CamVid/deeplabv3plus_lite0.yaml baseline.pth \
         --model longer CamVid/deeplabv3plus_lite0.yaml longer.pth
     longtail visualize --output pictures --model longer CONFIG WEIGHTS --images street.jpg
     longtail visualize --output pictures --dataset ade20k_sem_seg_val --predictions FCN DIR

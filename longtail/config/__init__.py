@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configs: the declared keys, loading, what is left for inference, and the installed projects."""
 
 from longtail.config.keys import add_longtail_config

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values that no run can work with, said when a config is loaded and not when they are used."""
 
 import difflib

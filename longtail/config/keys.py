@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config keys of longtail; projects add their own."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 
-def add_longtail_config(cfg: CN) -> None:
+def add_longtail_config(cfg: CfgNode) -> None:
     """Add the keys of backbones, heads, data, solver and evaluation to ``cfg``.
 
     Keys that detectron2 or its DeepLab project declares (``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA``,
@@ -23,7 +24,7 @@ def add_longtail_config(cfg: CN) -> None:
     _add_class_loss_config(cfg)
     _add_data_config(cfg)
     _add_solver_config(cfg)
-    cfg.TEST.SEM_SEG = CN()
+    cfg.TEST.SEM_SEG = CfgNode()
     # Also write the predictions as COCO run-length encodings (slow, large).
     cfg.TEST.SEM_SEG.WRITE_PREDICTIONS = False
     # "whole": the image at once; "slide": the mean of the logits of windows of CROP_SIZE (height,
@@ -36,8 +37,8 @@ def add_longtail_config(cfg: CN) -> None:
     _add_lvis_config(cfg)
 
 
-def _add_lvis_config(cfg: CN) -> None:
-    cfg.TEST.LVIS = CN()
+def _add_lvis_config(cfg: CfgNode) -> None:
+    cfg.TEST.LVIS = CfgNode()
     # "standard": 300 detections an image; "fixed": 10,000 a category over the whole set instead;
     # "pool": the same, ranked together over categories. The last two need a large
     # TEST.DETECTIONS_PER_IMAGE to mean what their paper means.
@@ -46,11 +47,11 @@ def _add_lvis_config(cfg: CN) -> None:
     cfg.TEST.LVIS.KEEP_ALL_DETECTIONS = False
 
 
-def _add_model_config(cfg: CN) -> None:
+def _add_model_config(cfg: CfgNode) -> None:
     # Backbones TimmBackbone, any timm model with a feature pyramid, TimmPlainBackbone, a vision
     # transformer of one resolution, and TimmClassificationBackbone, any timm model, one vector an
     # image.
-    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = "resnet50c"
     # Stride of the last level: 32, 16 or 8 (strides become dilations).
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32
@@ -95,7 +96,7 @@ def _add_model_config(cfg: CN) -> None:
     # focal, ldam_drw, seesaw.
     head.PIXEL_LOSS = "cross_entropy"
     # Auxiliary FCN head in training, with the same pixel loss.
-    head.AUXILIARY = CN()
+    head.AUXILIARY = CfgNode()
     # Its weight; 0 for no auxiliary head.
     head.AUXILIARY.LOSS_WEIGHT = 0.4
     head.AUXILIARY.IN_FEATURE = "res4"
@@ -107,11 +108,11 @@ def _add_model_config(cfg: CN) -> None:
     head.COARSE_LOSS_WEIGHT = 0.4
 
 
-def _add_classifier_config(cfg: CN) -> None:
+def _add_classifier_config(cfg: CfgNode) -> None:
     # Image classification: META_ARCHITECTURE ImageClassifier (first stage), or a second stage with
     # frozen features: RetrainedImageClassifier (cRT, or the empirical bound), ScaledImageClassifier
     # (LWS), or that of a project. Backbone: TimmClassificationBackbone.
-    cfg.MODEL.CLASSIFIER = CN()
+    cfg.MODEL.CLASSIFIER = CfgNode()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
     # "linear" or "cosine".
     cfg.MODEL.CLASSIFIER.TYPE = "linear"
@@ -120,7 +121,7 @@ def _add_classifier_config(cfg: CN) -> None:
 
     # What changes a trained linear classifier without training, when a checkpoint is evaluated:
     # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only).
-    cfg.MODEL.POST_HOC = CN()
+    cfg.MODEL.POST_HOC = CfgNode()
     cfg.MODEL.POST_HOC.METHOD = ""
     # tau_norm: logits are divided by |w_j|^tau; 0 leaves them, 1 normalizes the weights.
     cfg.MODEL.POST_HOC.TAU = 1.0
@@ -128,13 +129,13 @@ def _add_classifier_config(cfg: CN) -> None:
     cfg.MODEL.POST_HOC.LAMBDA = 1.0
 
 
-def _add_class_loss_config(cfg: CN) -> None:
+def _add_class_loss_config(cfg: CfgNode) -> None:
     # The loss of a detector's box classifier. All tasks: cross_entropy, reweighted_cross_entropy,
     # class_balanced, focal, ldam_drw, seesaw. Images and detectors: balanced_softmax (on pixels
     # there are two, by their priors), eql, eqlv2, bags. Detectors on LVIS: federated.
     cfg.MODEL.ROI_BOX_HEAD.CLASS_LOSS = "cross_entropy"
     # What the losses leave open, on every task.
-    loss = cfg.MODEL.CLASS_LOSS = CN()
+    loss = cfg.MODEL.CLASS_LOSS = CfgNode()
     # reweighted_cross_entropy: w_c proportional to (1 / n_c)^exponent, with mean 1.
     loss.REWEIGHT_EXPONENT = 1.0
     # class_balanced: beta in [0, 1) of the effective number (1 - beta^n) / (1 - beta); also of the
@@ -168,11 +169,11 @@ def _add_class_loss_config(cfg: CN) -> None:
     loss.FEDERATED_POWER = 0.5
 
 
-def _add_data_config(cfg: CN) -> None:
+def _add_data_config(cfg: CfgNode) -> None:
     # Image classification, in training: a crop of this part of the area, resized to SIZE
     # (pixels), flipped as INPUT.RANDOM_FLIP says, with brightness, contrast and saturation changed
     # by up to COLOR_JITTER. In testing: shorter side TEST_RESIZE, then the center of SIZE.
-    cfg.INPUT.CLASSIFICATION = CN()
+    cfg.INPUT.CLASSIFICATION = CfgNode()
     cfg.INPUT.CLASSIFICATION.SIZE = 224
     cfg.INPUT.CLASSIFICATION.CROP_SCALE = [0.08, 1.0]
     cfg.INPUT.CLASSIFICATION.COLOR_JITTER = 0.4
@@ -184,7 +185,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.PHOTOMETRIC = True
 
 
-def _add_solver_config(cfg: CN) -> None:
+def _add_solver_config(cfg: CfgNode) -> None:
     # RandomSubsetTrainingSampler: the part of the images; detectron2 0.6 uses it undeclared.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # "SGD" or "AdamW".

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading configs: defaults of longtail and of all projects, a file, then ``KEY VALUE`` pairs."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The additions of projects to longtail, and the projects that are installed.
 
 A project is a package that registers one :class:`Project` under the entry-point group

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The papers' tables as data: what each row prints, which config runs it, what it gave here.
 
 ``configs/tables`` holds one CSV file a printed table, one line a training run of it; ``tables.csv``
@@ -60,6 +61,7 @@ class Measurement:
     deviation: Decimal | None
 
     def __str__(self) -> str:
+        """Format as ``mean`` or ``mean ± deviation``."""
         return f"{self.mean}" if self.deviation is None else f"{self.mean} ± {self.deviation}"
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training, testing and launching: what brings data, models and evaluation together."""
 
 from longtail.engine.inference.tta import SemanticSegmentorWithTTA

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are written whole and read without running code from them."""
 
 import logging
@@ -95,7 +96,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, holds more than tensors and plain values, or is of
-                another architecture: it has not one tensor of the model, or less than half of
+                another architecture: it lacks every tensor of the model, or more than half of
                 those of its backbone.
         """
         # With several processes the file may be on the main one's machine alone.
@@ -153,7 +154,7 @@ class Checkpointer(DetectionCheckpointer):
 
 
 class CompleteCheckpointer(Checkpointer):
-    """For inference: weights that leave a part of the model random are an error, not a warning."""
+    """A checkpointer for inference, for which missing weights are an error, not a warning."""
 
     missing_remedy = (
         "set MODEL.WEIGHTS to a trained checkpoint, or first train the config that writes it"
@@ -194,14 +195,14 @@ class CompleteCheckpointer(Checkpointer):
             )
 
 
-class _ForeignGlobal(Exception):
+class _ForeignGlobalError(Exception):
     """A pickle names something that is not a part of weights."""
 
 
 class _NumpyUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PICKLE_GLOBALS:
-            raise _ForeignGlobal(f"{module}.{name}")
+            raise _ForeignGlobalError(f"{module}.{name}")
         return super().find_class(module, name)
 
 
@@ -209,7 +210,7 @@ def _load_arrays(file: str) -> Any:
     try:
         with open(file, "rb") as stream:
             return _NumpyUnpickler(stream, encoding="latin1").load()
-    except _ForeignGlobal as error:
+    except _ForeignGlobalError as error:
         raise ValueError(
             f"the weights {file} name {error}, which weights have no need of: not loaded, the file "
             "could run code"

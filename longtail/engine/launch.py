@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starting processes: detectron2's launcher, or the ones that torchrun has started."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a run: one run at a time, none overwritten by accident, and its checkpoints."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluators and the pure metric functions that they use."""
 
 from longtail.evaluation.build import build_evaluator

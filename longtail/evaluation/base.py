@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part that the evaluators of all tasks share: a registered data set and several processes."""
 
 from pathlib import Path

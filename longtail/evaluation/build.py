@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The choice of a data set's evaluator by the type in its metadata."""
 
 from detectron2.config import CfgNode

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics that more than one task reports, as pure functions.
 
 Shapes: K classes.

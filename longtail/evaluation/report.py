@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports over a closed set of classes: what the tasks share of their dicts, files and tables.
 
 A report is a dict ``{<overall metric>: value, ..., "groups": {group: {<metric>: value, ...,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every loss of a classifier once, for images, pixels and boxes; importing registers all names."""
 
 import longtail.losses.builders  # noqa: F401  (registers)

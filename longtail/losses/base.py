@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a loss of class scores, on any task.
 
 Shape alphabet:
@@ -26,7 +27,8 @@ class ClassLoss(nn.Module):
     initial_bias = 0.0
 
     def __init__(self, num_classes: int, *, background: bool = False) -> None:
-        """
+        """Set the number of classes and whether there is a background.
+
         Args:
             num_classes: K.
             background: whether samples may be background, with label and last column K.
@@ -66,7 +68,7 @@ class ClassLoss(nn.Module):
         return self(logits.permute(0, 2, 3, 1)[valid], labels[valid].long())
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """What the loss of (S,) labels is a mean over: their number, or the sum of their weights.
+        """The divisor of the loss of (S,) labels: their number, or the sum of their weights.
 
         With it the losses of parts add up to a batch's, for gradient accumulation.
 
@@ -88,10 +90,11 @@ class SampleMeanLoss(ClassLoss):
         raise NotImplementedError
 
     def sample_weights(self) -> Tensor | None:
-        """How much a sample of each class counts, (D,); None for 1."""
+        """The weight of a sample of each class, (D,); None for 1."""
         return None
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to the weighted mean of the samples' losses, a scalar."""
         losses = self.sample_losses(at_least_float32(logits), classes)
         weights = self.sample_weights()
         if weights is not None:
@@ -99,6 +102,7 @@ class SampleMeanLoss(ClassLoss):
         return losses.sum() / mean_over_processes(self.normalizer(classes))
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """The samples of (S,) classes, or the sum of their weights."""
         return total_weight(classes, self.sample_weights())
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tasks, the registry of losses, and building one by its name in a config.
 
 This module and :mod:`longtail.losses.builders` are the only ones here that know configs, class

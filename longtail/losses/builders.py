@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses by their names in configs: what each reads from ``MODEL.CLASS_LOSS`` and statistics.
 
 Importing :mod:`longtail.losses` registers them all.

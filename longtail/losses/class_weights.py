@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of classes from how often they occur, as pure functions.
 
 Shape alphabet:
@@ -28,7 +29,7 @@ def scale_to_mean_one(values: Tensor, class_counts: Tensor) -> Tensor:
 def inverse_frequency_weights(
     class_counts: Tensor, exponent: float = 1.0, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Re-weighting by inverse frequency, with mean 1:
+    """Re-weighting by inverse frequency, with mean 1.
 
         w_c = K (1 / n_c)^exponent / sum_k (1 / n_k)^exponent
 
@@ -57,7 +58,7 @@ def inverse_frequency_weights(
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
-    """Re-weighting by the effective number of samples (Cui et al. 2019), with mean 1:
+    """Re-weighting by the effective number of samples (Cui et al. 2019), with mean 1.
 
         w_c proportional to (1 - beta) / (1 - beta^n_c)
 

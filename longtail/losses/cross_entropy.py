@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weighted and balanced cross-entropy of images, pixels, boxes, regions and the alignment.
 
 Shape alphabet:
@@ -28,7 +29,7 @@ def cross_entropy(
     ignore_label: int = NO_LABEL,
     weighted_mean: bool = True,
 ) -> Tensor:
-    """Softmax cross-entropy, re-weighted and balanced as the two papers do it:
+    """Softmax cross-entropy, re-weighted and balanced as the two papers do it.
 
         L = sum_i w(y_i) l_i / sum_i w(y_i)
         l_i = -log( F(y_i) exp(z_iy) / sum_k F(k) exp(z_ik) )
@@ -82,9 +83,11 @@ class CrossEntropy(ClassLoss):
         class_weight: Tensor | None = None,
         class_prior: Tensor | None = None,
     ) -> None:
-        """
+        """Register the weights and the prior of the classes.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             class_weight: (D,) weights >= 0, or None for 1.
             class_prior: (D,) frequencies >= 0, or None for plain softmax; a class of frequency 0
                 leaves the denominator and must not occur.
@@ -95,6 +98,7 @@ class CrossEntropy(ClassLoss):
         self.register_buffer("class_prior", class_prior, persistent=False)
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to a scalar."""
         return self.of_pixels(logits, classes, NO_LABEL)
 
     def of_pixels(self, logits: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
@@ -108,4 +112,5 @@ class CrossEntropy(ClassLoss):
         )
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """The samples of (S,) classes, or the sum of their weights."""
         return total_weight(classes, self.class_weight)

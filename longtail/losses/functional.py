@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses against long tails as pure functions, without the mean over samples.
 
 Weighted and balanced softmax are :func:`longtail.losses.cross_entropy.cross_entropy`.
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 
 def focal_loss(logits: Tensor, classes: Tensor, gamma: float) -> Tensor:
-    """Focal loss (Lin et al. 2017) of a softmax:
+    """Focal loss (Lin et al. 2017) of a softmax.
 
         l = -(1 - p_y)^gamma log p_y
 
@@ -53,7 +54,7 @@ def ldam_margins(class_counts: Tensor, largest: float) -> Tensor:
 
 
 def ldam_loss(logits: Tensor, classes: Tensor, margins: Tensor) -> Tensor:
-    """Label-distribution-aware margin loss (Cao et al. 2019):
+    """Label-distribution-aware margin loss (Cao et al. 2019).
 
         l = -log( exp(z_y - Delta_y) / (exp(z_y - Delta_y) + sum_(j != y) exp(z_j)) )
 
@@ -81,7 +82,7 @@ def seesaw_loss(
     *,
     background: bool = False,
 ) -> Tensor:
-    """Seesaw loss (Wang et al. 2021):
+    """Seesaw loss (Wang et al. 2021).
 
         l = -log( exp(z_y) / (exp(z_y) + sum_(j != y) M_yj C_yj exp(z_j)) )
         M_yj = min(1, (n_j / n_y)^p)              mitigates: tail classes are pushed down less
@@ -94,7 +95,8 @@ def seesaw_loss(
         logits: (S, D).
         classes: (S,) integers in 0..D-1.
         class_counts: (D,) n >= 0, seen so far; a class that was not seen counts as one sample.
-        p, q: exponents >= 0.
+        p: exponent >= 0 of the mitigation.
+        q: exponent >= 0 of the compensation.
         background: whether D - 1 is the background, for whose samples M is 1.
 
     Returns:
@@ -111,7 +113,7 @@ def seesaw_loss(
 
 
 def softmax_equalization_loss(logits: Tensor, classes: Tensor, left_out: Tensor) -> Tensor:
-    """Softmax equalization loss (Tan et al. 2020):
+    """Softmax equalization loss (Tan et al. 2020).
 
         l = -log( exp(z_y) / (exp(z_y) + sum_(j != y) (1 - beta_j T_j) exp(z_j)) )
 
@@ -146,7 +148,7 @@ def sigmoid_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def equalization_weights(targets: Tensor, tail: Tensor) -> Tensor:
-    """Weights of the equalization loss (Tan et al. 2020) on sigmoid losses:
+    """Weights of the equalization loss (Tan et al. 2020) on sigmoid losses.
 
         w_j = 1 - E T_j (1 - y_j)
 
@@ -165,7 +167,7 @@ def equalization_weights(targets: Tensor, tail: Tensor) -> Tensor:
 def gradient_guided_weights(
     positive: Tensor, negative: Tensor, *, gamma: float, mu: float, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Weights of the equalization loss v2 (Tan et al. 2021) on sigmoid losses:
+    """Weights of the equalization loss v2 (Tan et al. 2021) on sigmoid losses.
 
         r_j = f(g_j),  q_j = 1 + alpha (1 - f(g_j)),  f(g) = 1 / (1 + exp(-gamma (g - mu)))
 
@@ -173,8 +175,11 @@ def gradient_guided_weights(
     without negative gradients yet f is 1.
 
     Args:
-        positive, negative: (K,) accumulated gradients >= 0.
-        gamma, mu, alpha: of the mapping function, and of the positive weights.
+        positive: (K,) accumulated gradients >= 0 of positive samples.
+        negative: (K,) those of negative samples.
+        gamma: steepness of f, > 0.
+        mu: the ratio at which f is one half.
+        alpha: how much positive samples gain where f is 0, >= 0.
 
     Returns:
         q of positive and r of negative samples, (K,) each.
@@ -243,7 +248,7 @@ def group_columns(bins: Tensor, number: int) -> list[Tensor]:
 
 
 def group_losses(logits: Tensor, classes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy within one bin of balanced group softmax (Li et al. 2020):
+    """Cross-entropy within one bin of balanced group softmax (Li et al. 2020).
 
         l = -log( exp(z_t) / sum_(j in the bin, and its others) exp(z_j) )
 

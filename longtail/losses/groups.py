@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Balanced group softmax (BAGS, Li et al. 2020).
 
 Shape alphabet:
@@ -40,9 +41,11 @@ class BalancedGroupSoftmax(ClassLoss):
         num_bins: int,
         beta: float,
     ) -> None:
-        """
+        """Distribute the classes to bins.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             bins: (K,) int64, the bin of each class, 0..G-1.
             num_bins: G.
             beta: how many samples of the others a bin draws for one of its own.
@@ -55,9 +58,11 @@ class BalancedGroupSoftmax(ClassLoss):
 
     @property
     def num_logits(self) -> int:
+        """D = K + G, in detection two more: foreground and background."""
         return self.num_classes + self.num_bins + 2 * self.background
 
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to the sum of the bins' mean losses, a scalar."""
         logits = at_least_float32(logits)
         loss = logits.sum() * 0
         for columns in group_columns(self.bins, self.num_bins):
@@ -73,6 +78,11 @@ class BalancedGroupSoftmax(ClassLoss):
         return loss
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """Refuse to divide a batch.
+
+        Raises:
+            ValueError: always; the bins draw samples from the whole batch.
+        """
         raise ValueError(
             "SOLVER.ACCUMULATION_STEPS must be 1 with the loss bags: its bins draw samples from "
             "the whole batch"

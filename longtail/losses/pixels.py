@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of maps of pixels: a class loss over the valid pixels, and the Dice loss.
 
 Shape alphabet:
@@ -47,7 +48,8 @@ class PixelLoss(nn.Module):
     """A class loss over the valid pixels."""
 
     def __init__(self, class_loss: ClassLoss, ignore_label: int = 255) -> None:
-        """
+        """Apply a loss of samples to the pixels that have a label.
+
         Args:
             class_loss: of one pixel, with K logits.
             ignore_label: label of the pixels that are left out.
@@ -69,7 +71,8 @@ class DiceLoss(nn.Module):
     """:func:`dice_loss`, alone or with cross-entropy added (Table 6 of Region Rebalance)."""
 
     def __init__(self, ignore_label: int = 255, *, with_cross_entropy: bool = False) -> None:
-        """
+        """Choose between Dice loss alone and its sum with cross-entropy.
+
         Args:
             ignore_label: label of the pixels that are left out.
             with_cross_entropy: add plain pixel cross-entropy with weight 1.

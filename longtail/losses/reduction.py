@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Means of losses: over the samples of all processes, in float32 at least.
 
 With several processes every mean is taken over the whole batch: the average of the processes'

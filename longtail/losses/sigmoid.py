@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of one sigmoid for each class.
 
 As detectron2's own sigmoid loss, in detection the classifier keeps the output of the background. It
@@ -39,7 +40,7 @@ class SigmoidLoss(SampleMeanLoss):
     initial_bias = -math.log((1 - INITIAL_PROBABILITY) / INITIAL_PROBABILITY)
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """How much each class of each sample counts.
+        """The weight of each class of each sample.
 
         Args:
             logits: (S, K).
@@ -51,6 +52,7 @@ class SigmoidLoss(SampleMeanLoss):
         raise NotImplementedError
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to (S,) sums of weighted sigmoid losses."""
         logits, targets = logits[:, : self.num_classes], one_hot(classes, self.num_classes)
         weights = self.element_weights(logits.detach(), targets)
         return (weights * sigmoid_losses(logits, targets)).sum(dim=1)
@@ -67,15 +69,18 @@ class Equalization(SigmoidLoss):
     """Equalization loss: :func:`.functional.equalization_weights` with its tail classes."""
 
     def __init__(self, num_classes: int, *, background: bool = False, tail: Tensor) -> None:
-        """
+        """Register the tail classes.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             tail: (K,) bool.
         """
         super().__init__(num_classes, background=background)
         self.register_buffer("tail", tail, persistent=False)
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(S, K) weights that spare tail classes the negatives of foreground."""
         return equalization_weights(targets, self.tail)
 
 
@@ -95,10 +100,14 @@ class GradientEqualization(SigmoidLoss):
         mu: float,
         alpha: float,
     ) -> None:
-        """
+        """Set the mapping function and start with no accumulated gradients.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
-            gamma, mu, alpha: see :func:`.functional.gradient_guided_weights`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
+            gamma: steepness of the function f of :func:`.functional.gradient_guided_weights`.
+            mu: the ratio at which f is one half.
+            alpha: how much positive samples gain where f is 0.
         """
         super().__init__(num_classes, background=background)
         self.trains_background = background
@@ -109,6 +118,7 @@ class GradientEqualization(SigmoidLoss):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to (S,) losses, in detection with the background's."""
         losses = super().sample_losses(logits, classes)
         if not self.background:
             return losses
@@ -124,6 +134,7 @@ class GradientEqualization(SigmoidLoss):
         return torch.cat([classes * (1 - background), background], dim=1)
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(S, K) weights by the gradients so far; in training this batch's are added to them."""
         of_positives, of_negatives = gradient_guided_weights(
             self.positive_gradients, self.negative_gradients, **self.options
         )
@@ -148,9 +159,11 @@ class Federated(SigmoidLoss):
         sampling_weights: Tensor,
         number: int,
     ) -> None:
-        """
+        """Register the weights by which classes are drawn.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             sampling_weights: (K,) >= 0.
             number: of classes that are compared in an iteration.
         """
@@ -159,4 +172,5 @@ class Federated(SigmoidLoss):
         self.number = number
 
     def element_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(S, K) weights, 1 for the classes that are drawn for this batch and 0 for the others."""
         return federated_classes(targets, self.sampling_weights, self.number)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of a softmax over the classes, and over the background in detection.
 
 Shape alphabet:
@@ -20,15 +21,18 @@ class Focal(SampleMeanLoss):
     """:func:`.functional.focal_loss` with its exponent."""
 
     def __init__(self, num_classes: int, *, background: bool = False, gamma: float) -> None:
-        """
+        """Set the exponent.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             gamma: >= 0.
         """
         super().__init__(num_classes, background=background)
         self.gamma = gamma
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to (S,) focal losses."""
         return focal_loss(logits, classes, self.gamma)
 
 
@@ -45,9 +49,11 @@ class LDAM(SampleMeanLoss):
         reweight_from: int,
         iteration: Callable[[], int],
     ) -> None:
-        """
+        """Register the margins, and the weights that come into force later.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
             margins: (D,) Delta.
             deferred_weights: (D,) weights >= 0 of the classes.
             reweight_from: iteration of the training from which the weights count.
@@ -60,9 +66,11 @@ class LDAM(SampleMeanLoss):
         self.iteration = iteration
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to (S,) losses with margins."""
         return ldam_loss(logits, classes, self.margins)
 
     def sample_weights(self) -> Tensor | None:
+        """(D,) weights from ``reweight_from`` on, None before."""
         return self.deferred_weights if self.iteration() >= self.reweight_from else None
 
 
@@ -75,10 +83,13 @@ class Seesaw(SampleMeanLoss):
     """
 
     def __init__(self, num_classes: int, *, background: bool = False, p: float, q: float) -> None:
-        """
+        """Set the exponents and start with no samples counted.
+
         Args:
-            num_classes, background: see :class:`ClassLoss`.
-            p, q: exponents >= 0.
+            num_classes: K.
+            background: whether samples may be background, see :class:`ClassLoss`.
+            p: exponent >= 0 of the mitigation.
+            q: exponent >= 0 of the compensation.
         """
         super().__init__(num_classes, background=background)
         self.p, self.q = p, q
@@ -87,6 +98,7 @@ class Seesaw(SampleMeanLoss):
         self.register_buffer("class_counts", torch.zeros(self.num_logits, dtype=torch.int64))
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, D) logits and (S,) classes to (S,) losses; training counts the samples first."""
         if self.training:
             self.class_counts += sum_over_processes(classes.bincount(minlength=self.num_logits))
         return seesaw_loss(
@@ -98,7 +110,8 @@ class SoftmaxEqualization(SampleMeanLoss):
     """:func:`.functional.softmax_equalization_loss` with its tail classes."""
 
     def __init__(self, num_classes: int, *, tail: Tensor, gamma: float) -> None:
-        """
+        """Register the tail classes and how often they are left out.
+
         Args:
             num_classes: K.
             tail: (K,) bool.
@@ -109,5 +122,6 @@ class SoftmaxEqualization(SampleMeanLoss):
         self.gamma = gamma
 
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, K) logits and (S,) classes to (S,) losses; draws which tail classes are left out."""
         drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
         return softmax_equalization_loss(logits, classes, self.tail & drawn)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backbones, classifiers and heads: baselines, with no method inside."""
 
 from .backbone import TimmBackbone, TimmClassificationBackbone, TimmPlainBackbone

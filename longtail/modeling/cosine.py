@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cosine classifier: scores that do not depend on the length of features or weights.
 
 Shape alphabet:
@@ -14,7 +15,7 @@ EPS = 1e-6
 
 
 class CosineLinear(nn.Module):
-    """A linear classifier on the unit sphere, without bias:
+    """A linear classifier on the unit sphere, without bias.
 
         z_j = s w_j.x / (|w_j| |x|)
 
@@ -22,7 +23,8 @@ class CosineLinear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, scale: float = 20.0) -> None:
-        """
+        """Draw random directions of length 1.
+
         Args:
             in_features: C.
             out_features: K.
@@ -49,4 +51,5 @@ class CosineLinear(nn.Module):
             return self.scale * F.linear(directions, F.normalize(self.weight, dim=1, eps=EPS))
 
     def extra_repr(self) -> str:
+        """The sizes that ``print`` shows, as for ``nn.Linear``."""
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding the linear classifiers of a trained model, whatever its task.
 
 Shape alphabet:
@@ -42,7 +43,7 @@ def linear_classifiers(model: nn.Module, purpose: str) -> LinearClassifiers:
 
     Raises:
         ValueError: the model has none: its logits are cosines or changed by a second stage, its
-            probabilities are no softmax, or it is of another kind.
+            probabilities are not a softmax, or it is of another kind.
     """
     for module in model.modules():
         if getattr(module, "trained_module_names", ()):
@@ -57,7 +58,7 @@ def linear_classifiers(model: nn.Module, purpose: str) -> LinearClassifiers:
         owners = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
         layers, task = [getattr(owner, "cls_score", None) for owner in owners], BOXES
     else:
-        raise _none(purpose, f"{type(model).__name__} is no model for which it is known")
+        raise _none(purpose, f"{type(model).__name__} is not a model for which it is known")
     for owner, layer in zip(owners, layers, strict=True):
         _check(purpose, owner, layer)
     outputs = layers[0].weight.shape[0]
@@ -65,7 +66,7 @@ def linear_classifiers(model: nn.Module, purpose: str) -> LinearClassifiers:
 
 
 def is_linear(layer: nn.Module | None) -> bool:
-    """Whether a layer is linear in the feature, or in every pixel's, and has a bias."""
+    """Tell whether a layer is linear in the feature, or in every pixel's, and has a bias."""
     linear = isinstance(layer, nn.Linear) or (
         isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
     )
@@ -73,9 +74,10 @@ def is_linear(layer: nn.Module | None) -> bool:
 
 
 def _check(purpose: str, owner: nn.Module, layer: nn.Module | None) -> None:
-    """
+    """Refuse a classifier that is not a linear one with a softmax.
+
     Raises:
-        ValueError: a layer is no linear classifier of softmax logits.
+        ValueError: a layer is not a linear classifier of softmax logits.
     """
     if not is_linear(layer):
         raise _none(

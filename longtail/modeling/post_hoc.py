@@ -1,4 +1,5 @@
-"""What changes a trained linear classifier without training it, as pure functions.
+# SPDX-License-Identifier: Apache-2.0
+"""Changes of a trained linear classifier without training, as pure functions.
 
 Shape alphabet:
     N: samples
@@ -98,7 +99,7 @@ def nearest_class_mean(
         (K, C) weight, of the features' type.
 
     Raises:
-        ValueError: a label is no class, or a class has no sample.
+        ValueError: a label is not a class, or a class does not have a sample.
     """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parser of a command, and running one command from another."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Differences between detectron2 0.6 and its current main; no other module knows them.
 
 What the two have in common is used as it is: evaluation, above all, is ours for both (a class

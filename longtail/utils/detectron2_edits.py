@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes to the sources of detectron2 0.6 that make them work today, and their reasons.
 
 Each change names its file and the text that must be there: other sources than those of 0.6 are

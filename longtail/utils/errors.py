@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors of bad input, said in one line."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looking names up that a user wrote into a config."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random numbers as a function of where they are used, not of what was drawn before."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image, its ground truth and predictions side by side.
 
 Shapes: K classes, (H, W) image size. Colours are (red, green, blue), 0..255.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of one size in a row, with captions and a legend.
 
 Shapes: (H, W) image size. Colours are (red, green, blue), 0..255.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label maps in the colours of their classes.
 
 Shapes: K classes, (H, W) image size. Colours are (red, green, blue), 0..255.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail cache-roi-features, and train_net.py on what it wrote."""
 
 import argparse

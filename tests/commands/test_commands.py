@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands have the same form, and the program finds them by their names."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail convert-weights: its files and its command line."""
 
 import sys

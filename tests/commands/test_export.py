@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail export on tiny models: what is written computes what was trained."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail install-detectron2 without a network: pip is pointed at folders that the tests make."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail plot-calibration on the second stages of tiny detectors."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The entry point: one line for bad input, and runs from beginning to end."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail visualize on a small registered data set and models with random weights."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values that no run can work with end in a line that names key, value, and what is right."""
 
 import pytest

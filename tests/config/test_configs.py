@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All leaves: data sets, output folders, stages, the deployed form, the models they build."""
 
 import pytest

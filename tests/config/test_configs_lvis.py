@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LVIS configs: the recipe, and what each name says."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The semantic segmentation configs: recipes, and what each method changes."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models of the semantic segmentation configs: parameters, one step, and the optimizer."""
 
 import re
@@ -29,8 +30,8 @@ def millions(module: torch.nn.Module, without: tuple[str, ...] = ()) -> float:
 @each(ROWS)
 def test_builds_the_model(name):
     stem = stem_of(name)
-    # Class weights are computed when they are built.
-    weighs = stem.startswith("reweighted") or stem.endswith("_disalign")
+    # Class weights and priors are computed when they are built.
+    weighs = stem.startswith(("reweighted", "balanced_softmax")) or stem.endswith("_disalign")
     device = "cpu" if weighs else "meta"
     cfg = load_config(
         f"{CONFIGS}/{name}.yaml", ["MODEL.DEVICE", device, "MODEL.TIMM.PRETRAINED", ""]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/generate_configs.py: the tree is what it writes, and what it writes."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Projects that do not fit, each said in one line; what fits is in tests/packaging."""
 
 from importlib.metadata import EntryPoint

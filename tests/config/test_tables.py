@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The papers' tables as data: facts that tie their numbers together, and the reader's errors."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets that exist for one test, and a cache of its own for each test."""
 
 from pathlib import Path

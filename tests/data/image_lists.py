@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small lists for image classification; the images are empty files, which nothing here opens."""
 
 from longtail.data.formats.image_list import image_list_text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small label maps and records, and the plain loop that counts them."""
 
 import numpy as np

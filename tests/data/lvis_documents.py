@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small documents in LVIS's JSON format."""
 
 import json

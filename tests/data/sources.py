@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small sources in the official archives' layouts, and the preparation tool in this process."""
 
 import numpy as np

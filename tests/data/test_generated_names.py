@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Classes of generated data: known before they are drawn, and by the names of what is drawn."""
 
 from longtail.data.formats import generated

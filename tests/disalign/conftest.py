@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small first stage of every kind, and data sets that exist for one module."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small detectors of every kind that can be a first and a second stage."""
 
 import torch

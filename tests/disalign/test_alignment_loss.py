@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The alignment loss against the printed formula in plain Python."""
 
 import math

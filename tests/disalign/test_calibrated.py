@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state that the calibrated classifiers of all tasks share, and its names in checkpoints."""
 
 import pytest

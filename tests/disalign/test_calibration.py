@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The module that holds alpha, beta and the confidence layer."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage as a user sees it: train_net.py to the end, or one line for bad input."""
 
 import argparse
@@ -99,7 +100,7 @@ def test_both_stages_with_other_samplers(run, name):
 def test_evaluating_with_the_other_stages_config_does_not_go_unnoticed(run, rectangles):
     test = ("DATASETS.TEST", f"('{rectangles}',)")
     first = str(run("first", "SOLVER.MAX_ITER", "1") / "model_final.pth")
-    with pytest.raises(SystemExit, match="lack 4 of .*the weights that this config has"):
+    with pytest.raises(SystemExit, match=r"lack 4 of .*the weights that this config has"):
         run("second", *SECOND, *test, "MODEL.WEIGHTS", first, eval_only=True)
     options = (*SECOND, "MODEL.WEIGHTS", first, "SOLVER.MAX_ITER", "1")
     second = str(run("second", *options) / "model_final.pth")
@@ -111,7 +112,7 @@ def test_evaluating_with_the_other_stages_config_does_not_go_unnoticed(run, rect
 
 
 def test_multi_scale_testing_is_refused_before_the_training(tmp_path, run):
-    with pytest.raises(SystemExit, match="TEST.AUG.ENABLED: .* not for GeneralizedRCNN"):
+    with pytest.raises(SystemExit, match=r"TEST\.AUG\.ENABLED: .* not for GeneralizedRCNN"):
         run("refused", "TEST.AUG.ENABLED", "True")
     assert not (tmp_path / "refused").exists()
 

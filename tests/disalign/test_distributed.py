@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes give the second stage the gradients of one process with all RoIs."""
 
 from pathlib import Path

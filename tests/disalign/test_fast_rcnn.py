@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box predictor with calibrated foreground scores."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of a detector and the loss that its first stage was trained with."""
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_memory_of_the_first_stages_loss_stays_as_it_is(tmp_path, kind):
 def test_losses_without_a_softmax_are_refused(tmp_path, kind, name):
     cfg = detector_config(tmp_path, [*KINDS[kind], *STAGE_2, LOSS, name])
     with pytest.raises(
-        ValueError, match="DisAlign .* of a softmax.*MODEL.ROI_BOX_HEAD.CLASS_LOSS"
+        ValueError, match=r"DisAlign .* of a softmax.*MODEL\.ROI_BOX_HEAD\.CLASS_LOSS"
     ) as info:
         build_model(cfg)
     assert "\n" not in str(info.value)

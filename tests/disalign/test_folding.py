@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folding a calibration: Eq. 5 without confidence, once more as a classifier, in float64.
 
 Shape alphabet: S samples, C channels, K classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Re-weighting and calibration against the printed formulas in plain Python."""
 
 import math
@@ -76,7 +77,7 @@ def test_a_class_that_does_not_occur():
     with pytest.raises(ValueError, match=r"class 1 \(axolotl\) and 1 more does not occur") as info:
         generalized_reweight(counts, 0.8, class_names=names)
     assert "\n" not in str(info.value) and "CLAMP_ZERO_COUNTS True" in str(info.value)
-    with pytest.raises(ValueError, match="^class 1 does not occur"):
+    with pytest.raises(ValueError, match=r"^class 1 does not occur"):
         generalized_reweight(torch.tensor([4, 0]), 0)
     clamped = generalized_reweight(counts, 0.8, class_names=names, clamp_zero_counts=True)
     assert torch.equal(clamped, generalized_reweight(torch.tensor([4, 1, 9, 1]), 0.8))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DisAlign on images: the contract of second stages, its loss, and what it refuses."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What DisAlign does without being told: the paper's settings, and a start at the identity."""
 
 import pytest

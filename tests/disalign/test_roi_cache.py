@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training on cached RoI features is training on the RoIs that they were computed from."""
 
 import collections

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which caches of RoI features are used, and which are refused with one line."""
 
 import json
@@ -156,7 +157,7 @@ def test_a_damaged_index_is_one_line(made, configure, tmp_path, content):
 def test_a_config_that_is_no_second_stage_or_has_no_weights_is_refused(configure):
     with pytest.raises(ValueError, match="META_ARCHITECTURE DisAlignRCNN, got GeneralizedRCNN"):
         open_cache(configure("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"))
-    with pytest.raises(ValueError, match="set MODEL.WEIGHTS"):
+    with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS"):
         open_cache(configure("MODEL.WEIGHTS", ""))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth do not exist"):
         open_cache(configure("MODEL.WEIGHTS", "nowhere.pth"))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What makes cached RoI features others: each part of the index by itself."""
 
 import dataclasses

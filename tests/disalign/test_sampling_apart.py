@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling RoIs apart from a step, as a feature cache does: no graph, and modes stay."""
 
 import pytest

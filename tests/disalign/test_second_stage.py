@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of Mask R-CNN and Cascade R-CNN: one step that cannot go wrong."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of the second stage the config decides, and what it logs."""
 
 import pytest

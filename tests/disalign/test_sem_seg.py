@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of semantic heads: ours, detectron2's, and with a region branch."""
 
 import math

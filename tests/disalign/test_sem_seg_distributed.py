@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes give the calibration of a semantic head the gradients of one with all images."""
 
 from pathlib import Path

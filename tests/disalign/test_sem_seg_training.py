@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of semantic segmentation through the trainer: first stage to evaluation."""
 
 import argparse
@@ -197,7 +198,7 @@ def test_weights_of_another_first_stage_are_refused(configure, first_stage):
         start(configure("plain", 2, "MODEL.WEIGHTS", first_stage("regions")))
     with pytest.raises(ValueError, match=f"{branch} is missing. Set MODEL.WEIGHTS to a checkpoint"):
         start(configure("regions", 2, "MODEL.WEIGHTS", first_stage("plain")))
-    with pytest.raises(ValueError, match="sem_seg_head.convs.0.weight has shape") as info:
+    with pytest.raises(ValueError, match=r"sem_seg_head\.convs\.0\.weight has shape") as info:
         start(configure("plain", 2, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 6))
     assert "base_head" not in str(info.value)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which counts of a training set the second stage of a detector reads, where they differ."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table 2 of the paper as theorems: which settings of the calibration are which other method.
 
 In float64, against the formulas in plain loops, and against this project's own methods.

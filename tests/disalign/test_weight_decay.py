@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What weight decay reaches in the second stage of a detector, tensor by tensor."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets and a cache that exist for one test."""
 
 import pytest

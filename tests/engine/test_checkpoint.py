@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints are whole or absent, and reading one never runs code."""
 
 import os
@@ -75,7 +76,7 @@ def test_no_weights_are_fine(tmp_path):
 
 @pytest.mark.parametrize("name", ["model_0000001", "model_0000002"])
 def test_an_interrupted_save_leaves_the_earlier_checkpoint(saved, monkeypatch, name):
-    model, path = saved
+    _, path = saved
     before = path.read_bytes()
 
     def half_write(data, file):

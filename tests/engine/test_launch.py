@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which processes run a program: those of torchrun, or as many as detectron2's launcher starts."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run a folder, and the newest checkpoint that is whole."""
 
 import os
@@ -85,7 +86,7 @@ def test_weights_that_a_run_starts_from_are_not_in_its_folder(tmp_path, overwrit
     write(tmp_path, "model_final.pth")
     weights = str(tmp_path / "." / "model_final.pth")
     with (
-        pytest.raises(ValueError, match="MODEL.WEIGHTS"),
+        pytest.raises(ValueError, match=r"MODEL\.WEIGHTS"),
         run_folder(tmp_path, weights=weights, overwrite=overwrite),
     ):
         pass

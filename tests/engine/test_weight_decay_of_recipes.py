@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weight decay and learning rates of the papers' recipes, tensor by tensor as in mmsegmentation.
 
 The rules are those of mmsegmentation's configs and optimizer constructors, on its own names of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part that the evaluators share: look-ups of the data set, and gathering."""
 
 import json
@@ -25,7 +26,7 @@ def name():
 
 
 def test_the_data_set_must_be_registered():
-    with pytest.raises(ValueError, match="ToyEvaluator: .*'nowhere'"):
+    with pytest.raises(ValueError, match=r"ToyEvaluator: .*'nowhere'"):
         ToyEvaluator("nowhere")
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluator follows from the type in the data set's metadata."""
 
 import uuid
@@ -46,7 +47,7 @@ def test_instances(cfg, tmp_path, kind, expected):
 def test_lvis_modes_are_passed_on(cfg, tmp_path):
     cfg.TEST.LVIS.MODES = ["fixed", "poole"]
     name = register("lvis", json_file=empty_annotations(tmp_path), thing_classes=[])
-    with pytest.raises(ValueError, match="modes must be of .*'poole'"):
+    with pytest.raises(ValueError, match=r"modes must be of .*'poole'"):
         build_evaluator(cfg, name)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every module of data, evaluation and visualization works as the first that is imported."""
 
 import pytest

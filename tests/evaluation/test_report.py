@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dicts, files and tables that the reports of several tasks share, by hand."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weighted and balanced cross-entropy and its gradient, number by number in plain Python."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses by name: for which tasks, from which statistics, and what is refused."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of pixels by name: what each is made of, and where its statistics come from."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images, boxes, pixels, regions and the alignment all have the one cross-entropy's loss.
 
 Every caller gets the same samples; what it returns is compared with plain Python, and to the last

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every class loss must do, and what those with a memory remember."""
 
 import math
@@ -185,7 +186,8 @@ def test_sigmoid_losses_start_from_a_small_probability():
 
 def test_a_cosine_classifier_has_no_bias_to_start_from():
     for name in ("eqlv2", "eql", "federated"):
-        with pytest.raises(ValueError, match="^A.KEY cosine has no bias, and .*: set it to linear"):
+        message = r"^A\.KEY cosine has no bias, and .*: set it to linear"
+        with pytest.raises(ValueError, match=message):
             check_cosine("A.KEY", make_loss(name, background=True))
     for name in (*SOFTMAX[:-1], "bags"):
         check_cosine("A.KEY", make_loss(name, background=True))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes give the loss, the gradient and the memory of one process with all samples."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class weights against numbers by hand and plain Python, and their limits."""
 
 import pytest

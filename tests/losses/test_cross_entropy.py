@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one cross-entropy against plain Python, values and gradients, on samples and on maps."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes give the loss and the gradient of one process with the whole batch."""
 
 import functools

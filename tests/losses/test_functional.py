@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The class losses against plain loops in float64, values and gradients, and their limits."""
 
 import math

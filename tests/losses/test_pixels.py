@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of maps of pixels against plain loops in float64, and the identities between them."""
 
 import functools

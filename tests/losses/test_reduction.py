@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What losses divide by, in one process; in two see test_distributed."""
 
 import torch

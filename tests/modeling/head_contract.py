@@ -1,7 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every semantic head promises. A head's own test class states its facts and inherits this.
 
 Shapes: two images of 64 x 96 pixels, K = 3 classes, levels of few channels at output stride 8.
 """
+
+from typing import ClassVar
 
 import pytest
 import torch
@@ -37,8 +40,8 @@ class SemSegHeadContract:
     parameters: float
     backbone: dict = RESNET50
     # In MODEL.SEM_SEG_HEAD: the paper's, and narrow ones for all other tests.
-    paper: dict = {}
-    overrides: dict = {}
+    paper: ClassVar[dict] = {}
+    overrides: ClassVar[dict] = {}
     losses: tuple = ("loss_sem_seg", "loss_auxiliary")
     # Of the error for no IN_FEATURES.
     no_levels: tuple = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "res2")

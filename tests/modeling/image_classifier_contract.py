@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every second stage of an image classifier must do, whatever it trains."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -54,8 +56,8 @@ class SecondStageContract:
     """
 
     architecture: str
-    trained: set[str]
-    without_decay: set[str]
+    trained: ClassVar[set[str]]
+    without_decay: ClassVar[set[str]]
     is_identity: bool
 
     @pytest.fixture(autouse=True)

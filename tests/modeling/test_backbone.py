@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TimmBackbone against the facts of each network and against timm itself."""
 
 import math

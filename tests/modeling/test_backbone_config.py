@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every key of MODEL.TIMM reaches the backbone that the config names."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TimmBackbone in training: freezing, activation checkpointing, stochastic depth."""
 
 import pytest

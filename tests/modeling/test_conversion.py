@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State dicts of mmsegmentation's models to ours and back."""
 
 import hashlib
@@ -203,7 +204,7 @@ def test_the_region_branch_stays_behind(model_state):
     own = small(model_state("fcn_R_50c"))
     trained = {**own, f"{HEAD}.region_classifier.weight": torch.zeros(150, 150)}
     assert_same(to_peer(deployed_state(trained)), to_peer(own))
-    with pytest.raises(ValueError, match="no place for 1 of the tensors .sem_seg_head.region"):
+    with pytest.raises(ValueError, match=r"no place for 1 of the tensors .sem_seg_head.region"):
         to_peer(trained)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ImageNet weights of timm, torchvision and Swin's authors for our backbones."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cosine classifier against its formula."""
 
 import math

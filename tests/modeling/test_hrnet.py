@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HRNet and ResNeSt where timm differs from semantic segmentation."""
 
 import pytest

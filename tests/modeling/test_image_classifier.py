@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image classifier and its backbone, against timm's own models and formulas in float64."""
 
 import math

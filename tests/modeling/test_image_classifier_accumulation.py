@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A batch of images in parts has the gradient of the batch at once."""
 
 import pytest

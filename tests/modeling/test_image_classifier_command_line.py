@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image classification as a user sees it: train_net.py to the end, or one line for bad input."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes train an image classifier as one process with the whole batch does."""
 
 import os

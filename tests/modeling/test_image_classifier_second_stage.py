@@ -1,4 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """cRT and LWS: the contract of second stages, and what each one is."""
+
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from tests.tiny_classification import classification_inputs
 
 class TestRetrained(SecondStageContract):
     architecture = "RetrainedImageClassifier"
-    without_decay = set()
+    without_decay: ClassVar[set[str]] = set()
     is_identity = False
 
     @pytest.fixture(autouse=True)
@@ -44,8 +47,8 @@ class TestRetrained(SecondStageContract):
 
 class TestScaled(SecondStageContract):
     architecture = "ScaledImageClassifier"
-    trained = {"scaling.factor"}
-    without_decay = {"scaling.factor"}
+    trained: ClassVar[set[str]] = {"scaling.factor"}
+    without_decay: ClassVar[set[str]] = {"scaling.factor"}
     is_identity = True
 
     def test_logits_are_scaled_with_their_bias(self, second):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which layers of a model are linear classifiers of softmax logits, on models made by hand."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our models compute what mmsegmentation's do with the same weights.
 
 The weights are random, under mmsegmentation's names; the references read them by these names and
@@ -129,7 +130,9 @@ def randomized(state: State) -> dict[str, Tensor]:
         shape, dtype = tensor.shape, torch.float64
         if not tensor.is_floating_point():
             result[key] = tensor
-        elif last == "running_var" or tensor.ndim == 1 and last in ("weight", "gamma_1", "gamma_2"):
+        elif last == "running_var" or (
+            tensor.ndim == 1 and last in ("weight", "gamma_1", "gamma_2")
+        ):
             result[key] = 0.2 + torch.rand(shape, generator=generator, dtype=dtype)
         else:
             scale = tensor[0].numel() ** -0.5 if last == "weight" else 0.3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TimmPlainBackbone: blocks of a vision transformer as levels, BEiT on images of any size."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The formulas of the post hoc methods, as theorems.
 
 Shape alphabet: N samples, C channels, K classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our ROI heads are detectron2's, with a box classifier that can be chosen."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LongTailSemanticSegmentor: padded as detectron2's, or images as they are.
 
 That unpadded models compute what mmsegmentation's do is in test_peer_parity.py.
@@ -282,5 +283,5 @@ def test_what_is_a_semantic_segmentor(tmp_path, name, expected):
 
 def test_an_unknown_model(tmp_path):
     cfg = tiny_config(tmp_path, ["MODEL.META_ARCHITECTURE", "SemanticSegmenter"])
-    with pytest.raises(ValueError, match="META_ARCHITECTURE: .* 'SemanticSegmenter'"):
+    with pytest.raises(ValueError, match=r"META_ARCHITECTURE: .* 'SemanticSegmenter'"):
         is_semantic_segmentor(cfg)

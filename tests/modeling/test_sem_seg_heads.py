@@ -1,4 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """The heads, each by the contract and by what is its own."""
+
+from typing import ClassVar
 
 import pytest
 import torch
@@ -41,8 +44,8 @@ class TestFCNHead(SemSegHeadContract):
 class TestSeparableDeepLabV3PlusHead(SemSegHeadContract):
     name = "SeparableDeepLabV3PlusHead"
     parameters = 17.765
-    paper = {"PROJECT_CHANNELS": [48]}
-    overrides = {"PROJECT_CHANNELS": [4]}
+    paper: ClassVar[dict] = {"PROJECT_CHANNELS": [48]}
+    overrides: ClassVar[dict] = {"PROJECT_CHANNELS": [4]}
     no_levels = ("IN_FEATURES []", "MODEL.SEM_SEG_HEAD")
 
     def test_one_image_cannot_be_normalized(self, head, features, labels):
@@ -118,8 +121,8 @@ class TestPSPHead(SemSegHeadContract):
 class TestUPerHead(SemSegHeadContract):
     name = "UPerHead"
     parameters = 40.590
-    paper = {"IN_FEATURES": LEVELS}
-    overrides = {"IN_FEATURES": LEVELS}
+    paper: ClassVar[dict] = {"IN_FEATURES": LEVELS}
+    overrides: ClassVar[dict] = {"IN_FEATURES": LEVELS}
 
     @pytest.mark.parametrize(
         ("levels", "width", "parameters"),
@@ -169,8 +172,8 @@ class TestOCRHead(SemSegHeadContract):
     # Of both stages: 270^2 + 2 x 270 + 270 x 150 + 150 = 0.114M are the first one's.
     parameters = 2.620
     backbone = levels_of(18, 36, 72, 144)
-    paper = {"IN_FEATURES": LEVELS, "OCR_CHANNELS": 256}
-    overrides = {"IN_FEATURES": LEVELS, "OCR_CHANNELS": 4}
+    paper: ClassVar[dict] = {"IN_FEATURES": LEVELS, "OCR_CHANNELS": 256}
+    overrides: ClassVar[dict] = {"IN_FEATURES": LEVELS, "OCR_CHANNELS": 4}
     losses = ("loss_sem_seg", "loss_auxiliary", "loss_coarse")
 
     @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Swin against its definition, written with loops over pixels and windows."""
 
 import math

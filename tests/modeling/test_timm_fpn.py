@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pyramid over timm models, and frozen batch normalisation."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heads around other heads: names in checkpoints, and the hook on the pixel classifier."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The project as a user installs it: a wheel in an environment that does not know the checkout."""
 
 import shutil

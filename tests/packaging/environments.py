@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Virtual environments that do not know the checkout, and programs in them."""
 
 import os

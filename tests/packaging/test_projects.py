@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A project of somebody else: whatever it registers is found, without a word in longtail."""
 
 import json

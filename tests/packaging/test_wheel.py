@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain installation, outside the checkout: files, metadata, every command, a training."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mmsegmentation's heads as plain functions: maps res2 .. res5 of a backbone to logits.
 
 Shape alphabet: see :mod:`.mmseg_layers`; K: classes. The logits are (N, K, H, W) at the size of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers as plain functions of a state dict with mmsegmentation's tensor names.
 
 References for tests: what mmsegmentation 1.2.2 computes in evaluation, said again from the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mmsegmentation's transformer backbones as plain functions: images to the maps res2 .. res5.
 
 Shape alphabet: see :mod:`.mmseg_layers`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes give the gradients of one process with the whole batch."""
 
 from pathlib import Path

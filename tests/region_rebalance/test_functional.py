@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Region pooling and the balanced softmax against plain float64 loops."""
 
 import math

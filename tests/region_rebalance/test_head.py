@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The region branch around our heads, detectron2's and a user's own."""
 
 import logging
@@ -100,7 +101,7 @@ def test_training_adds_the_region_loss_of_what_enters_the_classifier(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_inference_is_the_base_head_bit_for_bit(name):
     head = make_head(name).eval()
-    features, targets = make_inputs()
+    features, _ = make_inputs()
     with torch.no_grad():
         logits, losses = head(features)
         expected, _ = head.base_head(features)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The differences between detectron2's versions, on whichever is installed."""
 
 import pytest

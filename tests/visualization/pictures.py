@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random images and label maps, and where a picture shows them."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparisons of label maps: scores by hand, the order of the columns and of the legend."""
 
 import numpy as np
@@ -73,9 +74,9 @@ def test_legend_lists_the_classes_present_by_area_and_ignored_pixels_last():
 
 def test_comparison_names_the_column_that_is_wrong():
     image, target = random_image(), random_labels()
-    with pytest.raises(ValueError, match="^mine: .*value 7"):
+    with pytest.raises(ValueError, match=r"^mine: .*value 7"):
         comparison(image, target, {"mine": np.full((24, 40), 7)}, NAMES, COLORS)
-    with pytest.raises(ValueError, match="^ground truth: .*size 4x4"):
+    with pytest.raises(ValueError, match=r"^ground truth: .*size 4x4"):
         comparison(image, np.zeros((4, 4), np.uint8), {}, NAMES, COLORS)
     with pytest.raises(ValueError, match="needs a target or one or more predictions"):
         comparison(image, None, {}, NAMES, COLORS)

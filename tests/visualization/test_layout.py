@@ -1,4 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of pictures: every image is whole, captions and legends have room."""
+
+from itertools import pairwise
 
 import pytest
 
@@ -14,7 +17,7 @@ def test_side_by_side_shows_every_image_whole_from_left_to_right():
     assert [len(place) for place in places] == [1, 1, 1]
     rows, lefts = zip(*(place[0] for place in places), strict=True)
     assert len(set(rows)) == 1
-    assert all(a + 40 <= b for a, b in zip(lefts, lefts[1:], strict=False))
+    assert all(a + 40 <= b for a, b in pairwise(lefts))
 
 
 def test_captions_are_written_above_and_make_columns_wider():
@@ -45,5 +48,5 @@ def test_a_legend_entry_wider_than_the_images_fits():
 
 @pytest.mark.parametrize("images", [[], [random_image(), random_image(size=(24, 41))]])
 def test_side_by_side_needs_images_of_one_size(images):
-    with pytest.raises(ValueError, match="images .* of the same size"):
+    with pytest.raises(ValueError, match=r"images .* of the same size"):
         side_by_side([Column("a", image) for image in images], [])

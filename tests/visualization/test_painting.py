@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Painted label maps against plain loops."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registration of the data sets under ``DETECTRON2_DATASETS``, on import as detectron2 does it.
 
 Registered here: ``coco_stuff_164k_sem_seg_{train,val}``, ``coco_stuff_10k_sem_seg_{train,test}``,

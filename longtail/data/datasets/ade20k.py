@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ADE20K SceneParsing: detectron2's registration, completed by colours and class groups."""
 
 import os

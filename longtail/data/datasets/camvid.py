@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CamVid: street scenes with 11 classes, in the split that SegNet's authors published."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO-Stuff 164K and 10K: 80 things and 91 kinds of stuff.
 
 The release numbers its classes 1..182 (0: unlabeled), of which eleven, dropped from COCO, never

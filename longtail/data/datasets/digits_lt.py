@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digits-LT: scikit-learn's handwritten digits with a long tail, 104 down to 1 training image.
 
 root/digits_lt/images/0000.png

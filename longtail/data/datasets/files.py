@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of all data sets, and files by the name that images and their labels share."""
 
 import os

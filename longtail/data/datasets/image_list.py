@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registration of image classification data sets, from a list of files and labels.
 
 N images, K classes; labels are 0..K-1.

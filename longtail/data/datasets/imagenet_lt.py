@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ImageNet-LT: 1000 classes of ImageNet, thinned to 1280 down to 5 training images.
 
     root/imagenet/{train,val}/n01440764/*.JPEG

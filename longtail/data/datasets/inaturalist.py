@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """iNaturalist 2018: 8142 species, 1000 down to 2 training images.
 
     root/inaturalist2018/train_val2018/*/*/*.jpg

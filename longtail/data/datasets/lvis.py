@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LVIS and data sets in its JSON format.
 
 Registered here: detectron2's ``lvis_v1_*`` and ``lvis_v0.5_*``, the generated

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Places-LT: 365 classes of Places, thinned to 4980 down to 5 training images.
 
     root/places365_standard/{train,val}/airfield/*.jpg

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registration of a semantic segmentation data set: pairs of images and 8-bit label maps.
 
 K classes. A label map has the size of its image, values 0..K-1 and the ignore label.

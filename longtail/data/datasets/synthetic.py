@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated data: the scenes of the quick start, and images of one object each."""
 
 import os

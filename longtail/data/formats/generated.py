@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated data sets on the disk: files, classes and ``meta.json``; drawing takes no part here.
 
 The names of the classes follow from their number alone, so that data sets are registered before

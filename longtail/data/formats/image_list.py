@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text lists of images and their classes, as ImageNet-LT and Places-LT come.
 
 N images, K classes. A line is ``path label``: the path, with forward slashes, is relative to the

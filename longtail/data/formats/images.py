@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading images and label maps, with errors that name the file and the fix.
 
 H, W: height and width of an image.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """iNaturalist's JSON: images of one category each, in COCO's format."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading LVIS's JSON: the one place that says whether a file is in the format.
 
 A file is an object with the lists ``categories``, ``images`` and, unless it is a test set's,

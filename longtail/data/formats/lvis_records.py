@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the content of a file in LVIS's format to detectron2's records."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing LVIS's JSON: masks as polygons, categories with their frequencies.
 
 H, W: height and width of an image. K categories, with the ids 1 to K.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mappers: from a data set's record to a model's input."""
 
 from longtail.data.mappers.augmentation import (

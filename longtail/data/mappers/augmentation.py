@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training and test recipe of the papers for semantic segmentation, part by part."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From data set records to model inputs, for image classification."""
 
 from typing import Any

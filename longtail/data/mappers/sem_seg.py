@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From data set records to model inputs, for semantic segmentation."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From what the official sites ship to the layout that the registered data sets expect.
 
 :func:`prepare_dataset` does it for one data set; ``longtail prepare`` is its command.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ADE20K SceneParsing: 0 (other) becomes 255, 1..150 become 0..149."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CamVid in the layout of SegNet's authors: 0..10 stay, 11 (void) becomes 255."""
 
 import os

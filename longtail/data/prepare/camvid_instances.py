@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CamVid's label maps as objects in LVIS's format: one object for each connected region.
 
 An approximation: objects of a class that touch become one, an object that something divides

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO-Stuff: the 182 numbers of the release become the 171 class indices.
 
 164K ships PNG files with the numbers lowered by one and 255 for unlabeled; 10K ships Matlab files

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digits-LT: scikit-learn's 1797 handwritten digits, of which training sees a long tail.
 
 Of each of the 10 classes 50 images are for testing and 20 for validation. 104 of the others (the

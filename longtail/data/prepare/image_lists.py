@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ImageNet-LT, Places-LT and iNaturalist 2018 need no conversion: they are used as they come.
 
 What can be wrong is that a list or images are absent, in another place, or of another version. Of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One label map: read, checked against its image, mapped to class indices, written as PNG.
 
 H, W: height and width of an image.

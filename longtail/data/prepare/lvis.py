@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LVIS needs no conversion: its annotation files and COCO's images are used as they come.
 
 What can be wrong is that a file is absent, cut short, or in another place.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of a data set's preparation; the modules beside this one fill them in."""
 
 from collections.abc import Callable

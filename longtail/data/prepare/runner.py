@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Preparation of a whole data set: pair the files, convert them in parallel, report."""
 
 import os

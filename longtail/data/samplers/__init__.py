@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samplers: the order in which training images are drawn."""
 
 from longtail.data.samplers.training import (

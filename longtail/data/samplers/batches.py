@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Endless batches, and the position in them that a checkpoint keeps."""
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,12 @@ class BatchStream:
     def __init__(
         self, sampler: EpochSampler, batch_size: int, groups: Sequence[int] | None = None
     ) -> None:
-        """
+        """Start at the first draw of the first epoch.
+
         Args:
-            sampler: of image indices.
-            batch_size: images of a batch, over all processes, > 0.
-            groups: the group of every image, or None for one group.
+        sampler: of image indices.
+        batch_size: images of a batch, over all processes, > 0.
+        groups: the group of every image, or None for one group.
         """
         self.sampler = sampler
         self.batch_size = batch_size

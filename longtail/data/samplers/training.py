@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order in which training images are drawn.
 
 Every sampler draws an epoch as a whole, by a generator that is seeded with the run's seed and the
@@ -28,10 +29,11 @@ class EpochSampler(Sampler):
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        """
+        """Agree on a seed.
+
         Args:
-            seed: of the stream, the same in every process; by default a random one that they
-                share, for which they must all be here.
+        seed: of the stream, the same in every process; by default a random one that they
+            share, for which they must all be here.
         """
         self.seed = comm.shared_random_seed() if seed is None else int(seed)
 
@@ -62,7 +64,8 @@ class TrainingSampler(EpochSampler):
     """All images in every epoch, each once, in random order."""
 
     def __init__(self, size: int, *, seed: int | None = None) -> None:
-        """
+        """Take the number of images.
+
         Args:
             size: N > 0.
             seed: see :class:`EpochSampler`.
@@ -76,6 +79,7 @@ class TrainingSampler(EpochSampler):
         self.size = size
 
     def draw(self, generator: torch.Generator) -> Tensor:
+        """Permute all images."""
         return torch.randperm(self.size, generator=generator)
 
 
@@ -83,7 +87,8 @@ class RandomSubsetTrainingSampler(TrainingSampler):
     """A random part of the images, the same in every epoch, in random order."""
 
     def __init__(self, size: int, ratio: float, *, seed: int | None = None) -> None:
-        """
+        """Take the number of images and the part of them.
+
         Args:
             size: N.
             ratio: the part of the images, in (0, 1].
@@ -101,6 +106,7 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         self.subset_size = int(ratio * size)
 
     def draw(self, generator: torch.Generator) -> Tensor:
+        """Permute the part."""
         chooser = torch.Generator()
         # As of an epoch before the first: the seed may be replaced when a run is resumed.
         chooser.manual_seed(derive_seed(self.seed, -1))
@@ -112,16 +118,18 @@ class RepeatFactorTrainingSampler(EpochSampler):
     """Images of rare classes several times an epoch (Gupta et al. 2019), in random order."""
 
     def __init__(self, repeat_factors: Tensor, *, seed: int | None = None) -> None:
-        """
+        """Take how often each image is repeated.
+
         Args:
-            repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
-                the probability of once more.
-            seed: see :class:`EpochSampler`.
+        repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
+            the probability of once more.
+        seed: see :class:`EpochSampler`.
         """
         super().__init__(seed)
         self.repeat_factors = repeat_factors
 
     def draw(self, generator: torch.Generator) -> Tensor:
+        """Repeat the images, then permute them."""
         whole = self.repeat_factors.floor()
         once_more = torch.rand(len(whole), generator=generator) < self.repeat_factors - whole
         repeats = whole.long() + once_more
@@ -163,6 +171,7 @@ class ClassBalancedTrainingSampler(EpochSampler):
         self._sizes = torch.tensor([len(images) for images in images_by_class])
 
     def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw classes, then images."""
         count = len(self._images)
         place, within = torch.rand(2, count, dtype=torch.float64, generator=generator)
         ends = self._sizes.double().pow(self.exponent).cumsum(0)

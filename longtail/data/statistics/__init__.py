@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frequencies of classes: counting, statistics, and groups of classes."""

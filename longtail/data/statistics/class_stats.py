@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frequencies of the classes of a data set: the F of Eq. 7, the r_c of Eq. 11, PIF and RIF.
 
 Shapes: K classes.

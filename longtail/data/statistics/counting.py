@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting the classes of a registered data set, and telling whether the data set has changed.
 
 Shapes: N images, K classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every grouping of classes by how often they occur.
 
 - LVIS's rare, common and frequent categories, by training images (``frequency_groups``);

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated long-tailed data that needs no download: scenes, and images of one object each.
 
 Background ("stuff") classes fill the canvas, object ("thing") classes are a shape with a texture,

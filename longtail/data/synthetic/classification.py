@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated long-tailed images of one object each, for image classification.
 
 root/images/{train,val,test}/synthetic_{train,val,test}_000000.png

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The description of a generated data set, and the classes that follow from it."""
 
 import dataclasses

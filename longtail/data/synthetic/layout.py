@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Places of things: objects that hide one another, and stuff that fills what they leave.
 
 Objects are placed from front to back: what a new one shows is what the earlier ones leave of it,

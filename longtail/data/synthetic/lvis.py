@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated scenes as a data set for instance segmentation, written as LVIS is.
 
 root/images/{train,val}/synthetic_{train,val}_000000.jpg

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classes of each image and their areas: everything that images have in common.
 
 Shapes: N images, K classes, S stuff classes, K - S thing classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One generated image with its labels and object masks.
 
 Shapes: H, W height and width of the image in pixels, K classes, S stuff classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outlines of the objects: compact ones, thin ones (pole, wire, ring) and small ones (pebble).
 
 An outline is a list of polygons, each (P, 2) float64 of x, y in pixels around the origin; a pixel

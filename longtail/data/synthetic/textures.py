@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Procedural textures: grey fields in [0, 1] that tell classes apart without any colour.
 
 Shapes: h, w height and width in pixels; a *period* is the length of one repetition in pixels.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write generated scenes to disk in the layout of ADE20K.
 
 root/images/{training,validation}/synthetic_{train,val}_000000.jpg

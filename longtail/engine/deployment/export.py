@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing a trained model for deployment, as a checkpoint or as TorchScript, and checking the file.
 
 Shape alphabet:
@@ -32,7 +33,8 @@ TOLERANCE = 1e-5
 
 
 def check_kind(model: nn.Module) -> None:
-    """
+    """Refuse a model of a kind that cannot be exported.
+
     Raises:
         ValueError: the model is neither an image classifier, nor a semantic segmentor, nor a
             detector with ROI heads.
@@ -115,7 +117,8 @@ class ImageToTensors(nn.Module):
     """A model as a function of one image to tensors, in the form in which it can be traced."""
 
     def __init__(self, model: nn.Module) -> None:
-        """
+        """Wrap a model, whose layers and mode stay as they are.
+
         Args:
             model: an image classifier, a semantic segmentor or a detector.
         """
@@ -123,7 +126,8 @@ class ImageToTensors(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """
+        """Run the model on one image and unpack its outputs.
+
         Args:
             image: (3, H, W), of the size and channel order that the model is tested with.
 
@@ -166,7 +170,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def relative_difference(first: Tensor, second: Tensor) -> float:
-    """max |a - b| / max |a|; infinite for tensors of different shapes, NaN if one has NaN."""
+    """Relative maximum max |a - b| / max |a|; infinite for unlike shapes, NaN if one has NaN."""
     if first.shape != second.shape:
         return math.inf
     if not first.numel():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One pass over a training set: what enters an image classifier's last layer.
 
 Shape alphabet:

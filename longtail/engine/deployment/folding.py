@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folding what a second stage has learned into the baseline's weights.
 
 Shape alphabet:
@@ -25,7 +26,8 @@ def fold_linear(weight: Tensor, bias: Tensor, alpha: Tensor, beta: Tensor) -> tu
     Args:
         weight: (K, C, ...) of a linear layer or a 1x1 convolution.
         bias: (K,).
-        alpha, beta: (K,) factors and terms.
+        alpha: (K,) factors of the logits.
+        beta: (K,) terms of the logits.
 
     Returns:
         Weight and bias.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Post hoc methods: a trained linear classifier is changed when its weights are loaded.
 
 They are the alternatives to a second stage that need no training (Table 2 of the DisAlign paper).

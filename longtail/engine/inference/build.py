@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model as it is run in testing."""
 
 from detectron2.config import CfgNode

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference in windows, for models that were trained on crops of one size.
 
 Shape alphabet:
@@ -32,7 +33,8 @@ class SlidingWindowInference(nn.Module):
     """
 
     def __init__(self, model: nn.Module, crop_size: Sequence[int], stride: Sequence[int]) -> None:
-        """
+        """Wrap a segmentor and check that the windows leave no gaps.
+
         Args:
             model: a semantic segmentor, records in and ``{"sem_seg": (K, H, W)}`` logits out.
             crop_size: height and width of a window.
@@ -60,7 +62,8 @@ class SlidingWindowInference(nn.Module):
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """
+        """Segment each image window by window.
+
         Args:
             batched_inputs: records with ``image`` (3, h, w), and ``height`` and ``width`` of the
                 original image if that has another size.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-scale and flip testing for semantic segmentation.
 
 Shape alphabet:
@@ -22,7 +23,8 @@ class SemanticSegmentorWithTTA(nn.Module):
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
-        """
+        """Wrap a segmentor and prepare one resizing for each scale.
+
         Args:
             cfg: read for INPUT.{MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT} and TEST.AUG.{SCALES, FLIP}.
             model: a semantic segmentor in evaluation mode.
@@ -44,7 +46,8 @@ class SemanticSegmentorWithTTA(nn.Module):
         self.flips = (False, True) if cfg.TEST.AUG.FLIP else (False,)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """
+        """Segment each image from all of its copies.
+
         Args:
             batched_inputs: records with ``file_name``, as the test loader gives them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradient accumulation: how much each part of a batch counts.
 
 A loss is a mean over something, the valid pixels or the regions of a batch, of which parts of equal
@@ -21,7 +22,7 @@ def split_batch(batch: list[dict], parts: int) -> list[list[dict]]:
     """The batch in equal parts, in order.
 
     Raises:
-        ValueError: its length is no multiple of ``parts``.
+        ValueError: its length is not a multiple of ``parts``.
     """
     size, rest = divmod(len(batch), parts)
     if rest or not size:

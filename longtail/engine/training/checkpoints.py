@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When a training writes checkpoints, which it keeps, and which is the best."""
 
 import logging
@@ -26,12 +27,13 @@ class PeriodicCheckpoint(HookBase):
     def __init__(
         self, checkpointer: Checkpointer, *, period: int, minutes: float = 0, keep: int = 0
     ) -> None:
-        """
+        """Say when checkpoints are due.
+
         Args:
-            checkpointer: writes them.
-            period: iterations from one to the next, > 0.
-            minutes: the longest time from one to the next; 0 for no limit.
-            keep: how many of the newest stay, ``model_final.pth`` apart; 0 for all.
+        checkpointer: writes them.
+        period: iterations from one to the next, > 0.
+        minutes: the longest time from one to the next; 0 for no limit.
+        keep: how many of the newest stay, ``model_final.pth`` apart; 0 for all.
         """
         self._checkpointer = checkpointer
         self._period, self._minutes, self._keep = period, minutes, keep
@@ -86,10 +88,11 @@ class BestCheckpoint(HookBase):
     """Keep the weights with the largest value of a metric in ``model_best.pth``."""
 
     def __init__(self, checkpointer: Checkpointer, metric: str) -> None:
-        """
+        """Name the metric.
+
         Args:
-            checkpointer: writes them.
-            metric: as in metrics.json, such as ``sem_seg/mIoU``; larger is better.
+        checkpointer: writes them.
+        metric: as in metrics.json, such as ``sem_seg/mIoU``; larger is better.
         """
         self._checkpointer, self._metric = checkpointer, metric
         self._best, self._iteration = -math.inf, -1

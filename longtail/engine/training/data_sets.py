@@ -1,4 +1,5 @@
-"""What a training reads, and whether data sets and model belong together."""
+# SPDX-License-Identifier: Apache-2.0
+"""Records and mappers of a training, and the check whether data sets and model belong together."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ SHOWN = 5
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of ``DATASETS.TRAIN`` in detectron2's format.
 
-    Of images of one class each, a warning names the classes without images.
+    For image classification a warning names the classes without images.
 
     Raises:
         ValueError: no data set is named, one is not registered, or it has another number of
@@ -60,13 +61,14 @@ def _warn_of_classes_without_images(cfg: CfgNode, records: list[dict]) -> None:
 
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
-    """What reads and augments a record of this data set."""
+    """Build the function that reads and augments a record of this data set."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     return MAPPERS.get(kind, DatasetMapper)(cfg, is_train)
 
 
 def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
-    """
+    """Compare the classes of data sets with those of the model's head.
+
     Args:
         cfg: read for NUM_CLASSES of the head that a data set is for.
         names: registered data sets.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ending a training so that it can be continued: signals and failures."""
 
 import signal
@@ -24,9 +25,10 @@ class Interruption(HookBase):
     """
 
     def __init__(self, checkpoint: PeriodicCheckpoint) -> None:
-        """
+        """Take what writes the last checkpoint.
+
         Args:
-            checkpoint: writes it.
+        checkpoint: writes it.
         """
         self._checkpoint = checkpoint
         self._received = 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loader: what a position of the stream gives depends on nothing but the seed.
 
 Not on how many workers or processes read, nor on what they have read before: a run that is resumed
@@ -31,7 +32,8 @@ class TrainingLoader:
         aspect_ratio_grouping: bool = False,
         num_workers: int = 0,
     ) -> None:
-        """
+        """Put records, mapper and sampler together; nothing is read yet.
+
         Args:
             records: the training set in detectron2's format.
             mapper: from a record to a model's input; it may draw from the global generators.
@@ -75,6 +77,7 @@ class TrainingLoader:
         self._position = state["position"]
 
     def __iter__(self) -> Iterator[list[Any]]:
+        """Read on from the position, without end."""
         stream = BatchStream(self.sampler, self.batch_size, self._groups)
         if self._position is not None:
             stream.load_state_dict(self._position)

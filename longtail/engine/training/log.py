@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log of a training across interruptions: averages, metrics.json, evaluations.
 
 After any number of interruptions metrics.json holds what one unbroken run would have written, each
@@ -52,9 +53,10 @@ class MetricsWriter(EventWriter):
     """Write metrics.json as detectron2 does: a line a period, with medians of the last values."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        """
+        """Name the file.
+
         Args:
-            path: the file; it is opened with the first line, and lines are added to it.
+        path: the file; it is opened with the first line, and lines are added to it.
         """
         self._path = Path(path)
         self._file: IO | None = None
@@ -111,9 +113,10 @@ class LogState(HookBase):
     """Keep what a log's next lines need in checkpoints: the last values, and what is written."""
 
     def __init__(self, writer: MetricsWriter) -> None:
-        """
+        """Take the writer whose state is kept.
+
         Args:
-            writer: of metrics.json.
+        writer: of metrics.json.
         """
         self._writer = writer
         self._loaded: dict[str, Any] | None = None
@@ -212,9 +215,10 @@ class CatchUp(HookBase):
     """
 
     def __init__(self, hooks: list[HookBase]) -> None:
-        """
+        """Choose the hooks that have something to catch up on.
+
         Args:
-            hooks: those that come after the checkpoint in every iteration.
+        hooks: those that come after the checkpoint in every iteration.
         """
         self._hooks = [hook for hook in hooks if isinstance(hook, (EvalHook, PeriodicWriter))]
 

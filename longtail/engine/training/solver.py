@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optimizers and learning rate schedules of the papers' recipes."""
 
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class PolyFloorParamScheduler(ParamScheduler):
     """
 
     def __init__(self, power: float, floor: float) -> None:
-        """
+        """Set the exponent and the floor of the decay.
+
         Args:
             power: p > 0.
             floor: f in [0, 1], the final value.
@@ -139,7 +141,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def _without_decay(model: nn.Module, patterns: Sequence[str]) -> set[nn.Parameter]:
-    """What has no weight decay by its name.
+    """Parameters that are exempt from weight decay by their names.
 
     Args:
         model: its modules may name more, in an attribute ``no_decay_params``.
@@ -164,7 +166,7 @@ def _without_decay(model: nn.Module, patterns: Sequence[str]) -> set[nn.Paramete
 
 
 def _names(pattern: str, name: str) -> bool:
-    """Whether it is a pattern of the whole name or of the last one."""
+    """Tell whether it is a pattern of the whole name or of the last one."""
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)
 
 

@@ -1,4 +1,5 @@
-"""What makes a model faster and computes the same function: memory format and compilation."""
+# SPDX-License-Identifier: Apache-2.0
+"""Faster models that compute the same function: memory format and compilation."""
 
 from typing import Any
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Second stages: a trained model is frozen, and some modules of it are trained.
 
 A model is a second stage if it, or its semantic head, has the attribute ``trained_module_names``,
@@ -18,7 +19,7 @@ SHOWN = 5
 
 
 def is_second_stage(model: nn.Module) -> bool:
-    """Whether only a part of the model is to be trained."""
+    """Tell whether only a part of the model is to be trained."""
     return _declaring(model) is not None
 
 
@@ -77,7 +78,7 @@ def evaluate_frozen_modules(model: nn.Module, inputs: Any = None) -> None:
 
 
 def trained_parameters_report(model: nn.Module) -> str:
-    """What is trained, tensor by tensor, and what is frozen, with parameter counts."""
+    """List what is trained, tensor by tensor, and what is frozen, with parameter counts."""
     parameters = list(model.named_parameters())
     trained = [(name, tuple(p.shape), p.numel()) for name, p in parameters if p.requires_grad]
     frozen: dict[str, int] = {}
@@ -164,7 +165,7 @@ class SecondStageCheckpointer(Checkpointer):
             )
 
     def _remedy(self, unexpected: set[str]) -> str:
-        """What the second stage says of tensors that it knows, or in general."""
+        """The remedy that the second stage names for tensors that it knows, or in general."""
         for part, remedy in getattr(_declaring(self.model), "remedies", {}).items():
             if any(part in name for name in unexpected):
                 return remedy

@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training step: in full or mixed precision, on a batch at once or in parts."""
 
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,7 +29,7 @@ class StepTrainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader,
+        data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         device: str,
         *,
@@ -35,9 +37,12 @@ class StepTrainer(SimpleTrainer):
         dtype: str | None = None,
         accumulation_steps: int = 1,
     ) -> None:
-        """
+        """Prepare detectron2's loop for mixed precision and accumulated gradients.
+
         Args:
-            model, data_loader, optimizer: as for detectron2's SimpleTrainer.
+            model: gives a dict of losses for a batch, as for detectron2's SimpleTrainer.
+            data_loader: gives batches without end.
+            optimizer: of the parameters of ``model``.
             device: type of device, such as ``"cuda"`` or ``"cpu"``.
             seed: of all that the model draws, by iteration and rank.
             dtype: of mixed precision, ``"float16"`` or ``"bfloat16"``; None for full precision.
@@ -143,7 +148,7 @@ class StepTrainer(SimpleTrainer):
         return self.model.no_sync() if distributed else nullcontext()
 
     def state_dict(self) -> dict:
-        """With the state of the loss scaling, the seed and the position in the data."""
+        """detectron2's state, that of the loss scaling, the seed, the position in the data."""
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
@@ -152,7 +157,7 @@ class StepTrainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """What :meth:`state_dict` gave; without a scaler's state (another type) it starts anew.
+        """Restore a :meth:`state_dict`; without a scaler's state (another type) it starts anew.
 
         Raises:
             ValueError: another optimizer, or one of other parameters.

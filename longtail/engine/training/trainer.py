@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainer: detectron2's, on any device, with mixed precision of either type."""
 
 import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from longtail.config import installed_projects
@@ -64,7 +67,8 @@ class Trainer(StatefulTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """
+        """Build model, optimizer, data and hooks, after checks of the config.
+
         Args:
             cfg: the complete config.
         """
@@ -193,14 +197,16 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer by :func:`.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Build the schedule by :func:`.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
         """Images, or what a project reads in their place."""
         for project in installed_projects():
             if (loader := project.train_loader(cfg)) is not None:
@@ -219,7 +225,8 @@ class Trainer(StatefulTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Build the loader of a test set, in batches for image classification."""
         mapper = build_mapper(cfg, dataset_name, is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         if not isinstance(mapper, ClassificationDatasetMapper):
@@ -235,6 +242,7 @@ class Trainer(StatefulTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test set, which writes into OUTPUT_DIR/inference."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ending a run whose processes wait for one that hangs, and naming it."""
 
 import os
@@ -23,9 +24,10 @@ class Watchdog(HookBase):
     """
 
     def __init__(self, minutes: float) -> None:
-        """
+        """Set the time that an iteration may take.
+
         Args:
-            minutes: from one iteration to the next, > 0.
+        minutes: from one iteration to the next, > 0.
         """
         self._seconds = 60 * minutes
         self._stop = threading.Event()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluator for image classification: detectron2's interface around the pure functions.
 
 Shapes: K classes.

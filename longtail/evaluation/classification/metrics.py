@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics of image classification as pure functions.
 
 Shapes: N images, K classes.

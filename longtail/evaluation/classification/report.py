@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks of the right classes as a report: metrics in percent, and their table.
 
 Shapes: N images, K classes. Every accuracy is in percent, NaN where there is no image.

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation on LVIS and data sets in its format."""

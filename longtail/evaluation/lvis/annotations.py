@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ground truth of an LVIS data set, as its evaluation needs it.
 
 LVIS is annotated by federation: an image says for a few categories only whether and where they

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detections of one image: selected, with their masks, matched, and written.
 
 Shapes: D detections of one image, (H, W) its size.

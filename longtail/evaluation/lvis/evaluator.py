@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluator for LVIS: detectron2's interface around the pure functions.
 
 Shapes: D detections of one image, (H, W) its size, K categories.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images and detections that the processes of an LVIS evaluation have seen, joined and written."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference that leaves the masks of R-CNN models unpasted, for the LVIS evaluator."""
 
 from typing import Any

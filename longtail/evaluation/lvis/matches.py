@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matched detections: packed into few bytes, joined, sorted, and pruned.
 
 Shapes: D detections of any number of images; B = 5 bytes, the A * T bits of a detection (A = 4

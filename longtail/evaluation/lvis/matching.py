@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matching detections with the ground truth of one image, as lvis-api does.
 
 Shapes: D detections and G annotations of one image, or of one category in it; A = 4 ranges of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LVIS's average precision as pure functions on arrays.
 
 Shapes: C curves, D detections, K categories; A = 4 ranges of areas (all, small, medium, large),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From matched detections to average precision: per category, fixed and pooled.
 
 Shapes: D detections of the whole set, K categories; A, T and R as in

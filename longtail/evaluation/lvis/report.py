@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metrics of an LVIS evaluation as a file and as a table.
 
 Shapes: K categories; T, R and A as in :mod:`longtail.evaluation.lvis.metrics`.

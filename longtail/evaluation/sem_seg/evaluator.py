@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluator for semantic segmentation: detectron2's interface around the pure functions.
 
 Shapes: K classes, (H, W) image size.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Semantic segmentation metrics as pure functions.
 
 Shapes: K classes, (H, W) image size. A confusion matrix is (K, K) with the target (ground truth)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A confusion matrix as a report: metrics in percent, and their tables.
 
 Shapes: K classes. Every IoU, accuracy and share here is in percent, NaN for a class without

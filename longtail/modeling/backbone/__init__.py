@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backbones with detectron2's interface."""
 
 from .classification_backbone import TimmClassificationBackbone

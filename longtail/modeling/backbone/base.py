@@ -1,4 +1,5 @@
-"""What both backbones of timm's models share."""
+# SPDX-License-Identifier: Apache-2.0
+"""The common part of both backbones of timm's models."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
@@ -18,7 +19,8 @@ class StridedBackbone(Backbone):
         return self._divisibility
 
     def check_size(self, image: Tensor) -> None:
-        """
+        """Refuse images that are smaller than the largest stride.
+
         Args:
             image: (N, 3, H, W).
 

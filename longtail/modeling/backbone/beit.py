@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEiT on images of any size.
 
 Shapes: N images, T = 1 + rows * columns tokens (the first is the class token), C channels.
@@ -18,7 +19,7 @@ CLASS_OFFSETS = 3
 
 
 class TokenGrid(NamedTuple):
-    """Where the tokens of an image are: ``index`` is (T, T), the table's row for each pair."""
+    """Positions of the tokens of an image: ``index`` is (T, T), the table's row for each pair."""
 
     rows: int
     columns: int

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any timm model as a backbone that returns one vector an image.
 
 Shape alphabet:
@@ -35,7 +36,8 @@ class TimmClassificationBackbone(Backbone):
         freeze_at: int = 0,
         drop_path: float = 0.0,
     ) -> None:
-        """
+        """Create a timm model without its classifier.
+
         Args:
             name: timm's name of the model, such as ``resnext50_32x4d``.
             image_size: side of the square images, in pixels; many models take any.
@@ -48,8 +50,8 @@ class TimmClassificationBackbone(Backbone):
             drop_path: rate of stochastic depth of the last block, in [0, 1).
 
         Raises:
-            ValueError: timm has no such model, it takes no images of this size, makes no vector
-                of them, or has not this option.
+            ValueError: timm does not have such a model, or the model does not take images of this
+                size, make a vector of them, or have this option.
         """
         super().__init__()
         check_name(name)
@@ -61,6 +63,11 @@ class TimmClassificationBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read MODEL.TIMM and INPUT.CLASSIFICATION.SIZE.
+
+        Raises:
+            ValueError: an option of MODEL.TIMM that is for dense prediction is set.
+        """
         options = cfg.MODEL.TIMM
         for key, value in (("OUTPUT_STRIDE", 32), ("CHECKPOINTING", False)):
             if options[key] != value:
@@ -118,10 +125,10 @@ def _num_channels(name: str, image_size: int) -> int:
 
 
 def _level_ends(model: nn.Module) -> dict[int, str]:
-    """For each level, log2 of its stride, the path of its last module; {} if they are unknown."""
+    """The path of the last module by log2 of a level's stride; {} if the levels are unknown."""
     info = list(getattr(model, "feature_info", ()))
     ends = {level["reduction"].bit_length() - 1: level["module"] for level in info}
     paths = {path for path, _ in model.named_modules()}
-    # A vision transformer has one stride; some models have levels that are no module.
+    # A vision transformer has one stride; some models have levels that are not modules.
     known = len(ends) == len(info) and max(ends, default=0) == LAST_LEVEL
     return ends if known and paths.issuperset(ends.values()) else {}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of a timm model that training leaves as they are."""
 
 from timm.layers import freeze_batch_norm_2d

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HRNet as in semantic segmentation: the branches themselves, fused bilinearly at any size."""
 
 import torch

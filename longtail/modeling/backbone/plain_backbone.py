@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain vision transformers of timm as detectron2 backbones with a pyramid."""
 
 import timm
@@ -42,7 +43,8 @@ class TimmPlainBackbone(StridedBackbone):
         drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """
+        """Create a plain vision transformer of timm and the neck that makes levels of it.
+
         Args:
             name: timm's name of the model, such as ``beit_large_patch16_512``.
             image_size: height and width that the position tables are for.
@@ -56,7 +58,7 @@ class TimmPlainBackbone(StridedBackbone):
             checkpointing: of activations, block by block: less memory for one more forward pass.
 
         Raises:
-            ValueError: timm has no such model, or an option does not fit it.
+            ValueError: timm does not have such a model, or an option does not fit it.
         """
         super().__init__()
         check_name(name)
@@ -98,6 +100,11 @@ class TimmPlainBackbone(StridedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read MODEL.TIMM.
+
+        Raises:
+            ValueError: MODEL.TIMM.OUTPUT_STRIDE is not 32.
+        """
         if cfg.MODEL.TIMM.OUTPUT_STRIDE != 32:
             raise ValueError(
                 "MODEL.TIMM.OUTPUT_STRIDE must be 32 for TimmPlainBackbone, whose patch and neck "
@@ -146,7 +153,7 @@ class TimmPlainBackbone(StridedBackbone):
 
 
 def _rescale(level: str, channels: int) -> nn.Module:
-    """From the patch's stride to the level's."""
+    """Build the layers from the patch's stride to the level's."""
 
     def double() -> nn.Module:
         return nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
@@ -162,7 +169,7 @@ def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int,
     """Patch size of a model and timm's options for it, seen without memory.
 
     Raises:
-        ValueError: it is no plain vision transformer, or the other arguments do not fit it.
+        ValueError: it is not a plain vision transformer, or the other arguments do not fit it.
     """
     options = {"img_size": image_size, "num_classes": 0, "dynamic_img_size": True}
     if name.startswith("beit_large"):
@@ -185,14 +192,14 @@ def _look(name: str, image_size: int, out_blocks: tuple[int, ...]) -> tuple[int,
             # An argument that it does not know is one for this.
             reason = "" if isinstance(error, TypeError) else f": {first_line(error)}"
             raise ValueError(
-                f"MODEL.TIMM.NAME: {name} is no plain vision transformer that timm lets take "
+                f"MODEL.TIMM.NAME: {name} is not a plain vision transformer that timm lets take "
                 f"images of any size{reason}"
             ) from None
     strides = {level["reduction"] for level in look.feature_info}
     if not hasattr(look, "blocks") or len(strides) > 1:
         raise ValueError(
-            f"MODEL.TIMM.NAME: {name} is no plain vision transformer, its levels have the strides "
-            f"{sorted(strides)}: MODEL.BACKBONE.NAME TimmBackbone is for pyramids"
+            f"MODEL.TIMM.NAME: {name} is not a plain vision transformer, its levels have the "
+            f"strides {sorted(strides)}: MODEL.BACKBONE.NAME TimmBackbone is for pyramids"
         )
     patch = strides.pop()
     if patch % 4:

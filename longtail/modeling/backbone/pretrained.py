@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """timm models by name, with their initial weights."""
 
 import difflib
@@ -59,9 +60,10 @@ def create_model(
 
 
 def check_name(name: str) -> None:
-    """
+    """Refuse a name that timm does not know.
+
     Raises:
-        ValueError: timm has no model of this name; the message lists near ones.
+        ValueError: timm does not have a model of this name; the message lists near ones.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)

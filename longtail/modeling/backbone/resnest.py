@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ResNeSt with dilations, as in semantic segmentation."""
 
 from timm.models.resnest import ResNestBottleneck

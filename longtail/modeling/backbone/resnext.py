@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ResNeXt-152, which timm does not have."""
 
 from typing import Any

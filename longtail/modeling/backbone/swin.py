@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Swin as in its authors' semantic segmentation: windows of one size on images of any size."""
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 # For timm.create_model: windows never shrink to a small map and never lose their shift there.
 SWIN_OPTIONS = {"always_partition": True}
 
-# Added to the logits of pixels that are no neighbors; minus infinity in effect.
+# Added to the logits of pixels that are not neighbors; minus infinity in effect.
 NO_ATTENTION = -100.0
 
 
@@ -16,7 +17,7 @@ class PaddedWindowBlock(SwinTransformerBlock):
     """Pads the map to whole windows and then shifts it.
 
     timm shifts first. The pad then lies between the map's last and first rows, so that pixels fall
-    into other windows than in the authors' code wherever the size is no multiple of the window.
+    into other windows than in the authors' code wherever the size is not a multiple of the window.
     """
 
     def _attn(self, x: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class PaddedWindowBlock(SwinTransformerBlock):
 def shift_mask(
     grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], like: Tensor
 ) -> Tensor:
-    """What to add to the attention logits within the windows of a shifted map.
+    """Terms for the attention logits within the windows of a shifted map.
 
     After the shift the last window of an axis holds pixels from both ends of the map. Along an
     axis the pixels form three bands: all other windows, and the last window's two parts. A pixel

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any timm model with a feature pyramid as a detectron2 backbone."""
 
 import timm
@@ -49,7 +50,8 @@ class TimmBackbone(StridedBackbone):
         drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
-        """
+        """Create a timm model that returns a pyramid of feature maps.
+
         Args:
             name: timm's name of the model, such as ``resnet50c``.
             output_stride: stride of the last level, 8, 16 or 32; below 32 strides become
@@ -64,7 +66,7 @@ class TimmBackbone(StridedBackbone):
             checkpointing: of activations, where timm can: less memory for one more forward pass.
 
         Raises:
-            ValueError: timm has no such model, the model no pyramid, or not this option.
+            ValueError: timm does not have such a model, or the model a pyramid or this option.
         """
         super().__init__()
         look, options = _first_look(name)
@@ -105,6 +107,7 @@ class TimmBackbone(StridedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read MODEL.TIMM."""
         return {
             **cls.shared_options(cfg),
             "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
@@ -184,7 +187,8 @@ def _levels(name: str, strides: list[int]) -> list[str]:
 
 
 def _check_sizes(name: str, look: nn.Module) -> None:
-    """
+    """Look at the sizes of a model's maps for an image that is not square.
+
     Raises:
         ValueError: the model cannot take an image of another size than that of the classification
             network, or its maps do not have the image's size divided by their strides.
@@ -207,7 +211,7 @@ def _check_sizes(name: str, look: nn.Module) -> None:
 
 
 def _rounds_up(look: nn.Module) -> bool:
-    """Whether the maps of an image of one pixel have one cell: then no image is too small."""
+    """Tell whether the maps of an image of one pixel have one cell: then no image is too small."""
     try:
         return set(_map_sizes(look, 1, 1)) == {(1, 1)}
     # A kernel that is larger than the image, or what a model asserts of sizes.
@@ -261,7 +265,7 @@ def _build(name: str, options: dict, indices: list[int], output_stride: int) -> 
 
 
 def _ends(model: nn.Module, levels: list[str]) -> dict[str, str]:
-    """For each level that the model still has, the path of its last module."""
+    """The path of the last module of each level that the model still has."""
     if isinstance(model, HighResolutionNetFeatures):
         return LAST_MODULES
     # timm's feature models wrap the model or flatten its containers into their own names.

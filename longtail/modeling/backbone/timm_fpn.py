@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A feature pyramid network over any timm model."""
 
 from detectron2.config import CfgNode

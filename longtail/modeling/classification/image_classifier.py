@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image classifier: a backbone that makes a vector of an image, a classifier, a loss.
 
 Shape alphabet:
@@ -18,7 +19,7 @@ from longtail.modeling.cosine import CosineLinear
 
 @META_ARCH_REGISTRY.register()
 class ImageClassifier(nn.Module):
-    """Classify images of one class each."""
+    """Classify images."""
 
     @configurable
     def __init__(
@@ -30,13 +31,15 @@ class ImageClassifier(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
-        """
+        """Put a new classifier on a backbone.
+
         Args:
             backbone: with the output ``pooled``, (N, C).
             class_loss: says how many outputs the classifier needs, and what their probabilities
                 are.
             classifier_type: ``"linear"`` or ``"cosine"``.
-            pixel_mean, pixel_std: (3,), in the order and scale of the input's channels.
+            pixel_mean: (3,), in the order and scale of the input's channels.
+            pixel_std: (3,), likewise.
 
         Raises:
             ValueError: the backbone makes no vector, or another type of classifier.
@@ -58,6 +61,7 @@ class ImageClassifier(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Build backbone and loss, and read MODEL.CLASSIFIER.TYPE and the pixels' normalization."""
         return {
             "backbone": build_backbone(cfg),
             "class_loss": build_loss(cfg, IMAGES),
@@ -88,10 +92,12 @@ class ImageClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device that images are moved to."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """
+        """Compute the loss in training, probabilities otherwise.
+
         Args:
             batched_inputs: dicts with ``image``, (3, H, W) of one size in the batch, and for
                 training ``label``, 0..K-1.
@@ -108,7 +114,7 @@ class ImageClassifier(nn.Module):
         return [{"scores": scores} for scores in probabilities]
 
     def loss_normalizers(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """What the loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of the loss: with it, the losses of parts add up to a batch's.
 
         Args:
             batched_inputs: as in training.
@@ -123,7 +129,7 @@ class ImageClassifier(nn.Module):
         return torch.tensor([item["label"] for item in batched_inputs], device=self.device)
 
     def features(self, batched_inputs: list[dict]) -> Tensor:
-        """What enters the classifier: (N, C)."""
+        """The (N, C) features that enter the classifier."""
         images = torch.stack([item["image"].to(self.device) for item in batched_inputs])
         return self.backbone((images - self.pixel_mean) / self.pixel_std)["pooled"]
 
@@ -136,5 +142,5 @@ class ImageClassifier(nn.Module):
         return self.class_loss(self.class_logits(features), classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
-        """What the loss of (N,) classes is a mean over, a scalar."""
+        """The divisor of the loss of (N,) classes, a scalar: images or the sum of their weights."""
         return self.class_loss.normalizer(classes)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Second stages of an image classifier: its features are frozen, a small part is trained.
 
 Everything but the modules in ``trained_module_names`` is frozen by
@@ -18,7 +19,7 @@ from .image_classifier import ImageClassifier
 
 
 class SecondStageImageClassifier(ImageClassifier):
-    """What second stages have in common: no gradient below the classifier's input.
+    """The common part of second stages: no gradient below the classifier's input.
 
     A second stage that trains with ``class_loss`` names it among its trained modules, since some
     losses have a state (such as counts of what they have seen) that belongs to the training.
@@ -28,6 +29,7 @@ class SecondStageImageClassifier(ImageClassifier):
 
     @torch.no_grad()
     def features(self, batched_inputs: list[dict]) -> Tensor:
+        """The (N, C) features that enter the classifier, without gradients."""
         return super().features(batched_inputs)
 
 
@@ -43,8 +45,9 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
     trained_module_names = ("retrained_classifier", "class_loss")
 
     @configurable
-    def __init__(self, **kwargs) -> None:
-        """
+    def __init__(self, **kwargs: object) -> None:
+        """Add a new classifier beside the first stage's.
+
         Args:
             kwargs: as for :class:`ImageClassifier`.
         """
@@ -52,6 +55,7 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
         self.retrained_classifier = self.new_classifier()
 
     def class_logits(self, features: Tensor) -> Tensor:
+        """(N, C) features to (N, D) logits of the new classifier."""
         return self.retrained_classifier(features)
 
 
@@ -59,7 +63,8 @@ class ClassScaling(nn.Module):
     """One factor for each logit, 1 at the start."""
 
     def __init__(self, num_logits: int) -> None:
-        """
+        """Start with factors of 1.
+
         Args:
             num_logits: D.
         """
@@ -84,8 +89,9 @@ class ScaledImageClassifier(SecondStageImageClassifier):
     no_decay_params = ("factor",)
 
     @configurable
-    def __init__(self, **kwargs) -> None:
-        """
+    def __init__(self, **kwargs: object) -> None:
+        """Add one factor for each output of the first stage's classifier.
+
         Args:
             kwargs: as for :class:`ImageClassifier`.
         """
@@ -93,4 +99,5 @@ class ScaledImageClassifier(SecondStageImageClassifier):
         self.scaling = ClassScaling(self.class_loss.num_logits)
 
     def class_logits(self, features: Tensor) -> Tensor:
+        """(N, C) features to (N, D) scaled logits."""
         return self.scaling(super().class_logits(features))

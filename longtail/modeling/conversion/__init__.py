@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State dicts of other libraries' models under our names, and back.
 
 from_peer(peer_state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]

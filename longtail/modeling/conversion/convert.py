@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole state dicts from one naming to another; every tensor has to find its place."""
 
 import math
@@ -39,7 +40,7 @@ class Backbone(NamedTuple):
 
 
 def is_segmentor(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is a whole model of the peer, not a backbone alone."""
+    """Tell whether a state dict is a whole model of the peer, not a backbone alone."""
     return any(name.startswith("decode_head.") for name in state)
 
 
@@ -61,7 +62,7 @@ def from_peer(
         of Swin's patch merging get another order.
 
     Raises:
-        ValueError: the peer has no such model, or the two do not have the same tensors.
+        ValueError: the peer does not have such a model, or the two do not have the same tensors.
     """
     names = peer_names(own)
     classifiers = {
@@ -97,7 +98,7 @@ def to_peer(own_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             :func:`longtail.config.deployed_state`).
 
     Raises:
-        ValueError: the peer has no such model.
+        ValueError: the peer does not have such a model.
     """
     names = peer_names(own_state)
     tensors = _merging_reordered({name: own_state[name] for name in names}, (2, 2, -1))
@@ -116,8 +117,8 @@ def from_backbone(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Bac
         own: the state dict of our model, on any device: its names and shapes count.
 
     Raises:
-        ValueError: our model has no backbone of timm, or its tensors are not all there, or others
-            that are part of no classifier.
+        ValueError: our model does not have a backbone of timm, or its tensors are not all
+            there, or others that are not a part of a classifier.
     """
     state = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
     styles = backbone_styles(own)

@@ -1,4 +1,5 @@
-"""What other libraries call the tensors of our models.
+# SPDX-License-Identifier: Apache-2.0
+"""Names that other libraries give the tensors of our models.
 
 A model is given by the names in its state dict, ``backbone.*`` and ``sem_seg_head.*``. The rules
 lead from our names to the others; the way back is the inverted dictionary, so that the two
@@ -137,7 +138,7 @@ def peer_names(own: Iterable[str]) -> dict[str, str]:
         own: the names in the model's state dict, without those that only training has.
 
     Raises:
-        ValueError: the peer has no such backbone, head or tensor.
+        ValueError: the peer does not have such a backbone, head or tensor.
     """
     own = list(own)
     family = family_of(own)
@@ -160,7 +161,7 @@ def peer_names(own: Iterable[str]) -> dict[str, str]:
 
 
 def backbone_styles(own: Iterable[str]) -> dict[str, dict[str, str]]:
-    """In every style that there is, the names of a backbone's tensors in a file of its own.
+    """List, in every style that there is, the names of a backbone's tensors in a file of its own.
 
     Args:
         own: the names in our model's state dict; heads do not count, nor does a neck.
@@ -195,7 +196,7 @@ def family_of(names: Iterable[str]) -> Family | None:
 
 
 def describe(names: Iterable[str]) -> str:
-    """What a model looks like by its names in any library, such as ``PSPNet on ResNet``."""
+    """Describe a model by its names in any library, such as ``PSPNet on ResNet``."""
     names = list(names)
     family = family_of(names)
     backbone = family.name if family else "an unknown backbone"

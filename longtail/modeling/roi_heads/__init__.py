@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROI heads whose box classifier and its loss can be chosen."""
 
 from .fast_rcnn import LongTailFastRCNNOutputLayers, check_box_classifier

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fast R-CNN's output layers with a linear or a cosine classifier and one of the class losses.
 
 Shape alphabet:
@@ -30,9 +31,10 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
         *,
         classifier: str = "linear",
         class_loss: ClassLoss | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
-        """
+        """Fit detectron2's classifier to the class loss, or replace it by a cosine classifier.
+
         Args:
             input_shape: shape of the box features, (C,) or (C, H, W).
             classifier: ``"linear"`` or ``"cosine"``.
@@ -61,6 +63,11 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Read detectron2's arguments and MODEL.ROI_BOX_HEAD.CLASSIFIER.
+
+        Raises:
+            ValueError: the config turns a class loss of detectron2's own on.
+        """
         check_loss_is_ours(cfg)
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "classifier": cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER}
@@ -68,7 +75,7 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
-        """As detectron2's, with the class loss as ``loss_cls``.
+        """Compute detectron2's losses with the class loss as ``loss_cls``.
 
         Args:
             predictions: (R, D) logits and box deltas.
@@ -103,7 +110,8 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
 
 
 def check_loss_is_ours(cfg: CfgNode) -> None:
-    """
+    """Refuse a second class loss beside ours.
+
     Raises:
         ValueError: the config turns a class loss of detectron2's own on.
     """

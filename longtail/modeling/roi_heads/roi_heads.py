@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mask R-CNN's and Cascade R-CNN's ROI heads around output layers of our own."""
 
 import copy
@@ -7,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from torch import nn
 
 from longtail.losses import BOXES, build_loss
 
@@ -20,7 +22,7 @@ class _OwnPredictor:
 
     @classmethod
     def predictor_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
-        """What the output layers get beside what they read from the config themselves.
+        """Arguments of the output layers beside those that they read from the config themselves.
 
         It is called once for all stages of a cascade: statistics are looked up here.
         """
@@ -33,7 +35,7 @@ class _OwnPredictor:
         parts = super()._init_box_head(cfg, input_shape)
         arguments = cls.predictor_arguments(cfg)
 
-        def exchange(predictor, head):
+        def exchange(predictor: nn.Module, head: nn.Module) -> nn.Module:
             # Every stage of a cascade has its own box transform, and a loss that counts for itself.
             transform = {"box2box_transform": predictor.box2box_transform}
             own = copy.deepcopy(arguments)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Semantic segmentation heads with detectron2's interface."""
 
 from .base import SemSegHead

@@ -1,4 +1,5 @@
-"""What all semantic heads share: pixel classifier, auxiliary head, losses.
+# SPDX-License-Identifier: Apache-2.0
+"""The common part of all semantic heads: pixel classifier, auxiliary head, losses.
 
 Shape alphabet:
     N: images of the batch
@@ -23,7 +24,8 @@ class PixelClassifier(nn.Conv2d):
     """
 
     def __init__(self, channels: int, num_classes: int, dropout: float = 0.1) -> None:
-        """
+        """Initialize the convolution with small random weights and no bias.
+
         Args:
             channels: C.
             num_classes: K.
@@ -59,7 +61,8 @@ class SemSegHead(nn.Module, ABC):
         dropout: float = 0.1,
         auxiliary: "SemSegHead | None" = None,
     ) -> None:
-        """
+        """Put a pixel classifier on the features that a subclass computes.
+
         Args:
             channels: C, what :meth:`pixel_features` returns.
             num_classes: K.
@@ -97,7 +100,8 @@ class SemSegHead(nn.Module, ABC):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """
+        """Compute the losses in training, logits otherwise.
+
         Args:
             features: the backbone's maps by name.
             targets: (N, h, w) labels, needed in training.
@@ -120,7 +124,7 @@ class SemSegHead(nn.Module, ABC):
         return None, losses
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
-        """What each loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of each loss: with it, the losses of parts add up to a batch's.
 
         Args:
             targets: (N, h, w) labels.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The blocks that semantic heads are made of.
 
 Shape alphabet:
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 
 
 def check_positive(key: str, values: Sequence[int]) -> None:
-    """
+    """Refuse values that are not positive integers.
+
     Raises:
-        ValueError: there is no value, or one that is no integer >= 1; ``key`` names them.
+        ValueError: there is no value, or one that is not an integer >= 1; ``key`` names them.
     """
     if not values or any(not isinstance(value, int) or value < 1 for value in values):
         raise ValueError(f"{key} must be one or more integers >= 1, got {list(values)}")
@@ -111,7 +113,8 @@ class PyramidPooling(nn.Module):
     def __init__(
         self, in_channels: int, channels: int, pool_scales: Sequence[int], *, norm: str = "BN"
     ) -> None:
-        """
+        """Build one convolution for each pool and the one that joins them.
+
         Args:
             in_channels: C.
             channels: of every pool and of the result.

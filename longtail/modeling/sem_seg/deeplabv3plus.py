@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLabV3+ with depthwise-separable atrous convolutions.
 
 detectron2's DeepLabV3PlusHead has dense atrous convolutions in the papers' setting and another
-decoder; this is the head that the papers' figures were made with.
+decoder; this is the head that the papers' metrics were measured with.
 
 Shape alphabet: see :mod:`.base`.
 """
@@ -33,7 +34,8 @@ class SeparableDeepLabV3PlusHead(SemSegHead):
         norm: str,
         **shared: object,
     ) -> None:
-        """
+        """Build the branches on the high level and the refinement by the low one.
+
         Args:
             input_shape: the backbone's maps.
             in_features: names of the low and of the high level.
@@ -67,6 +69,11 @@ class SeparableDeepLabV3PlusHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD.
+
+        Raises:
+            ValueError: IN_FEATURES or PROJECT_CHANNELS is of another length.
+        """
         head = cfg.MODEL.SEM_SEG_HEAD
         if len(head.IN_FEATURES) != 2 or len(head.PROJECT_CHANNELS) != 1:
             raise ValueError(

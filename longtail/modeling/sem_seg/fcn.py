@@ -1,7 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fully convolutional head, as main and as auxiliary head.
 
 Shape alphabet: see :mod:`.base`.
 """
+
+from itertools import pairwise
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -34,7 +37,8 @@ class FCNHead(SemSegHead):
         concat_input: bool = True,
         **shared: object,
     ) -> None:
-        """
+        """Build the convolutions on a level.
+
         Args:
             input_shape: the backbone's maps.
             in_feature: name of the level to read.
@@ -49,10 +53,7 @@ class FCNHead(SemSegHead):
         self.in_feature = in_feature
         widths = [shape.channels] + [channels] * num_convs
         self.convs = nn.Sequential(
-            *(
-                conv_norm_relu(i, o, 3, norm=norm)
-                for i, o in zip(widths[:-1], widths[1:], strict=True)
-            )
+            *(conv_norm_relu(i, o, 3, norm=norm) for i, o in pairwise(widths))
         )
         self.join = (
             conv_norm_relu(shape.channels + channels, channels, 3, norm=norm)
@@ -62,6 +63,7 @@ class FCNHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD; the last of IN_FEATURES is the level."""
         shared = shared_arguments(cfg, input_shape)
         in_feature = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[-1]
         return {"input_shape": input_shape, "in_feature": in_feature, **shared}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OCRNet's head: a coarse segmentation gives one feature a class, which pixels attend to.
 
 Shape alphabet: see :mod:`.base`, and
@@ -32,7 +33,8 @@ class OCRHead(SemSegHead):
         num_classes: int,
         **shared: object,
     ) -> None:
-        """
+        """Build the coarse stage and the attention of pixels to object regions.
+
         Args:
             input_shape: the backbone's maps.
             in_features: names of the levels that are joined at the size of the first.
@@ -65,6 +67,11 @@ class OCRHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD.
+
+        Raises:
+            ValueError: OCR_CHANNELS is not positive, or the levels do not go from fine to coarse.
+        """
         # First, because it checks the levels.
         shared = shared_arguments(cfg, input_shape)
         head = cfg.MODEL.SEM_SEG_HEAD

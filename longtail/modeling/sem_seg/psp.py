@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PSPNet's head: pyramid pooling on one level.
 
 Shape alphabet: see :mod:`.base`.
@@ -28,7 +29,8 @@ class PSPHead(SemSegHead):
         norm: str,
         **shared: object,
     ) -> None:
-        """
+        """Put pyramid pooling on a level.
+
         Args:
             input_shape: the backbone's maps.
             in_feature: name of the level to read.
@@ -44,6 +46,7 @@ class PSPHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD; the last of IN_FEATURES is the level."""
         # First, because it checks the levels.
         shared = shared_arguments(cfg, input_shape)
         return {

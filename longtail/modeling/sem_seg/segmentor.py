@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """detectron2's semantic segmentor, which can also take images as they are.
 
 Shape alphabet:
@@ -34,7 +35,8 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
 
     @configurable
     def __init__(self, *, pad_to_stride: bool = True, **parts: object) -> None:
-        """
+        """Choose how images and logits are brought to a common size.
+
         Args:
             pad_to_stride: detectron2's way, for any head; otherwise mmsegmentation's, for heads
                 with a method ``layers``, which gives the logits at the size of their maps.
@@ -62,11 +64,12 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
 
     @property
     def size_divisibility(self) -> int:
-        """What the sides of a batch are padded to a multiple of; 0 for nothing."""
+        """The number to a multiple of which the sides of a batch are padded; 0 for no padding."""
         return self.backbone.size_divisibility if self.pad_to_stride else 0
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """
+        """Compute the losses in training, logits of the images' original sizes otherwise.
+
         Args:
             batched_inputs: records with ``image`` (3, h, w); in training also ``sem_seg`` (h, w);
                 ``height`` and ``width`` of the original image if that has another size.
@@ -109,7 +112,7 @@ def _at_original_size(logits: Tensor, record: dict) -> Tensor:
 
 
 def is_semantic_segmentor(cfg: CfgNode) -> bool:
-    """Whether ``MODEL.META_ARCHITECTURE`` names detectron2's segmentor or one derived from it.
+    """Tell whether ``MODEL.META_ARCHITECTURE`` names detectron2's segmentor or one derived from it.
 
     Raises:
         ValueError: nothing is registered under that name.
@@ -120,7 +123,8 @@ def is_semantic_segmentor(cfg: CfgNode) -> bool:
 
 
 def check_padding(cfg: CfgNode, model: nn.Module) -> None:
-    """
+    """Refuse PAD_TO_STRIDE False for a model that does not read it.
+
     Args:
         cfg: read for MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE and MODEL.META_ARCHITECTURE.
         model: what was built by it.

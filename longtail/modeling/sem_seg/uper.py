@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """UPerNet's head: a feature pyramid whose top is a pyramid pooling module.
 
 Shape alphabet: see :mod:`.base`.
@@ -29,7 +30,8 @@ class UPerHead(SemSegHead):
         norm: str,
         **shared: object,
     ) -> None:
-        """
+        """Build pyramid pooling on the coarsest level and a path from it to the finest.
+
         Args:
             input_shape: the backbone's maps.
             in_features: names of the levels, two or more, from fine to coarse.
@@ -52,6 +54,7 @@ class UPerHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Read MODEL.SEM_SEG_HEAD; IN_FEATURES are ordered from fine to coarse."""
         # First, because it checks the levels.
         shared = shared_arguments(cfg, input_shape)
         return {
@@ -71,7 +74,7 @@ class UPerHead(SemSegHead):
         ):
             above = lateral(x) + resize(above, size=x.shape[2:])
             results.append(output(above))
-        # The coarsest level has no convolution of its own: pyramid pooling ends with one.
+        # The coarsest level does not have a convolution of its own: pyramid pooling ends with one.
         size = finer[0].shape[2:]
         results = [resize(result, size=size) for result in reversed(results)]
         return self.fusion(torch.cat(results, dim=1))

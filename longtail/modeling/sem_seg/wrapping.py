@@ -1,4 +1,5 @@
-"""What heads share that wrap another head, which the config names.
+# SPDX-License-Identifier: Apache-2.0
+"""The common part of heads that wrap another head, which the config names.
 
 Shape alphabet: see :mod:`.base`.
 """
@@ -31,7 +32,8 @@ class SemSegHeadWrapper(nn.Module):
     own_module: str
 
     def __init__(self, base_head: nn.Module, pixel_classifier: str) -> None:
-        """
+        """Wrap a head and hide the wrapper from the names in checkpoints.
+
         Args:
             base_head: a head with detectron2's interface, ``head(features, targets)`` giving
                 (logits, losses), and an attribute ``ignore_value``.

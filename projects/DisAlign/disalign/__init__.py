@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distribution Alignment (DisAlign): calibrate a frozen model in a second stage."""
 
 from .calibration import AdaptiveCalibration

@@ -1,4 +1,5 @@
-"""What the calibrated classifiers of all tasks share: class weights, calibration, loss and log.
+# SPDX-License-Identifier: Apache-2.0
+"""Class weights, calibration, loss and log of the calibrated classifiers of all tasks.
 
 Shape alphabet:
     C: channels of the classifier's input feature
@@ -69,12 +70,14 @@ class Calibrated(nn.Module):
         classes_key: str,
         background: bool = False,
     ) -> None:
-        """
+        """Add the calibration, and register the weights of its loss.
+
         Args:
             num_classes: K.
             in_features: C.
             class_weights: (K,) w_c of Eq. 11.
-            class_groups, weighted_mean: see the attributes.
+            class_groups: classes by the name of their group, see the attributes.
+            weighted_mean: how the loss is normalized, see the attributes.
             calibration: options of :class:`AdaptiveCalibration` by name; by default its own.
             classes_key: config key of K, for the message.
             background: whether the last of D scores is the background's.
@@ -119,7 +122,7 @@ class Calibrated(nn.Module):
         )
 
     def alignment_normalizer(self, classes: Tensor, ignore_label: int = NO_LABEL) -> Tensor:
-        """What :meth:`alignment_loss` is a mean over: with it the parts of a batch add up."""
+        """The divisor of :meth:`alignment_loss`: with it the parts of a batch add up."""
         weights = self.class_weights if self.weighted_mean else None
         return total_weight(classes, weights, ignore_label)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The adaptive calibration: what DisAlign's second stage learns.
 
 Shape alphabet:
@@ -33,7 +34,8 @@ class AdaptiveCalibration(nn.Module):
         confidence: bool = True,
         confidence_bias: bool = True,
     ) -> None:
-        """
+        """Start from the identity, with the parameters that are to be learned.
+
         Args:
             num_classes: K.
             in_features: C.

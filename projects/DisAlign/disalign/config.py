@@ -1,16 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config keys of DisAlign."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 
-def add_disalign_config(cfg: CN) -> None:
+def add_disalign_config(cfg: CfgNode) -> None:
     """Add ``MODEL.DISALIGN`` to ``cfg``.
 
     The second stage is on when ``MODEL.META_ARCHITECTURE`` is ``DisAlignRCNN`` or
     ``DisAlignImageClassifier``, or ``MODEL.SEM_SEG_HEAD.NAME`` is ``DisAlignSemSegHead``;
     ``MODEL.WEIGHTS`` then names the first stage's checkpoint.
     """
-    cfg.MODEL.DISALIGN = CN()
+    cfg.MODEL.DISALIGN = CfgNode()
     node = cfg.MODEL.DISALIGN
     # rho in Eq. 11, >= 0: 0 weighs all samples alike (no re-weighting), 1 all classes.
     # The paper: 0.8 on LVIS, 0.3 on ADE20K, 1.2 (linear) and 1.5 (cosine) in classification.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fast R-CNN's output layers with calibrated class scores.
 
 Shape alphabet:
@@ -35,18 +36,21 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
         class_groups: Mapping[str, Sequence[int]],
         weighted_mean: bool = True,
         calibration: Mapping[str, bool] | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
-        """
+        """Add a calibration to a box classifier.
+
         Args:
             input_shape: shape of the box features.
-            class_weights, class_groups, weighted_mean, calibration: of the foreground classes, see
-                :meth:`.Calibrated.add_calibration`.
+            class_weights: (K,) weights w_c of Eq. 11 of the foreground classes.
+            class_groups: foreground classes by the name of their group, for the log.
+            weighted_mean: see :meth:`.Calibrated.add_calibration`.
+            calibration: see :meth:`.Calibrated.add_calibration`.
             kwargs: as for LongTailFastRCNNOutputLayers.
 
         Raises:
             ValueError: weights of another length than the number of classes, or a class loss
-                whose probabilities are no softmax.
+                whose probabilities are not a softmax.
         """
         super().__init__(input_shape, **kwargs)
         check_softmax(self.class_loss, BOXES.loss_key)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folding a calibration into the classifier that it calibrates, for deployment.
 
 Without confidence (sigma = 1) Eq. 5 is linear in the feature, so that the classifier can take it:

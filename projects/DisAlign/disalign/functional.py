@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generalized re-weighting, calibration and the alignment loss of DisAlign, as pure functions.
 
 Shape alphabet:
@@ -21,7 +22,7 @@ def generalized_reweight(
     class_names: Sequence[str] | None = None,
     clamp_zero_counts: bool = False,
 ) -> Tensor:
-    """The class weights of the reference distribution, Eq. 11, scaled to mean 1:
+    """The class weights of the reference distribution, Eq. 11, scaled to mean 1.
 
         w_c = K (1 / r_c)^rho / sum_k (1 / r_k)^rho
 
@@ -68,7 +69,7 @@ def generalized_reweight(
 def calibrate_logits(
     logits: Tensor, alpha: Tensor, beta: Tensor, confidence: Tensor | float
 ) -> Tensor:
-    """The calibrated class scores, Eq. 5:
+    """The calibrated class scores, Eq. 5.
 
         z^_j = sigma(x) (alpha_j z_j + beta_j) + (1 - sigma(x)) z_j
 
@@ -104,7 +105,7 @@ def calibrate_logits(
 def alignment_loss(
     logits: Tensor, classes: Tensor, class_weights: Tensor, *, weighted_mean: bool = True
 ) -> Tensor:
-    """The KL divergence from the reference distribution, Eq. 9 and 10, up to its constant:
+    """The KL divergence from the reference distribution, Eq. 9 and 10, up to its constant.
 
         L = -sum_i w_(y_i) log p_m(y_i | x_i) / sum_i w_(y_i)
 

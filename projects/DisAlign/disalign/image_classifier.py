@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of image classification: a frozen classifier whose scores are calibrated.
 
 Shape alphabet:
@@ -38,12 +39,15 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         class_groups: Mapping[str, Sequence[int]],
         weighted_mean: bool = True,
         calibration: Mapping[str, bool] | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
-        """
+        """Add a calibration to an image classifier.
+
         Args:
-            class_weights, class_groups, weighted_mean, calibration: see
-                :meth:`.Calibrated.add_calibration`.
+            class_weights: (K,) weights w_c of Eq. 11.
+            class_groups: classes by the name of their group, for the log.
+            weighted_mean: see :meth:`.Calibrated.add_calibration`.
+            calibration: see :meth:`.Calibrated.add_calibration`.
             kwargs: as for ImageClassifier.
 
         Raises:
@@ -64,6 +68,7 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Read the first stage's arguments, and the weights from the training set's images."""
         arguments = calibration_arguments(
             cfg,
             "image_count",
@@ -82,4 +87,5 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         return self.alignment_loss(self.class_logits(features), classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
+        """The sum of the weights of (N,) classes, or N without ``weighted_mean``."""
         return self.alignment_normalizer(classes)

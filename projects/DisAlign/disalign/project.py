@@ -1,4 +1,5 @@
-"""What DisAlign adds to longtail."""
+# SPDX-License-Identifier: Apache-2.0
+"""The project DisAlign, as longtail finds it."""
 
 from typing import Any
 
@@ -13,7 +14,7 @@ from .roi_cache import build_roi_cache_loader
 
 
 def roi_cache_loader(cfg: CfgNode) -> Any:
-    """What is cached of the training images, with ``MODEL.DISALIGN.ROI_FEATURE_CACHE``."""
+    """A loader of cached features with ``MODEL.DISALIGN.ROI_FEATURE_CACHE``, otherwise None."""
     if not cfg.MODEL.DISALIGN.ROI_FEATURE_CACHE:
         return None
     return build_roi_cache_loader(cfg, training_records(cfg))

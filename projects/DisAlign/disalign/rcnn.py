@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of a detector: everything frozen but the calibration."""
 
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ class DisAlignRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Read detectron2's arguments, with the calibrated counterpart of MODEL.ROI_HEADS.NAME.
+
+        Raises:
+            ValueError: the ROI heads do not have a calibrated counterpart.
+        """
         name = cfg.MODEL.ROI_HEADS.NAME
         if name not in SECOND_STAGE_HEADS:
             raise ValueError(
@@ -43,7 +49,7 @@ class DisAlignRCNN(GeneralizedRCNN):
         return super().from_config(cfg)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """In training the calibration's losses, otherwise detectron2's predictions."""
+        """Compute the calibration's losses in training, otherwise detectron2's predictions."""
         if not self.training:
             return self.inference(batched_inputs)
         return self.roi_heads.calibration_losses(self.sample_rois(batched_inputs))

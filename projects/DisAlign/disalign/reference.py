@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference distribution of a training set, for all tasks.
 
 Shape alphabet:
@@ -45,7 +46,7 @@ def calibration_arguments(
         :class:`.calibration.AdaptiveCalibration`.
 
     Raises:
-        ValueError: the training sets have no such counts, or a class does not occur and
+        ValueError: the training sets do not have such counts, or a class does not occur and
             MODEL.DISALIGN.CLAMP_ZERO_COUNTS is off.
     """
     weights, groups = torch.ones(num_classes), {}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RoI features kept on disk: the file format, and training on it.
 
 What the calibration learns from is the output of frozen modules, so it can be computed once and
@@ -59,7 +60,8 @@ class RoICache:
     """A complete cache, read where it lies: only what is asked for comes into memory."""
 
     def __init__(self, folder: str | os.PathLike, expected: Index) -> None:
-        """
+        """Open a cache and compare it with what this training expects.
+
         Args:
             folder: the cache.
             expected: what the features must have been computed from; its epochs do not matter.
@@ -139,10 +141,11 @@ class CachedRoIsMapper:
     """Give the cached RoIs of an image instead of reading and augmenting it."""
 
     def __init__(self, cache: RoICache) -> None:
+        """Draw the features of images from a complete cache."""
         self.cache = cache
 
     def __call__(self, record: dict) -> dict[str, list[RoIs]]:
-        """From ``{"index": image}`` to ``{"rois": ...}``, as DisAlignRCNN takes them."""
+        """Turn ``{"index": image}`` into ``{"rois": ...}``, as DisAlignRCNN takes them."""
         # From a generator that is seeded for the position, as augmentations are.
         epoch = random.randrange(self.cache.index.epochs)
         return {"rois": self.cache.read(epoch, record["index"])}

@@ -1,4 +1,5 @@
-"""What cached RoI features were computed from, and how many there are.
+# SPDX-License-Identifier: Apache-2.0
+"""The index of a cache of RoI features: their origin and their number.
 
 Shape alphabet:
     N: images of the training set
@@ -32,7 +33,7 @@ SHOWN_KEYS = 3
 
 @dataclass(frozen=True)
 class Index:
-    """What ``cache.json`` holds.
+    """The content of ``cache.json``.
 
     Attributes:
         version: FORMAT_VERSION.
@@ -54,6 +55,7 @@ class Index:
 
     @property
     def shards_per_epoch(self) -> int:
+        """The files of one epoch; the last may hold fewer images."""
         return -(-self.num_images // self.images_per_shard)
 
     def images(self, shard: int) -> list[tuple[int, int]]:
@@ -70,7 +72,7 @@ class Index:
         return [shard for shard in shards if shard_name(shard) not in there]
 
     def differences(self, other: "Index") -> list[str]:
-        """In what the other cache's features differ, in words; empty if they are the same."""
+        """Describe in what the other cache's features differ; empty if they are the same."""
         found = ["version of the format"] if self.version != other.version else []
         found += ["file of weights"] if self.weights != other.weights else []
         keys = sorted(
@@ -95,7 +97,7 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
     """The index of the cache that belongs to a config.
 
     Training options (solver, samplers, seeds, all of ``MODEL.DISALIGN``) and keys for testing
-    leave features as they are, and are no part of it; nor is the device.
+    leave features as they are, and are not a part of it; nor is the device.
 
     Args:
         cfg: config of a second stage.

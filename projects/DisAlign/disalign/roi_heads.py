@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROI heads of the second stage: only what the calibration needs is computed in training.
 
 Shape alphabet:
@@ -23,7 +24,7 @@ from .reference import calibration_arguments
 
 
 class RoIs(NamedTuple):
-    """What one stage of the box head learns from.
+    """The samples that one stage of the box head learns from.
 
     Attributes:
         features: (R, C) input of the box classifier.
@@ -35,7 +36,7 @@ class RoIs(NamedTuple):
 
 
 class _SecondStage:
-    """What Mask R-CNN and Cascade R-CNN have in common."""
+    """The common part of Mask R-CNN's and Cascade R-CNN's second stages."""
 
     predictor_class = DisAlignFastRCNNOutputLayers
 
@@ -84,12 +85,14 @@ class DisAlignROIHeads(_SecondStage, LongTailROIHeads):
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> list[RoIs]:
+        """Sample the RoIs, (R, C) features and (R,) classes: a list of one stage."""
         proposals = self.label_and_sample_proposals(proposals, targets)
         boxes = [p.proposal_boxes for p in proposals]
         classes = torch.cat([p.gt_classes for p in proposals])
         return [RoIs(self._box_features(features, boxes, self.box_head), classes)]
 
     def calibration_losses(self, rois: list[RoIs]) -> dict[str, Tensor]:
+        """The alignment loss of the box head by name, a scalar."""
         return {"loss_cls": self.box_predictor.calibration_loss(*rois[0])}
 
 
@@ -100,6 +103,7 @@ class DisAlignCascadeROIHeads(_SecondStage, LongTailCascadeROIHeads):
     def sample_rois(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> list[RoIs]:
+        """Sample the first stage's RoIs; each later stage takes the boxes refined before."""
         proposals = self.label_and_sample_proposals(proposals, targets)
         sizes = [p.image_size for p in proposals]
         rois, refined = [], []
@@ -118,6 +122,7 @@ class DisAlignCascadeROIHeads(_SecondStage, LongTailCascadeROIHeads):
         return rois
 
     def calibration_losses(self, rois: list[RoIs]) -> dict[str, Tensor]:
+        """The alignment loss of every stage by name, scalars."""
         losses = {}
         for stage, (predictor, of_stage) in enumerate(zip(self.box_predictor, rois, strict=True)):
             with get_event_storage().name_scope(f"stage{stage}"):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second stage of semantic segmentation: a frozen head whose pixel scores are calibrated.
 
 Shape alphabet:
@@ -10,6 +11,7 @@ Shape alphabet:
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -42,7 +44,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
     own_module = "calibration"
     trained_module_names = TRAINED
     no_decay_params = NO_DECAY
-    remedies = {
+    remedies: ClassVar[dict[str, str]] = {
         "region_classifier.": "They are of a head with a region branch: set "
         "MODEL.DISALIGN.BASE_HEAD_NAME to RegionRebalanceHead"
     }
@@ -61,12 +63,16 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         pad_to_stride: bool = True,
         calibration: Mapping[str, bool] | None = None,
     ) -> None:
-        """
+        """Wrap a trained head and add a calibration.
+
         Args:
-            base_head, pixel_classifier: see :class:`SemSegHeadWrapper`.
+            base_head: the trained head, see :class:`SemSegHeadWrapper`.
             num_classes: K.
-            class_weights, class_groups, weighted_mean, calibration: see
-                :meth:`.Calibrated.add_calibration`.
+            class_weights: (K,) weights w_c of Eq. 11.
+            class_groups: classes by the name of their group, for the log.
+            weighted_mean: see :meth:`.Calibrated.add_calibration`.
+            calibration: see :meth:`.Calibrated.add_calibration`.
+            pixel_classifier: name of its classifier, whose logits are calibrated.
             loss_weight: factor of the loss.
             pad_to_stride: how the segmentor brings logits to the size of the image, see
                 :class:`longtail.modeling.LongTailSemanticSegmentor`: the loss is that of the
@@ -90,6 +96,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Build the wrapped head, and read the weights from the training set's pixels."""
         head = cfg.MODEL.SEM_SEG_HEAD
 
         def class_groups(stats: ClassStats) -> Mapping[str, Sequence[int]]:
@@ -116,7 +123,8 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """
+        """Compute the alignment loss in training, calibrated logits otherwise.
+
         Args:
             features: the backbone's feature maps by name.
             targets: (N, h, w) labels, needed in training.
@@ -160,7 +168,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             yield confidence
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
-        """What the loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of the loss: with it, the losses of parts add up to a batch's.
 
         Args:
             targets: (N, h, w) labels.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Region Rebalance for Long-Tailed Semantic Segmentation: a train-only region branch."""
 
 from .config import add_region_rebalance_config

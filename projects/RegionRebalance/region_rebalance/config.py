@@ -1,14 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config keys of Region Rebalance."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 
-def add_region_rebalance_config(cfg: CN) -> None:
+def add_region_rebalance_config(cfg: CfgNode) -> None:
     """Add ``MODEL.REGION_REBALANCE`` to ``cfg``.
 
     The branch is on when ``MODEL.SEM_SEG_HEAD.NAME`` is ``RegionRebalanceHead``.
     """
-    cfg.MODEL.REGION_REBALANCE = CN()
+    cfg.MODEL.REGION_REBALANCE = CfgNode()
     node = cfg.MODEL.REGION_REBALANCE
     # The registered name of the semantic head that the branch is added to.
     node.BASE_HEAD_NAME = "SeparableDeepLabV3PlusHead"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Region pooling and the balanced softmax loss of Region Rebalance, as pure functions.
 
 Shape alphabet:
@@ -92,7 +93,10 @@ def count_regions(
     Args:
         labels: (N, h, w), integers in 0..num_classes-1 or ``ignore_label``.
         size: height and width (H, W) of the features.
-        num_classes, ignore_label, scope, downsampling: as for :func:`pool_regions`.
+        num_classes: K.
+        ignore_label: label of the pixels that belong to no region.
+        scope: ``"image"`` or ``"batch"``, as for :func:`pool_regions`.
+        downsampling: ``"nearest"`` or ``"area"``, as for :func:`pool_regions`.
 
     Raises:
         ValueError: a label out of range.
@@ -193,6 +197,8 @@ def _present_classes(
 
     Args:
         labels: (N, h, w), 0..K-1 or ``ignore``.
+        num_classes: K.
+        ignore: label of the pixels that belong to no class.
 
     Returns:
         slot of each pixel (N, h*w) in 0..P, where P stands for ignored; then image, slot and class

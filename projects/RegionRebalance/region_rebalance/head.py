@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The region rebalance branch, added to any semantic segmentation head during training.
 
 Shape alphabet:
@@ -51,13 +52,14 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         label_downsampling: str = "nearest",
         hidden_channels: int = 0,
     ) -> None:
-        """
+        """Wrap a head and add the region branch.
+
         Args:
-            base_head, pixel_classifier: see :class:`SemSegHeadWrapper`; what enters the classifier
-                is pooled.
+            base_head: any head, see :class:`SemSegHeadWrapper`.
             num_classes: K.
             class_counts: (K,) region frequencies F of Eq. 7, the number of training images that
                 show each class.
+            pixel_classifier: name of its classifier; what enters it is pooled.
             loss_weight: lambda of Eq. 9, >= 0.
             balanced: False for plain cross-entropy over regions (component I of Figure 7).
             scope: ``"image"`` or ``"batch"``, see :func:`pool_regions`.
@@ -95,6 +97,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Build the wrapped head, and with BALANCED read the training set's region frequencies."""
         options = cfg.MODEL.REGION_REBALANCE
         base_head = cls.build_base_head(cfg, input_shape)
         # Only component II reads F: component I alone needs no statistics.
@@ -117,7 +120,8 @@ class RegionRebalanceHead(SemSegHeadWrapper):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """
+        """Run the wrapped head and add the region loss in training.
+
         Args:
             features: the backbone's feature maps by name.
             targets: (N, h, w) labels, needed in training.
@@ -135,7 +139,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         return output, {**losses, "loss_region": self.region_loss(captured[0], targets)}
 
     def region_loss(self, pixel_features: Tensor, targets: Tensor) -> Tensor:
-        """lambda times Eq. 8, or plain cross-entropy over regions if not ``balanced``.
+        """Eq. 8 times lambda, or plain cross-entropy over regions if not ``balanced``.
 
         Args:
             pixel_features: (N, C, H, W), what enters the pixel classifier.
@@ -158,7 +162,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         return self.loss_weight * loss
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
-        """What each loss is a mean over: with it, the losses of parts add up to a batch's.
+        """The divisor of each loss: with it, the losses of parts add up to a batch's.
 
         Args:
             targets: (N, h, w) labels.

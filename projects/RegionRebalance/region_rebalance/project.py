@@ -1,4 +1,5 @@
-"""What Region Rebalance adds to longtail."""
+# SPDX-License-Identifier: Apache-2.0
+"""The project Region Rebalance, as longtail finds it."""
 
 from longtail.config import Project
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image classification data sets: registration, what is wrong with a list, and class counts."""
 
 import os
@@ -189,7 +190,7 @@ def test_missing_images_are_counted_with_one_listing_a_folder(register, tmp_path
 
 
 def test_class_counts_come_from_the_list_and_are_cached(register, tmp_path, cache):
-    labels = np.random.default_rng(0).integers(0, 3, 40).tolist() + [4]
+    labels = [*np.random.default_rng(0).integers(0, 3, 40).tolist(), 4]
     write_list(tmp_path / "list.txt", [(f"{i}.jpg", label) for i, label in enumerate(labels)])
     classes = ["a", "b", "c", "never", "e"]
     name = register("toy_stats", tmp_path / "list.txt", tmp_path / "nowhere", classes=classes)

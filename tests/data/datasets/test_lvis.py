@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LVIS's JSON: the records of detectron2's own loader, RLE, registration, and one-line errors."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registration: names, colours, groups and folders of the data sets, and the pairing of files."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text lists of images: lines by hand, and there and back."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images and label maps: pixels that are written down here come back."""
 
 import numpy as np

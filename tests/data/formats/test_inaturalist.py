@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """iNaturalist's JSON: class indices in the order of the category ids."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one reader of LVIS's JSON: what is given back, and what is refused in one line."""
 
 import copy

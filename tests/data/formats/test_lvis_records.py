@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records of detectron2's format from a content that is written down here."""
 
 import pytest

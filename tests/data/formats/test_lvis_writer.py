@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks as polygons, and the counts and letters of LVIS's categories."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The augmentation recipe: sizes derived by hand, labels that stay labels, and determinism."""
 
 import random
@@ -81,7 +82,7 @@ def test_scales_are_uniform_in_their_range():
 
 @pytest.mark.parametrize("scale_range", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_a_range_that_is_none(scale_range):
-    with pytest.raises(ValueError, match="RESIZE_SCALE_RANGE must be .low, high."):
+    with pytest.raises(ValueError, match=r"RESIZE_SCALE_RANGE must be \[low, high\]"):
         RandomScaleResize(512, 2048, scale_range)
 
 

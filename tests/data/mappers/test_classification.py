@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mapper of image classification: geometry, color, channel order, errors, randomness."""
 
 import itertools

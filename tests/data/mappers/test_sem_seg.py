@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From files to tensors: what arrives unchanged, and what is refused."""
 
 import numpy as np
@@ -105,13 +106,13 @@ def test_a_truncated_file(record, key, share, tmp_path):
 
 def test_another_size(record, tmp_path):
     save_labels(tmp_path / "labels.png", np.zeros((HEIGHT, WIDTH + 1)))
-    with pytest.raises(ValueError, match="labels.png has size 31x20, but its image 30x20"):
+    with pytest.raises(ValueError, match=r"labels\.png has size 31x20, but its image 30x20"):
         plain()(record)
 
 
 def test_labels_with_colours(record, tmp_path):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "labels.png")
-    with pytest.raises(ValueError, match="labels.png has mode RGB, but a label map has one 8"):
+    with pytest.raises(ValueError, match=r"labels\.png has mode RGB, but a label map has one 8"):
         plain()(record)
 
 
@@ -126,5 +127,5 @@ def test_a_label_out_of_range(record, tmp_path, value):
 
 def test_a_record_without_labels(record):
     del record["sem_seg_file_name"]
-    with pytest.raises(ValueError, match="image.png has no sem_seg_file_name"):
+    with pytest.raises(ValueError, match=r"image\.png has no sem_seg_file_name"):
         plain()(record)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail prepare camvid_instances: connected regions of label maps as objects."""
 
 import json

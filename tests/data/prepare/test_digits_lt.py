@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digits-LT: scikit-learn's digits as files, and the four splits."""
 
 import sys

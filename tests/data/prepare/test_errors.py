@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail prepare: interruption, and each kind of bad source."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail prepare imagenet_lt, places_lt, inaturalist2018, on benchmarks of 3 classes."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail prepare lvis: what is missing or damaged, and where it belongs."""
 
 import pytest

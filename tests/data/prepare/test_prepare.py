@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """longtail prepare: each conversion by hand, repetition, and real data."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Endless batches, and continuing at any position of them."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling by classes against the probabilities that its definition gives."""
 
 import itertools
@@ -224,5 +225,5 @@ def test_in_the_loader_of_detectron2(num_workers):
     batches = list(itertools.islice(loader, 10))
     expected = [f"{i}.jpg" for i in itertools.islice(sampler, 40)]
     # Several workers deal the stream out among themselves.
-    assert sorted(sum(batches, [])) == sorted(expected)
-    assert num_workers or sum(batches, []) == expected
+    assert sorted(itertools.chain.from_iterable(batches)) == sorted(expected)
+    assert num_workers or list(itertools.chain.from_iterable(batches)) == expected

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class statistics: imbalance factors, the cache, several data sets, several processes."""
 
 import json
@@ -168,7 +169,7 @@ def test_several_data_sets_are_added(register, street, tmp_path):
     assert (total.pixel_count - one.pixel_count).tolist() == [1, 0, 0, 0, 2]
     assert (total.image_count - one.image_count).tolist() == [1, 0, 0, 0, 1]
     other = register("toy_other", [record], stuff_classes=["a", "b", "c", "d", "e"])
-    with pytest.raises(ValueError, match="'toy_street' .*'toy_other' .*different class names"):
+    with pytest.raises(ValueError, match=r"'toy_street' .*'toy_other' .*different class names"):
         get_class_stats([street[0], other])
     with pytest.raises(ValueError, match="list of names is empty"):
         get_class_stats(())
@@ -228,7 +229,7 @@ def test_the_command_prints_a_table(street, capsys, cache):
     assert counts == sorted(counts, reverse=True)
     assert "pixel imbalance factor  inf" in output
     assert str(next(cache.iterdir())) in output
-    with pytest.raises(SystemExit, match="^error: data set 'toy_stret' is not registered"):
+    with pytest.raises(SystemExit, match=r"^error: data set 'toy_stret' is not registered"):
         class_statistics(["--dataset", "toy_stret"])
-    with pytest.raises(SystemExit, match="^error: num_workers must be at least 1, got 0"):
+    with pytest.raises(SystemExit, match=r"^error: num_workers must be at least 1, got 0"):
         class_statistics(["--dataset", street[0], "--workers", "0"])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of classes against plain loops, and what is wrong with bad data."""
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_label_maps_with_instances(register, tmp_path, things):
 
 
 def test_bad_names_and_arguments(street, register):
-    with pytest.raises(ValueError, match="'toy_stret' is not registered.*toy_street"):
+    with pytest.raises(ValueError, match=r"'toy_stret' is not registered.*toy_street"):
         get_class_stats("toy_stret")
     with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
         get_class_stats(street[0], num_workers=0)

@@ -1,4 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """Groups of classes at their limits: LVIS's, head / body / tail, and many / medium / few."""
+
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ def test_groups_hold_every_class_once():
     counts = np.random.default_rng(0).integers(0, 300, 500)
     groups = frequency_groups(counts)
     assert list(groups) == ["rare", "common", "frequent"]
-    assert sorted(sum(groups.values(), [])) == list(range(500))
+    assert sorted(chain.from_iterable(groups.values())) == list(range(500))
     limits = {"rare": (0, 10), "common": (11, 100), "frequent": (101, 300)}
     for name, (low, high) in limits.items():
         assert groups[name] == [k for k in range(500) if low <= counts[k] <= high] != []
@@ -58,7 +61,7 @@ def test_thirds_by_rank():
 def test_sizes_of_the_thirds(num_classes, sizes):
     groups = groups_by_pixel_share(torch.arange(num_classes))
     assert [len(groups[name]) for name in ("head", "body", "tail")] == sizes
-    assert sorted(sum(groups.values(), [])) == list(range(num_classes))
+    assert sorted(chain.from_iterable(groups.values())) == list(range(num_classes))
 
 
 def test_shares_and_counts_agree():

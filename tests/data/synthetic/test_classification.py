@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated images of one object each: counts, determinism, shared parts, whole files."""
 
 import hashlib
@@ -77,7 +78,7 @@ def test_lists_and_files_agree_with_the_counts(small, root):
 
 
 def test_an_image_is_that_of_its_number_alone_and_shows_its_class(small):
-    folder, meta = small
+    folder, _ = small
     config = ClassificationConfig(**SMALL)
     with Image.open(folder / "synthetic_lt/images/train/synthetic_train_000023.png") as image:
         stored = np.asarray(image)
@@ -147,9 +148,9 @@ def test_command(root, capsys):
     # round(4 * 2 ** (-k / 2)) = 4, 3, 2
     assert "few: 3 classes, 9 images in train" in out and "many: 0 classes" in out
     assert f"folder: {root}/synthetic_lt" in out
-    with pytest.raises(SystemExit, match="^error: --images must be at least --imbalance"):
+    with pytest.raises(SystemExit, match=r"^error: --images must be at least --imbalance"):
         generate.main([*command, "--imbalance", "5"])
-    with pytest.raises(SystemExit, match="^error: choose one of --lvis and --classification"):
+    with pytest.raises(SystemExit, match=r"^error: choose one of --lvis and --classification"):
         generate.main(["--lvis", "--classification"])
     with pytest.raises(SystemExit):
         generate.main([*command, "--num-train", "5"])

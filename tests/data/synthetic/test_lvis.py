@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated data set in LVIS's format: counts, masks, federated labels, whole files."""
 
 import dataclasses
@@ -230,7 +231,7 @@ def test_command(root, capsys):
     assert f"folder: {root}/lvis_synthetic" in out
     register_lvis_synthetic(str(root))
     assert len(DatasetCatalog.get("lvis_synthetic_train")) == 6
-    with pytest.raises(SystemExit, match="^error: 6 training images are too few"):
+    with pytest.raises(SystemExit, match=r"^error: 6 training images are too few"):
         run_tool("--lvis", *small.split(), "--region-imbalance", 50)
     with pytest.raises(SystemExit):
         run_tool("--lvis", "--pixel-imbalance", 50)

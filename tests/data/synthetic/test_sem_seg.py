@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated data set holds what it promises: counts, determinism, difficulty, whole files."""
 
 import dataclasses
@@ -5,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -176,7 +178,7 @@ def test_meta_describes_what_is_on_the_disk(tmp_path):
     meta = write_dataset(tmp_path, 6, 3, SMALL)
     assert meta == read_meta(tmp_path) == json.loads((tmp_path / "meta.json").read_text())
     assert meta["classes"][:2] == ["brick", "water"] and len(meta["classes"]) == 8
-    assert sorted(sum(meta["class_groups"].values(), [])) == list(range(8))
+    assert sorted(chain.from_iterable(meta["class_groups"].values())) == list(range(8))
     labels = sorted((tmp_path / "annotations_detectron2" / "training").glob("*.png"))
     maps = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in labels]
     counts = np.stack([np.bincount(m.ravel(), minlength=256)[:8] for m in maps])
@@ -214,7 +216,7 @@ def test_files_of_others_are_never_removed(tmp_path):
     photo = tmp_path / "images" / "training" / "ADE_train_00000001.jpg"
     photo.parent.mkdir(parents=True)
     photo.write_bytes(b"precious")
-    with pytest.raises(ValueError, match="ADE_train_00000001.jpg was not generated"):
+    with pytest.raises(ValueError, match=r"ADE_train_00000001\.jpg was not generated"):
         write_dataset(tmp_path, 6, 3, SMALL)
     assert list(file_hashes(tmp_path)) == ["images/training/ADE_train_00000001.jpg"]
 
@@ -244,7 +246,7 @@ def test_too_few_images_are_named_before_anything_is_removed(tmp_path):
     before = file_hashes(tmp_path)
     with pytest.raises(ValueError, match="4 training images are too few for region_imbalance 5"):
         write_dataset(tmp_path, 4, 3, SMALL)
-    with pytest.raises(ValueError, match="2 validation images are too few.*min_val_images = 3"):
+    with pytest.raises(ValueError, match=r"2 validation images are too few.*min_val_images = 3"):
         write_dataset(tmp_path, 6, 2, SMALL)
     assert file_hashes(tmp_path) == before
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How an exported model is compared with the trained one, on numbers and models made by hand."""
 
 import copy

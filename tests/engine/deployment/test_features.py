@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The features of a training set: one pass, without augmentation, also in several processes."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What post hoc methods do to a model of every task, and which models they refuse."""
 
 import numpy as np

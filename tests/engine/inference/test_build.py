@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """As what a model is tested: itself, in windows, or without pasting masks that cannot count."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Windows against the plain definition: the mean of the logits of all that see a pixel."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation against a plain average over scales and flips."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A batch in parts has the gradient of the batch at once."""
 
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_images_of_other_sizes_are_padded_as_the_segmentor_pads_them():
     """30 x 27 is padded with ignored pixels to 32 x 32."""
     batch = make_batch()[:2]
     batch[1] = {key: value[..., :30, :27] for key, value in batch[1].items()}
-    first, second = part_weights(make_model("plain"), [batch[:1], batch[1:]])
+    _, second = part_weights(make_model("plain"), [batch[:1], batch[1:]])
     assert second["loss_sem_seg"].item() == pytest.approx(30 * 27 / (1024 + 30 * 27))
 
 

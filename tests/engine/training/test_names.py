@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A name that is not registered ends in one line with near ones."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training that is killed and resumed ends at the bits of an unbroken one."""
 
 import itertools

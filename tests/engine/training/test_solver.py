@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedules and parameter groups against the formulas."""
 
 import pytest
@@ -249,6 +250,6 @@ def test_patterns_without_weight_decay(solve, patterns, expected):
 
 @pytest.mark.parametrize("pattern", ["conv", "norm", "*.gamma", "Conv.*"])
 def test_a_pattern_that_names_nothing(solve, pattern):
-    with pytest.raises(ValueError, match="SOLVER.NO_DECAY_PARAMS") as info:
+    with pytest.raises(ValueError, match=r"SOLVER\.NO_DECAY_PARAMS") as info:
         solve("NO_DECAY_PARAMS", ["bias", pattern])
     assert repr(pattern) in str(info.value) and "\n" not in str(info.value)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory format and compilation change no function and no name.
 
 Most tests trace with a backend that generates no code: what they are about is what is compiled and

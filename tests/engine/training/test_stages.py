@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Freezing, the report and the audit of second stages, on small models of our own."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training on a CPU, end to end on tiny images."""
 
 import json
@@ -248,7 +249,7 @@ def test_when_batch_normalisation_is_synchronised(
     model = nn.Sequential(nn.BatchNorm2d(3))
     monkeypatch.setattr(DefaultTrainer, "build_model", classmethod(lambda cls, cfg: model))
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
-    cfg = configure("MODEL.SYNC_BN", sync)
+    cfg = configure("MODEL.SYNC_BN", sync, "MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE", True)
     # Here, where the machine may have no GPU: reading a config would then choose the CPU.
     cfg.MODEL.DEVICE = device
     assert type(Trainer.build_model(cfg)[0]) is expected

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random scores of images, and the place of a class among them by sorting."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluator of image classification inside detectron2: files, groups, processes, errors."""
 
 import csv
@@ -238,7 +239,7 @@ def test_sets_that_cannot_be_evaluated():
         ClassificationEvaluator("nowhere")
     with pytest.raises(ValueError, match="has no thing_classes"):
         other_set(thing_classes=None)
-    with pytest.raises(ValueError, match="its training set .* have different classes"):
+    with pytest.raises(ValueError, match=r"its training set .* have different classes"):
         other_set(thing_classes=NAMES[::-1])
 
 
@@ -261,7 +262,7 @@ def test_outputs_that_cannot_be_evaluated(image_id, scores, message):
 
 
 def test_the_same_image_twice_in_a_batch():
-    with pytest.raises(ValueError, match="image_id 0 .* was evaluated twice"):
+    with pytest.raises(ValueError, match=r"image_id 0 .* was evaluated twice"):
         ClassificationEvaluator(TEST).process(INPUTS[:1] * 2, make_outputs()[:2])
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks and accuracies of image classification against plain loops and by hand."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small ground truths and matches that tests write down by hand."""
 
 import numpy as np

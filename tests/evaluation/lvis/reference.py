@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AP_fixed and AP_pool by plain loops, with nothing of the evaluator but pycocotools' IoU."""
 
 import numpy as np

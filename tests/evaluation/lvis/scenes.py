@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small random LVIS data with everything that its evaluation has rules for."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ground truth of a small file as arrays, worked out by hand."""
 
 import json

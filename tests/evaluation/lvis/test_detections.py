@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detections of one image in cases by hand: order, limit, federated rules, masks, results."""
 
 import json

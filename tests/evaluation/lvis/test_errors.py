@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad annotations and predictions: one clear line each."""
 
 import json
@@ -86,11 +87,11 @@ def test_bad_registration(tmp_path):
     with pytest.raises(ValueError, match="'test_lvis_without_file' has no json_file"):
         LVISEvaluator("test_lvis_without_file")
     name = register(tmp_path, make_annotations(0), thing_classes=[""] * 13)
-    with pytest.raises(ValueError, match="category id 13, but .* does not"):
+    with pytest.raises(ValueError, match=r"category id 13, but .* does not"):
         LVISEvaluator(name)
     mapping = {c: 2 * c for c in range(1, 13)}
     name = register(tmp_path, make_annotations(0), thing_dataset_id_to_contiguous_id=mapping)
-    with pytest.raises(ValueError, match="class indices of .* must be 0 to 11"):
+    with pytest.raises(ValueError, match=r"class indices of .* must be 0 to 11"):
         LVISEvaluator(name)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LVIS evaluator: a case by hand, fixed and pooled AP, what is kept, two processes."""
 
 import json
@@ -117,7 +118,7 @@ class TestByHand:
         expected = np.zeros((10, 101))
         expected[:3, :51] = 1
         np.testing.assert_allclose(curves[:, :, 1, 0], expected)
-        with pytest.raises(ValueError, match="no curves of task 'segm'.*bbox"):
+        with pytest.raises(ValueError, match=r"no curves of task 'segm'.*bbox"):
             evaluator.precision_recall("segm")
 
 
@@ -159,7 +160,7 @@ class TestWhatIsKept:
         return content, register(tmp_path, content), *make_predictions(content, 9)
 
     def test_dropping_changes_no_figure(self, tmp_path, monkeypatch):
-        content, name, inputs, outputs = self.prepare(tmp_path)
+        _, name, inputs, outputs = self.prepare(tmp_path)
         encoded = []
         encode = lvis_detections.encode_masks
 
@@ -182,7 +183,7 @@ class TestWhatIsKept:
         assert counts[False] < 0.8 * counts[True]
 
     def test_results_file_holds_the_predictions(self, tmp_path):
-        content, name, inputs, outputs = self.prepare(tmp_path)
+        _, name, inputs, outputs = self.prepare(tmp_path)
         run(LVISEvaluator(name, str(tmp_path), keep_all_detections=True), inputs, outputs)
         written = json.loads((tmp_path / "lvis_instances_results.json").read_text())
         last = [row for row in written if row["image_id"] == inputs[-1]["image_id"]]
@@ -197,7 +198,7 @@ class TestWhatIsKept:
             np.testing.assert_array_equal(mask, found.pred_masks[n].numpy())
 
     def test_report(self, tmp_path):
-        content, name, inputs, outputs = self.prepare(tmp_path)
+        _, name, inputs, outputs = self.prepare(tmp_path)
         results = run(LVISEvaluator(name, str(tmp_path), modes=MODES), inputs, outputs)
         report = json.loads((tmp_path / "lvis_evaluation.json").read_text())
         expected = {n: None if np.isnan(v) else v for n, v in results["segm"].items()}
@@ -212,7 +213,7 @@ class TestWhatIsKept:
         assert rows[9]["segm"] == {"AP": None, "AP_fixed": None}  # only verified to be absent
 
     def test_without_output_dir_nothing_is_written(self, tmp_path, monkeypatch):
-        content, name, inputs, outputs = self.prepare(tmp_path)
+        _, name, inputs, outputs = self.prepare(tmp_path)
         before = set(tmp_path.iterdir())
         monkeypatch.chdir(tmp_path)
         run(LVISEvaluator(name), inputs, outputs)

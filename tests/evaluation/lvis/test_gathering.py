@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images and detections of several processes, joined and written."""
 
 import json

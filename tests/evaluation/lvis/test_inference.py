@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks that are pasted by the evaluator: the same figures as with masks that the model pastes."""
 
 import json

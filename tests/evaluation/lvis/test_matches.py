@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matched detections: the place of each bit, joining, sorting, the limit of a category, pruning."""
 
 import numpy as np

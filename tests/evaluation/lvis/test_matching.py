@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matching in cases by hand: who takes what, ties, ignored annotations, areas, open lists.
 
 IoU thresholds are 0.5, 0.55, ..., 0.95; ``up_to(x)`` are those that an IoU of x reaches.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LVIS's pure metrics on curves and areas that are derived by hand."""
 
 import math

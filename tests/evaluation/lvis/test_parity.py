@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LVIS evaluator against lvis-api, through detectron2's evaluator."""
 
 import json
@@ -141,7 +142,7 @@ def detections_from(content, rng):
             x, y, w, h = annotation["bbox"]
             for _ in range(3):
                 shift = rng.normal(0, 0.06, 4) * [w, h, w, h]
-                boxes.append(np.clip([x, y, x + w, y + h] + shift, 0, [width, height] * 2))
+                boxes.append(np.clip(np.add([x, y, x + w, y + h], shift), 0, [width, height] * 2))
                 other = rng.random() < 0.2
                 classes.append(rng.choice(all_categories) if other else annotation["category_id"])
         boxes = np.array(boxes).reshape(-1, 4)

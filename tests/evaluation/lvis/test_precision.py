@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From matches to AP in cases by hand: counts, limits, groups, and detections ranked together."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report of an LVIS evaluation from curves that are known, and its table."""
 
 import math

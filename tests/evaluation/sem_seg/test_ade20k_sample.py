@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three real ADE20K images: preparation, registration, evaluator and pictures."""
 
 import shutil
@@ -46,7 +47,7 @@ def sample(shared_data, tmp_path_factory):
 
 
 def test_the_evaluator_equals_plain_counting(sample):
-    name, given, predictions = sample
+    name, given, _ = sample
     evaluator = SemSegEvaluator(name, distributed=False)
     evaluator.reset()
     matrix = np.zeros((K, K), dtype=np.int64)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The semantic evaluator against detectron2's, in one process and in two, and its files."""
 
 import csv
@@ -236,9 +237,9 @@ class TestBadInput:
             SemSegEvaluator("no_such_set")
         with pytest.raises(ValueError, match="write_predictions needs an output_dir"):
             SemSegEvaluator(name, write_predictions=True)
-        with pytest.raises(ValueError, match="each class index 0..6 exactly once"):
+        with pytest.raises(ValueError, match=r"each class index 0\.\.6 exactly once"):
             SemSegEvaluator(name, class_groups={"head": [0, 1], "tail": [1, 2]})
-        with pytest.raises(ValueError, match="pixel_count has 3 entries.*7 classes"):
+        with pytest.raises(ValueError, match=r"pixel_count has 3 entries.*7 classes"):
             SemSegEvaluator(name, pixel_count=[1, 2, 3])
         nameless = make_dataset(tmp_path, 1, stuff_classes=[])[0]
         with pytest.raises(ValueError, match="has no stuff_classes"):

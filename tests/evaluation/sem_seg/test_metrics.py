@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metric functions against plain loops and numbers derived by hand."""
 
 import math

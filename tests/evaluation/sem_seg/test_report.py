@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report of a confusion matrix by hand, and its tables."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compute the frozen RoI features of a DisAlign detector once, to train its calibration on them.
 
     longtail cache-roi-features --config-file STAGE2.yaml --output DIR --epochs 2
@@ -45,7 +46,8 @@ class AugmentedImages(Dataset):
     """The training mapper's output for the k-th image of the cache, a function of k alone."""
 
     def __init__(self, records: Sequence[dict], mapper: Callable, numbers: Sequence[int]) -> None:
-        """
+        """Choose the images that are to be computed.
+
         Args:
             records: the N records of the training set.
             mapper: from a record to the model's input.
@@ -54,9 +56,11 @@ class AugmentedImages(Dataset):
         self.records, self.mapper, self.numbers = records, mapper, numbers
 
     def __len__(self) -> int:
+        """The images that are to be computed."""
         return len(self.numbers)
 
     def __getitem__(self, position: int) -> dict:
+        """Read and augment an image, seeded by its number."""
         number = self.numbers[position]
         # In whichever process, and whatever was drawn there before.
         seed_all_rng(number)

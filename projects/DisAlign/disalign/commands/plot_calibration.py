@@ -1,6 +1,7 @@
-"""Plot what DisAlign's second stage has learned: alpha, beta and sigma(x), by class frequency.
+# SPDX-License-Identifier: Apache-2.0
+r"""Plot what DisAlign's second stage has learned: alpha, beta and sigma(x), by class frequency.
 
-    longtail plot-calibration --config-file STAGE2.yaml --weights STAGE2/model_final.pth \\
+    longtail plot-calibration --config-file STAGE2.yaml --weights STAGE2/model_final.pth \
         --output pictures
 
 One row of panels for each stage of the box head: alpha and beta of every class against its
@@ -110,7 +111,7 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the weights have no calibration, or are not those of this config.
+        ValueError: the weights do not have a calibration, or are not those of this config.
     """
     model = Trainer.build_model(cfg)
     load_second_stage(model, weights)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DisAlign's two stages on generated data: a detector, its calibration, a table, a plot.
 
     longtail disalign-quickstart [--classifier cosine]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quick start: data, baseline and Region Rebalance, evaluation, a table, pictures, curves.
 
     longtail quickstart
@@ -85,7 +86,7 @@ def run_quickstart(options: argparse.Namespace) -> None:
 
 
 def comparison_table(reports: dict[str, dict]) -> str:
-    """mIoU and mean accuracy of all runs, over all classes and for head, body and tail."""
+    """Tabulate mIoU and mean accuracy of all runs, over all classes and for head, body and tail."""
     headers = ["classes", *(f"{m} {name}" for m in ("mIoU", "mAcc") for name in reports)]
     first = next(iter(reports.values()))
     rows = [["all", *(r[m] for m in ("mIoU", "mAcc") for r in reports.values())]]
