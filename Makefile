@@ -25,7 +25,7 @@ disalign: $(READY)
 	$(BIN)/longtail disalign-quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -110,6 +110,6 @@ setup(
     ],
     extras_require={
         **OPTIONAL,
-        "dev": ["pytest", "ruff", *(name for names in OPTIONAL.values() for name in names)],
+        "dev": ["pytest", "pytest-xdist", "ruff", *(name for names in OPTIONAL.values() for name in names)],
     },
 )
