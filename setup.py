@@ -110,6 +110,11 @@ setup(
     ],
     extras_require={
         **OPTIONAL,
-        "dev": ["pytest", "pytest-xdist", "ruff", *(name for names in OPTIONAL.values() for name in names)],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            *(name for names in OPTIONAL.values() for name in names),
+        ],
     },
 )

@@ -209,6 +209,7 @@ def test_train_net_trains_on_the_cache_without_the_training_images(
             image.rename(away / image.name)
         train.run(args)
         (cache / shard_name(0)).unlink()
+        args.opts = [option.replace(str(output), str(tmp_path / "other")) for option in options]
         with raises_naming(SystemExit, "error:", str(cache), "1 of 1", "--epochs 1"):
             train.run(args)
     finally:

@@ -131,6 +131,7 @@ def test_a_machine_without_gpu_uses_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert load_config("").MODEL.DEVICE == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert load_config("").MODEL.DEVICE == "cuda"
     assert load_config("", ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
 
@@ -241,7 +242,8 @@ def test_a_damaged_image_ends_training_in_one_line(tmp_path, options, damaged, w
 
 def test_a_loss_that_is_not_finite(tmp_path, datasets, options):
     register_synthetic(str(datasets))
-    overrides = [*options, "SOLVER.BASE_LR", "1e30"]
+    # The smallest numbers that divide pixels: they become infinite.
+    overrides = [*options, "MODEL.PIXEL_STD", "[1e-38, 1e-38, 1e-38]"]
     message = failure(command_line(tiny_config_file(tmp_path), *overrides))
     assert "Loss became infinite or NaN at iteration" in message
 

@@ -51,7 +51,7 @@ def failure(tmp_path, run, *overrides, **options) -> str:
     # Neither a model nor a figure is left behind.
     written = {path.name for path in (tmp_path / "failed").iterdir()}
     written = {name for name in written if not name.startswith("events.out.tfevents")}
-    assert written <= {"log.txt", "config.yaml", "traceback_rank0.txt", "metrics.json"}
+    assert written <= {".lock", "log.txt", "config.yaml", "traceback_rank0.txt", "metrics.json"}
     if "metrics.json" in written:
         assert (tmp_path / "failed" / "metrics.json").read_text() == ""
     return message

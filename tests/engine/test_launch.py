@@ -42,5 +42,9 @@ def test_more_gpus_than_there_are(two_gpus, monkeypatch):
         launch_training(print, arguments(2))
     calls = []
     monkeypatch.setattr(package_launch, "launch", lambda *args, **kw: calls.append(args))
-    launch_training(print, arguments(1))
+    one = arguments(1)
+    with raises_naming(ValueError, "--num-machines 2", "torchrun"):
+        launch_training(print, one)
+    one.num_machines = 1
+    launch_training(print, one)
     assert calls == [(print, 1)]
