@@ -46,7 +46,7 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
 
         Raises:
             ValueError: weights of another length than the number of classes, or a class loss
-                whose probabilities are no softmax.
+                whose probabilities are not a softmax.
         """
         super().__init__(input_shape, **kwargs)
         check_softmax(self.class_loss, BOXES.loss_key)
