@@ -80,7 +80,9 @@ def test_documents_number_everything_and_count_the_training_set(tmp_path):
     def of(*category_ids):
         return [{"category_id": number} for number in category_ids]
 
-    train = [({"height": 1}, of(1, 1)), ({"height": 2}, of()), *[({}, of(1, 3))] * 10]
+    # Category 3 is in 10 images, with 11 instances: the images decide that it is rare.
+    train = [({"height": 1}, of(1, 1)), ({"height": 2}, of()), *[({}, of(1, 3))] * 9]
+    train.append(({}, of(1, 3, 3)))
     val = [({}, of(2)), ({}, of(3, 2))]
     documents = lvis_documents(["a", "b", "c"], {"val": val, "train": train})
     for split in ("train", "val"):
@@ -88,7 +90,7 @@ def test_documents_number_everything_and_count_the_training_set(tmp_path):
         assert [row["id"] for row in rows] == [1, 2, 3]
         assert [row["name"] for row in rows] == ["a", "b", "c"]
         assert [row["image_count"] for row in rows] == [11, 0, 10]
-        assert [row["instance_count"] for row in rows] == [12, 0, 10]
+        assert [row["instance_count"] for row in rows] == [12, 0, 11]
         assert [row["frequency"] for row in rows] == ["c", "r", "r"]
     assert documents["val"]["images"] == [{"id": 1}, {"id": 2}]
     assert documents["val"]["annotations"] == [

@@ -129,6 +129,9 @@ def test_changed_annotations_are_another_fingerprint(register, cache):
     assert get_class_stats(name).instance_count.tolist() == [1, 1]
     records[0] = instance_record("a.jpg", [0, 1])
     assert get_class_stats(name).instance_count.tolist() == [1, 2]
+    # As many as at first, but of another class.
+    records[0] = instance_record("a.jpg", [1])
+    assert get_class_stats(name).instance_count.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("damage", ["cut", "digit", "other", "binary"])
