@@ -10,6 +10,8 @@ environment (``python -c "import site; print(site.getsitepackages()[0])"`` there
     peers/bin/pip install mmsegmentation==1.2.2 mmcv-lite==2.1.0 mmengine==0.10.7 ftfy regex
 """
 
+import contextlib
+import io
 import re
 import sys
 import types
@@ -120,7 +122,9 @@ def build_peer_optimizer(cfg: CfgNode, peer: nn.Module) -> torch.optim.Optimizer
     wrapper = _read_config(cfg).optim_wrapper
     # Mixed precision needs a GPU, and is none of the optimizer's concern.
     wrapper.type = "OptimWrapper"
-    return mmengine.optim.build_optim_wrapper(peer, wrapper).optimizer
+    # It prints every parameter.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return mmengine.optim.build_optim_wrapper(peer, wrapper).optimizer
 
 
 def predict(
@@ -173,7 +177,7 @@ def _import_mmseg() -> tuple[Any, Any]:
             f"benchmarks/{Path(__file__).name} says, and run this with its environment's python"
         ) from None
     mmengine.registry.init_default_scope("mmseg")
-    # Its constructor of optimizers names every parameter.
+    # It logs every parameter of an optimizer.
     mmengine.logging.MMLogger.get_current_instance().setLevel("WARNING")
     return mmengine, mmseg
 
