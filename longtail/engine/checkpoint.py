@@ -116,7 +116,7 @@ class Checkpointer(DetectionCheckpointer):
         # misses its num_batches_tracked.
         own, missing = (
             [name for name in names if not name.endswith("num_batches_tracked")]
-            for names in (self.model.state_dict(), set(incompatible.missing_keys))
+            for names in (self.model.state_dict(), dict.fromkeys(incompatible.missing_keys))
         )
         expected = own[0] if own else ""
         foreign = len(missing) >= len(own)
