@@ -43,7 +43,8 @@ def run_folder(
     # Never removed: another process may wait for this very file.
     with open(path / LOCK, "a+", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock, which the workers of a killed run would hold until they notice.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             owner = lock.read().strip() or "another process"

@@ -226,7 +226,7 @@ class CatchUp(HookBase):
         """Run them for the last iteration that was trained."""
         trainer = self.trainer
         start = trainer.start_iter
-        if not 0 < start < trainer.max_iter:
+        if not 0 < start <= trainer.max_iter:
             return
         trainer.iter = trainer.storage.iter = start - 1
         for hook in self._hooks:

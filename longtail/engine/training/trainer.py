@@ -153,6 +153,11 @@ class Trainer(StatefulTrainer):
             self._save_after_failure()
             raise
 
+    def after_train(self) -> None:
+        """End at ``max_iter``, also a run that was resumed there to be evaluated."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     def _save_after_failure(self) -> None:
         """Write a checkpoint of the last finished iteration, unless the model is half changed."""
         step, failed = self._trainer, self.iter

@@ -169,6 +169,22 @@ def test_a_run_that_ends_early_leaves_a_checkpoint(tmp_path, data, moment, code,
     assert differences(*(folder / "output" for folder in folders)) == []
 
 
+def test_a_run_that_is_killed_in_its_last_evaluation(tmp_path, data):
+    """Resumed there is nothing to train; its last line has the number of an unbroken run's."""
+    cfg = pixels(tmp_path, data["pixels"])
+    assert train(cfg) == 0
+    metrics = Path(cfg.OUTPUT_DIR) / "metrics.json"
+    lines = metrics.read_text().splitlines(keepends=True)
+    numbers = [json.loads(line)["iteration"] for line in lines]
+    # 6 iterations: an evaluation after 4, the last iteration, the evaluation at the end.
+    assert numbers == [3, 5, 6]
+    metrics.write_text("".join(lines[:-1]))
+    assert train(cfg, resume=True) == 0
+    resumed = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [record["iteration"] for record in resumed] == numbers
+    assert resumed[-1] == json.loads(lines[-1])
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path, data):
     keys = ("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINT_KEEP", 2, "TEST.EVAL_PERIOD", 2)
     cfg = pixels(tmp_path, data["pixels"], *keys, "SOLVER.BEST_CHECKPOINT_METRIC", "sem_seg/mIoU")
