@@ -36,11 +36,6 @@ def test_every_pair_of_shape_and_texture_occurs_once():
         assert len(set(generated.object_classes(8 * len(shapes), shapes))) == 8 * len(shapes)
 
 
-def test_thirds():
-    groups = generated.frequency_thirds(8)
-    assert groups == {"head": [0, 1, 2], "body": [3, 4, 5], "tail": [6, 7]}
-
-
 def test_data_sets_have_these_classes_by_default():
     assert SyntheticConfig().class_names == generated.scene_classes(24)
     assert ClassificationConfig().class_names == generated.object_classes(24, generated.LT_SHAPES)

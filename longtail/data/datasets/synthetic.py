@@ -11,13 +11,13 @@ from longtail.data.formats.generated import (
     LT_SPLITS,
     NUM_CLASSES,
     SPLITS,
-    frequency_thirds,
     object_classes,
     read_meta,
     scene_classes,
     split_folders,
     split_list,
 )
+from longtail.data.statistics.groups import thirds_by_rank
 
 NAME = "synthetic"
 LT_NAME = "synthetic_lt"
@@ -36,7 +36,7 @@ def register_synthetic(root: str) -> None:
     base = os.path.join(root, NAME)
     described = read_meta(base) or {
         "classes": scene_classes(NUM_CLASSES),
-        "class_groups": frequency_thirds(NUM_CLASSES),
+        "class_groups": thirds_by_rank(range(NUM_CLASSES)),
     }
     for split in SPLITS:
         images, labels = split_folders(base, split)

@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 # To be raised whenever the same config gives other files than before.
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")
@@ -55,12 +53,6 @@ def scene_classes(num_classes: int) -> list[str]:
     """K names: stuff, for instance ``"brick"``, then objects."""
     stuff = num_stuff(num_classes)
     return [*STUFF[:stuff], *object_classes(num_classes - stuff)]
-
-
-def frequency_thirds(num_classes: int) -> dict[str, list[int]]:
-    """Class indices of ``head``, ``body`` and ``tail``: thirds of K classes by frequency."""
-    thirds = np.array_split(np.arange(num_classes), 3)
-    return {name: ids.tolist() for name, ids in zip(("head", "body", "tail"), thirds, strict=True)}
 
 
 def split_folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:

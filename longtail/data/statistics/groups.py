@@ -71,11 +71,28 @@ def shot_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
     return groups
 
 
+def thirds_by_rank(ranked: npt.ArrayLike) -> dict[str, list[int]]:
+    """Cut classes into ``"head"``, ``"body"`` and ``"tail"``.
+
+    Args:
+        ranked: (K,) class indices, the most frequent class first.
+
+    Returns:
+        Class indices of the three groups, each in increasing order; a class too many goes to the
+        head, a second one to the body.
+    """
+    thirds = np.array_split(np.asarray(ranked), 3)
+    return {
+        name: sorted(third.tolist())
+        for name, third in zip(("head", "body", "tail"), thirds, strict=True)
+    }
+
+
 def groups_by_pixel_share(pixel_count: npt.ArrayLike) -> dict[str, list[int]]:
     """Group the classes of a data set without a split of its own: thirds by rank.
 
     The classes are sorted by their pixels, most first (equal ones by class index), and cut into
-    three parts of equal size; a class too many goes to the head, a second one to the body.
+    three parts of equal size (:func:`thirds_by_rank`).
 
     ADE20K's split (DisAlign, Table 16) cuts at fixed shares instead: head above 1 % of the pixels,
     tail up to 0.1 %. That suits 150 classes; with the 11 of CamVid every class but one would be
@@ -94,12 +111,7 @@ def groups_by_pixel_share(pixel_count: npt.ArrayLike) -> dict[str, list[int]]:
     counts = np.asarray(pixel_count, dtype=np.float64)
     if counts.ndim != 1:
         raise ValueError(f"groups_by_pixel_share: expected (K,) counts, got {counts.shape}")
-    by_rank = np.argsort(-counts, kind="stable")
-    thirds = np.array_split(by_rank, 3)
-    return {
-        name: sorted(third.tolist())
-        for name, third in zip(("head", "body", "tail"), thirds, strict=True)
-    }
+    return thirds_by_rank(np.argsort(-counts, kind="stable"))
 
 
 def checked_groups(

@@ -12,11 +12,11 @@ from longtail.data.formats.generated import (
     SHAPES,
     STUFF,
     TEXTURES,
-    frequency_thirds,
     num_stuff,
     object_parts,
     scene_classes,
 )
+from longtail.data.statistics.groups import thirds_by_rank
 
 # A class that an image is planned to contain keeps at least this many labelled pixels in it.
 MIN_PIXELS = 24
@@ -135,7 +135,7 @@ class SyntheticConfig:
     @property
     def class_groups(self) -> dict[str, list[int]]:
         """Class ids of ``head``, ``body`` and ``tail``: thirds of the classes by frequency."""
-        return frequency_thirds(self.num_classes)
+        return thirds_by_rank(range(self.num_classes))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as they stand in ``meta.json``."""

@@ -14,6 +14,7 @@ from longtail.data.statistics.groups import (
     groups_by_letter,
     groups_by_pixel_share,
     shot_groups,
+    thirds_by_rank,
 )
 
 
@@ -62,6 +63,11 @@ def test_sizes_of_the_thirds(num_classes, sizes):
     groups = groups_by_pixel_share(torch.arange(num_classes))
     assert [len(groups[name]) for name in ("head", "body", "tail")] == sizes
     assert sorted(chain.from_iterable(groups.values())) == list(range(num_classes))
+
+
+def test_thirds_of_ranked_classes():
+    assert thirds_by_rank(range(8)) == {"head": [0, 1, 2], "body": [3, 4, 5], "tail": [6, 7]}
+    assert thirds_by_rank([3, 0, 2, 1]) == {"head": [0, 3], "body": [2], "tail": [1]}
 
 
 def test_shares_and_counts_agree():
