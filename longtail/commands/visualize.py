@@ -32,7 +32,7 @@ from longtail.data.statistics.counting import class_metadata, load_source
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.inference.build import build_inference
-from longtail.evaluation.sem_seg.metrics import predicted_classes
+from longtail.evaluation.sem_seg.metrics import as_class_map
 from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
@@ -193,13 +193,13 @@ def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
         CompleteCheckpointer(model).load(weights)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"model {name!r}: {error}") from None
-    segmentor = build_inference(cfg, model)
+    segmentor = build_inference(cfg, model, class_maps=True)
     mapper = SemSegDatasetMapper(cfg, is_train=False)
 
     @torch.no_grad()
     def predict(image_file: str) -> np.ndarray:
         output = segmentor([mapper({"file_name": image_file})])[0]
-        return predicted_classes(output["sem_seg"]).cpu().numpy()
+        return as_class_map(output["sem_seg"]).cpu().numpy()
 
     return predict
 

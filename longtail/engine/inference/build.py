@@ -7,14 +7,15 @@ from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from longtail.engine.inference.class_maps import ClassMapInference
 from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.evaluation import UnpastedInference
-from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
+from longtail.modeling.sem_seg.segmentor import LongTailSemanticSegmentor, is_semantic_segmentor
 
 MODES = ("whole", "slide")
 
 
-def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
+def build_inference(cfg: CfgNode, model: nn.Module, *, class_maps: bool = False) -> nn.Module:
     """The model as it is tested: every test, every copy of multi-scale testing, every picture.
 
     A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; of a
@@ -24,6 +25,8 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         cfg: read for TEST.SEM_SEG.{MODE, CROP_SIZE, STRIDE}, MODEL.META_ARCHITECTURE and
             DATASETS.TEST.
         model: the model, as it is or in ``DistributedDataParallel``; it is not changed.
+        class_maps: whether a :class:`.LongTailSemanticSegmentor`, and windows, give (H, W) classes
+            instead of (K, H, W) logits, which takes a small part of the memory.
 
     Raises:
         ValueError: the mode is unknown, or not for this model; or windows that are not possible.
@@ -38,7 +41,10 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
                 "TEST.SEM_SEG.MODE 'slide' is for semantic segmentation, not for "
                 f"{cfg.MODEL.META_ARCHITECTURE}: set it to 'whole'"
             )
-        return SlidingWindowInference(model, options.CROP_SIZE, options.STRIDE)
+        windows = SlidingWindowInference(model, options.CROP_SIZE, options.STRIDE)
+        return ClassMapInference(windows) if class_maps else windows
+    if class_maps and isinstance(model, LongTailSemanticSegmentor):
+        return ClassMapInference(model)
     types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
     if types == {"lvis"} and isinstance(model, GeneralizedRCNN):
         return UnpastedInference(model)

@@ -7,11 +7,16 @@ Shape alphabet:
     H, W: height and width of the original image
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
+
+from longtail.modeling.sem_seg.segmentor import Finish, LongTailSemanticSegmentor
+
+# Logits of a group of classes at their last size: 64 MB in float32.
+_GROUP_LOGITS = 2**24
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -24,6 +29,25 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     """
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
+
+
+def finished_groups(maps: Tensor, finish: Finish) -> Iterator[tuple[int, Tensor]]:
+    """Bring logits to their last size, as many classes at a time as fit into a bounded memory.
+
+    Args:
+        maps: (K, h', w') logits at any size.
+        finish: gives (k, h, w) logits for (k, h', w') ones, each class alone.
+
+    Yields:
+        The first class of a group, and its (k, h, w) logits.
+    """
+    first, count = 0, 1  # how large a class is shows with the first one
+    while first < len(maps):
+        # Memory formats with the classes innermost are slow to resize in parts.
+        logits = finish(maps[first : first + count].contiguous())
+        yield first, logits
+        first += count
+        count = max(1, _GROUP_LOGITS * count // logits.numel())
 
 
 class SlidingWindowInference(nn.Module):
@@ -73,23 +97,66 @@ class SlidingWindowInference(nn.Module):
         """
         return [{"sem_seg": self._segment(record)} for record in batched_inputs]
 
-    @torch.no_grad()
     def _segment(self, record: dict) -> Tensor:
-        image = record["image"]
-        size = tuple(image.shape[1:])
-        height, width = self.crop_size
-        total = count = None
-        # One window at a time: the memory does not grow with the image.
-        for top in window_starts(size[0], height, self.stride[0]):
-            for left in window_starts(size[1], width, self.stride[1]):
-                rows, columns = slice(top, top + height), slice(left, left + width)
-                crop = image[:, rows, columns]
-                inputs = {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
-                logits = self.model([inputs])[0]["sem_seg"]
-                if total is None:
-                    total = logits.new_zeros(len(logits), *size)
-                    count = logits.new_zeros(size)
-                total[:, rows, columns] += logits
-                count[rows, columns] += 1
+        logits = self.logits(record["image"])
+        size = logits.shape[1:]
         output = record.get("height", size[0]), record.get("width", size[1])
-        return sem_seg_postprocess(total / count, size, *output)
+        return sem_seg_postprocess(logits, size, *output)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Mean logits at the size of the image.
+
+        Args:
+            image: (3, h, w).
+
+        Returns:
+            (K, h, w).
+        """
+        result, row = None, 0
+        for band in self.bands(image):
+            if result is None:
+                result = band.new_empty(len(band), *image.shape[1:])
+            result[:, row : row + band.shape[1]] = band
+            row += band.shape[1]
+        return result
+
+    @torch.no_grad()
+    def bands(self, image: Tensor) -> Iterator[Tensor]:
+        """Mean logits from top to bottom, each pixel as soon as its last window has been seen.
+
+        The memory is that of one window and of one row of them: it does not grow with the height.
+
+        Args:
+            image: (3, h, w).
+
+        Yields:
+            (K, rows, w) logits, which are overwritten afterwards; their rows add up to h.
+        """
+        height, width = image.shape[1:]
+        tops = window_starts(height, self.crop_size[0], self.stride[0])
+        lefts = window_starts(width, self.crop_size[1], self.stride[1])
+        total = count = None
+        for top, following in zip(tops, [*tops[1:], height], strict=True):
+            for left in lefts:
+                columns = slice(left, left + self.crop_size[1])
+                crop = image[:, top : top + self.crop_size[0], columns]
+                maps, finish = self._window(crop)
+                if total is None:
+                    total = maps.new_zeros(len(maps), crop.shape[1], width)
+                    count = maps.new_zeros(total.shape[1:])
+                for first, logits in finished_groups(maps, finish):
+                    total[first : first + len(logits), :, columns] += logits
+                count[:, columns] += 1
+            done = following - top
+            yield total[:, :done].div_(count[:done])
+            for sums in (total, count):
+                rest = sums[..., done:, :].clone()
+                sums[..., : rest.shape[-2], :] = rest
+                sums[..., rest.shape[-2] :, :] = 0
+
+    def _window(self, crop: Tensor) -> tuple[Tensor, Finish]:
+        """(3, rows, columns) to logits, and what brings them to that size."""
+        inputs = {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
+        if isinstance(self.model, LongTailSemanticSegmentor):
+            return self.model.logit_maps([inputs])[0]
+        return self.model([inputs])[0]["sem_seg"], lambda logits: logits

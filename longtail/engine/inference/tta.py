@@ -60,7 +60,7 @@ class SemanticSegmentorWithTTA(nn.Module):
     def _average(self, record: dict) -> Tensor:
         image = read_image(record["file_name"], self.image_format)
         height, width = image.shape[:2]
-        total = 0
+        total = None
         for resize in self.resizes:
             resized = resize.get_transform(image).apply_image(image)
             for flip in self.flips:
@@ -68,5 +68,7 @@ class SemanticSegmentorWithTTA(nn.Module):
                 tensor = torch.as_tensor(np.ascontiguousarray(copy.transpose(2, 0, 1)))
                 inputs = {"image": tensor, "height": height, "width": width}
                 probabilities = self.model([inputs])[0]["sem_seg"].softmax(dim=0)
-                total = total + (probabilities.flip(2) if flip else probabilities)
-        return total / (len(self.resizes) * len(self.flips))
+                if flip:
+                    probabilities = probabilities.flip(2)
+                total = probabilities if total is None else total.add_(probabilities)
+        return total.div_(len(self.resizes) * len(self.flips))

@@ -51,7 +51,7 @@ from longtail.engine.training.stages import (
 )
 from longtail.engine.training.step import StepTrainer
 from longtail.engine.training.watchdog import Watchdog
-from longtail.evaluation import build_evaluator
+from longtail.evaluation import SemSegEvaluator, build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
@@ -254,7 +254,13 @@ class Trainer(StatefulTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> OrderedDict:
         """detectron2's test of the model as :func:`.inference.build_inference` runs it."""
-        return super().test(cfg, build_inference(cfg, model), evaluators)
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        elif isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        # Evaluators of others expect logits.
+        class_maps = all(isinstance(evaluator, SemSegEvaluator) for evaluator in evaluators)
+        return super().test(cfg, build_inference(cfg, model, class_maps=class_maps), evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:

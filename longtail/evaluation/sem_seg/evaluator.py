@@ -21,7 +21,7 @@ from longtail.data.formats.images import read_label_map
 from longtail.data.statistics.groups import checked_groups, groups_by_pixel_share
 from longtail.evaluation.base import LongTailEvaluator
 from longtail.evaluation.report import flat_results, write_report
-from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import as_class_map, confusion_matrix
 from longtail.evaluation.sem_seg.report import LAYOUT, build_report, format_tables
 from longtail.utils.io import write_json
 
@@ -99,7 +99,8 @@ class SemSegEvaluator(LongTailEvaluator):
 
         Args:
             inputs: dicts whose ``file_name`` is that of a record of the data set.
-            outputs: dicts whose ``sem_seg`` holds the logits (K, H, W) at ground truth size.
+            outputs: dicts whose ``sem_seg`` holds the logits (K, H, W), or the integer classes
+                (H, W), at ground truth size.
 
         Raises:
             ValueError: an image that the data set does not have, logits of another shape, or a
@@ -107,22 +108,23 @@ class SemSegEvaluator(LongTailEvaluator):
             FileNotFoundError: a ground truth file is missing.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            file_name, logits = record["file_name"], output["sem_seg"]
+            file_name, segmented = record["file_name"], output["sem_seg"]
             if file_name not in self._ground_truth_files:
                 raise ValueError(
                     f"{file_name} is not an image of {self._dataset_name!r}; "
                     "build the evaluator with the name of the data set that is loaded"
                 )
             ground_truth_file = self._ground_truth_files[file_name]
-            target = torch.from_numpy(read_label_map(ground_truth_file)).to(logits.device)
+            target = torch.from_numpy(read_label_map(ground_truth_file)).to(segmented.device)
             expected = (len(self._class_names), *target.shape)
-            if tuple(logits.shape) != expected:
+            if tuple(segmented.shape) not in (expected, expected[1:]):
                 raise ValueError(
-                    f"{file_name}: expected logits (K, H, W) = {expected} as {ground_truth_file} "
-                    f"has them, got {tuple(logits.shape)}; the model must have the data set's "
-                    "number of classes and resize its logits to the size of the label map"
+                    f"{file_name}: expected logits (K, H, W) = {expected} or classes (H, W) as "
+                    f"{ground_truth_file} has them, got {tuple(segmented.shape)}; the model must "
+                    "have the data set's number of classes and resize its logits to the size of "
+                    "the label map"
                 )
-            prediction = predicted_classes(logits)
+            prediction = as_class_map(segmented)
             self._update(prediction, target, ground_truth_file)
             if self._write_predictions:
                 self._predictions += self._encode(prediction.cpu().numpy(), file_name)

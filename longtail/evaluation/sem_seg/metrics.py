@@ -63,6 +63,20 @@ def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
     return torch.where((rest_best <= best) | best.isnan(), classes, rest + grouped)
 
 
+def as_class_map(output: torch.Tensor) -> torch.Tensor:
+    """The class of every pixel, whether a model gives logits or has chosen already.
+
+    Args:
+        output: (K, H, W) logits, or (H, W) integers 0..K-1.
+
+    Returns:
+        (H, W) integers.
+    """
+    if output.dim() == 2 and output.dtype in _INTEGER_TYPES:
+        return output
+    return predicted_classes(output)
+
+
 def confusion_matrix(
     prediction: torch.Tensor,
     target: torch.Tensor,

@@ -8,6 +8,9 @@ Shape alphabet:
     H, W: height and width of the original image
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
@@ -17,9 +20,12 @@ from torch import Tensor, nn
 
 from longtail.utils.names import registered
 
+from .base import SemSegHead
 from .blocks import resize
 from .wrapping import innermost
 
+# From any of the classes at the size of the maps to the original image's size.
+Finish = Callable[[Tensor], Tensor]
 PAD_KEY = "MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE"
 
 
@@ -80,10 +86,7 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
         """
         if self.pad_to_stride:
             return super().forward(batched_inputs)
-        images = [
-            (record["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-            for record in batched_inputs
-        ]
+        images = self._normalized(batched_inputs)
         if self.training:
             # Crops of other sizes than the largest of the batch end in padding nevertheless.
             ignore = self.sem_seg_head.ignore_value
@@ -91,24 +94,77 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
             targets = ImageList.from_tensors(targets, pad_value=ignore).tensor
             features = self.backbone(ImageList.from_tensors(images).tensor)
             return self.sem_seg_head(features, targets)[1]
-        same_size = len({tuple(image.shape[1:]) for image in images}) == 1
-        parts = [torch.stack(images)] if same_size else [image[None] for image in images]
-        logits = [z for part in parts for z in self._logits(part)]
+        return [{"sem_seg": finish(maps)} for maps, finish in self._maps(images, batched_inputs)]
+
+    def logit_maps(self, batched_inputs: list[dict]) -> list[tuple[Tensor, Finish]]:
+        """Logits as the head computes them, before they grow to the size of the image.
+
+        Resizing treats each class alone: whoever needs no more than the largest logit of a pixel
+        can finish a few classes at a time, and never holds (K, H, W) logits, which are 7.2 GB for
+        150 classes and 12 megapixels.
+
+        Args:
+            batched_inputs: as of :meth:`forward` in testing.
+
+        Returns:
+            For each image (K, a, b) logits at the size of the maps, and the function from any
+            number of their classes, (k, a, b), to (k, H, W). The logits of a head that is not a
+            :class:`.SemSegHead` are at the size of the image that the model reads.
+        """
+        has_maps = isinstance(innermost(self.sem_seg_head), SemSegHead)
+        # Newer versions of detectron2 also pad to squares, for the backbones that ask for it.
+        if not has_maps or getattr(self.backbone, "padding_constraints", None):
+            inputs = [_without_original_size(record) for record in batched_inputs]
+            logits = [output["sem_seg"] for output in self(inputs)]
+            return [
+                (z, partial(_at_original_size, size=z.shape[1:], record=record))
+                for z, record in zip(logits, batched_inputs, strict=True)
+            ]
+        return self._maps(self._normalized(batched_inputs), batched_inputs)
+
+    def _normalized(self, batched_inputs: list[dict]) -> list[Tensor]:
         return [
-            {"sem_seg": _at_original_size(z, record)}
-            for z, record in zip(logits, batched_inputs, strict=True)
+            (record["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            for record in batched_inputs
         ]
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """(N, 3, h, w) normalised images to (N, K, h, w)."""
-        return resize(self.sem_seg_head.layers(self.backbone(images)), size=images.shape[2:])
+    def _maps(
+        self, images: list[Tensor], batched_inputs: list[dict]
+    ) -> list[tuple[Tensor, Finish]]:
+        """The head's logits of (3, h, w) normalised images, see :meth:`logit_maps`."""
+        sizes = [tuple(image.shape[1:]) for image in images]
+        if self.pad_to_stride:
+            parts = [ImageList.from_tensors(images, self.size_divisibility).tensor]
+        elif len(set(sizes)) == 1:
+            parts = [torch.stack(images)]
+        else:
+            parts = [image[None] for image in images]
+        maps = [z for part in parts for z in self.sem_seg_head.layers(self.backbone(part))]
+        return [
+            (z, partial(self._finish, size=size, record=record))
+            for z, size, record in zip(maps, sizes, batched_inputs, strict=True)
+        ]
+
+    def _finish(self, maps: Tensor, size: tuple[int, int], record: dict) -> Tensor:
+        """(k, a, b) of an image of this size to (k, H, W)."""
+        if self.pad_to_stride:
+            stride = innermost(self.sem_seg_head).common_stride
+            logits = resize(maps[None], scale_factor=stride)[0]
+        else:
+            logits = resize(maps[None], size=size)[0]
+        return _at_original_size(logits, size, record)
 
 
-def _at_original_size(logits: Tensor, record: dict) -> Tensor:
-    """(K, h, w) to (K, H, W)."""
-    size = logits.shape[1:]
+def _at_original_size(logits: Tensor, size: tuple[int, int], record: dict) -> Tensor:
+    """(k, h', w'), of which (k, h, w) are the image's, to (k, H, W)."""
     output = record.get("height", size[0]), record.get("width", size[1])
+    if output == tuple(size):  # resizing would copy every value
+        return logits[:, : size[0], : size[1]]
     return sem_seg_postprocess(logits, size, *output)
+
+
+def _without_original_size(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key not in ("height", "width")}
 
 
 def is_semantic_segmentor(cfg: CfgNode) -> bool:
