@@ -198,6 +198,17 @@ def test_photometric_distortion_leaves_labels_and_sizes(recipe, scene):
     assert changed >= 5
 
 
+def test_photometric_distortion_knows_the_order_of_the_channels(recipe, scene):
+    """Saturation and hue are of colours: the same picture comes out, in the other order."""
+    fixed = "RESIZE_SCALE_RANGE", [1.0, 1.0], "RANDOM_FLIP", "none", "CROP.ENABLED", False
+    fixed += ("MIN_SIZE_TRAIN", (40,))
+    reverse = scene[0][..., ::-1], scene[1]
+    for seed in range(10):
+        rgb, _ = apply(recipe(*fixed, "FORMAT", "RGB"), scene, seed)
+        bgr, _ = apply(recipe(*fixed, "FORMAT", "BGR"), reverse, seed)
+        assert np.array_equal(rgb, bgr[..., ::-1])
+
+
 def test_test_images_are_only_resized(recipe, scene):
     (resize,) = recipe("MIN_SIZE_TEST", 20, "MAX_SIZE_TEST", 25, is_train=False)
     # min(25 / 60, 20 / 40) = 5/12: 16.67 x 25.

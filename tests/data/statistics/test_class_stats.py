@@ -20,6 +20,7 @@ from longtail.data.statistics.class_stats import (
     locate_class_stats,
 )
 from tests.data.label_maps import CLASSES, instance_record, reference_counts, save_labels
+from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 
 
@@ -61,6 +62,15 @@ def test_imbalance_factors_by_hand():
     assert never.region_imbalance_factor == math.inf
     with pytest.raises(ValueError, match=r"image_count must be .* each of the 2 classes"):
         ClassStats(("a", "b"), 9, None, np.array([9]), None)
+
+
+@pytest.mark.parametrize("name", ["pixel_count", "image_count", "instance_count"])
+@pytest.mark.parametrize("count", [[3, -1], [3], [3, 1, 1]])
+def test_counts_are_one_number_from_zero_for_each_class(name, count):
+    counts = {"pixel_count": [5, 5], "image_count": [2, 0], "instance_count": None}
+    assert ClassStats(("a", "b"), 3, **counts).image_count.tolist() == [2, 0]
+    with raises_naming(ValueError, name, "2 classes"):
+        ClassStats(("a", "b"), 3, **{**counts, name: count})
 
 
 def test_json_round_trip(street):
