@@ -4,6 +4,8 @@
 import os
 from collections.abc import Iterable
 
+from longtail.utils.text import read_text
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -52,5 +54,4 @@ def read_stems(path: str) -> list[str]:
     Returns:
         The names, in the order of the file.
     """
-    with open(path, encoding="utf-8") as file:
-        return [line.strip() for line in file if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
