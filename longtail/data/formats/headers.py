@@ -25,8 +25,6 @@ IMAGE_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK
 LABEL_MODES = frozenset({"1", "L", "P"})
 # Turned by 90 degrees, with or without a flip: height and width change places.
 QUARTER_TURNS = frozenset({5, 6, 7, 8})
-# Flipped, or turned by 180 degrees: the size does not tell whether a label map was, too.
-SAME_SIZE_TURNS = frozenset({2, 3, 4})
 
 _ORIENTATION = 0x0112
 # A PNG's signature; and that, the length and name of the first chunk, width, height and bits.
@@ -61,6 +59,11 @@ class ImageHeader:
     def size(self) -> tuple[int, int]:
         """(H, W) as the image is shown."""
         return self.stored[::-1] if self.orientation in QUARTER_TURNS else self.stored
+
+    @property
+    def is_turned_unseen(self) -> bool:
+        """Whether it is shown turned or flipped without another size: labels may not be."""
+        return self.orientation != 1 and self.size == self.stored
 
 
 @contextlib.contextmanager
@@ -192,6 +195,33 @@ def check_label_size(
             "the label map likewise, or remove the orientation from the image"
         )
     raise UnsuitableImageError(f"{sizes} ({image_file}): {remedy}")
+
+
+def check_annotated_size(
+    image_file: PathLike, annotated: tuple[int, int], image: ImageHeader
+) -> None:
+    """Compare the size that annotations are made for with their image.
+
+    Args:
+        image_file: the image.
+        annotated: the annotations' (H, W).
+        image: the header of the image.
+
+    Raises:
+        UnsuitableImageError: the image, as it is shown, has another size.
+    """
+    if annotated == image.size:
+        return
+    sizes = (
+        f"{image_file} has size {_shown(image.size)}, but its annotations are of one of "
+        f"{_shown(annotated)}"
+    )
+    if annotated == image.stored:
+        raise UnsuitableImageError(
+            f"{sizes}, as it is before its EXIF orientation {image.orientation} turns it: turn the "
+            "annotations likewise, or remove the orientation from the image"
+        )
+    raise UnsuitableImageError(f"{sizes}: take images and annotations from one source")
 
 
 def _header(image: Image.Image, head: bytes) -> ImageHeader:

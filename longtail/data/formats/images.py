@@ -14,7 +14,6 @@ from detectron2.data import detection_utils as utils
 from PIL import Image
 
 from longtail.data.formats.headers import (
-    SAME_SIZE_TURNS,
     ImageHeader,
     PathLike,
     check_image,
@@ -85,13 +84,17 @@ def read_label_map(path: PathLike, *, checksums: bool = False) -> np.ndarray:
 
 def label_image(path: PathLike) -> Image.Image:
     """Read a label map as an image of mode L or P; otherwise as :func:`read_label_map`."""
+    return _read_label_image(path)[0]
+
+
+def _read_label_image(path: PathLike) -> tuple[Image.Image, ImageHeader]:
     with opened(path) as (image, header):
         check_label_map(path, header)
         image.load()
         if header.mode != "P" and header.bits in _STRETCHED:
             factor = _STRETCHED[header.bits]
             image = image.convert("L").point([value // factor for value in range(256)])
-        return _turned(image, header)
+        return _turned(image, header), header
 
 
 def read_pair(
@@ -99,8 +102,8 @@ def read_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read an image and its label map, which has the size of the image as it is shown.
 
-    A warning names the first image of a folder that is flipped or turned by 180 degrees: there the
-    size does not tell for which of the two the labels were drawn.
+    A warning names the first image of a folder that is turned or flipped without another size: the
+    labels may have been drawn on the image as it is stored.
 
     Args:
         image_file: as for :func:`read_image`.
@@ -116,11 +119,11 @@ def read_pair(
         ValueError: a file cannot be read as it is, or the sizes differ.
     """
     image, header = _read_image(image_file, image_format)
-    labels = read_label_map(label_file)
-    check_label_size(label_file, labels.shape, image_file, header, remedy)
-    if header.orientation in SAME_SIZE_TURNS:
+    label, label_header = _read_label_image(label_file)
+    check_label_size(label_file, label_header.size, image_file, header, remedy)
+    if header.is_turned_unseen and label_header.orientation == 1:
         _warn_of_orientation(os.fspath(image_file))
-    return image, labels
+    return image, np.array(label)
 
 
 def check_whole_image(path: PathLike) -> ImageHeader:
@@ -158,6 +161,6 @@ def _warn_of_orientation(image_file: str) -> None:
     if folder not in _TOLD:
         _TOLD.add(folder)
         logger.warning(
-            f"{image_file} has EXIF data that flip it or turn it by 180 degrees: its label map is "
-            "taken to be that of the image as it is shown ('longtail check' lists all of these)"
+            f"{image_file} is shown turned or flipped, by its EXIF data: its label map is taken to "
+            "be that of the image as it is shown ('longtail check' finds all of these)"
         )

@@ -6,8 +6,8 @@ from typing import Any
 from detectron2.data import DatasetMapper
 
 from longtail.data.formats.headers import (
-    ImageHeader,
     UnsuitableImageError,
+    check_annotated_size,
     check_image,
     decoding,
     read_header,
@@ -34,7 +34,8 @@ class InstanceDatasetMapper(DatasetMapper):
         file = record["file_name"]
         header = read_header(file)
         check_image(file, header)
-        check_record_size(record, header)
+        if "height" in record and "width" in record:
+            check_annotated_size(file, (record["height"], record["width"]), header)
         if "sem_seg_file_name" in record:
             _check_gray(record["sem_seg_file_name"])
         try:
@@ -42,33 +43,6 @@ class InstanceDatasetMapper(DatasetMapper):
         except (OSError, SyntaxError, EOFError) as error:  # annotations raise others
             with decoding(file):
                 raise error
-
-
-def check_record_size(record: dict[str, Any], image: ImageHeader) -> None:
-    """Compare the size that a record has from its annotations with its image.
-
-    Args:
-        record: with ``file_name``, and ``height`` and ``width`` where they are known.
-        image: the header of its file.
-
-    Raises:
-        UnsuitableImageError: the image, as it is shown, has another size.
-    """
-    if "height" not in record or "width" not in record:
-        return
-    annotated = (record["height"], record["width"])
-    if annotated == image.size:
-        return
-    sizes = (
-        f"{record['file_name']} is {image.size[1]}x{image.size[0]} (width x height), but its "
-        f"annotations are of an image of {annotated[1]}x{annotated[0]}"
-    )
-    if annotated == image.stored:
-        raise UnsuitableImageError(
-            f"{sizes}, as it is before its EXIF orientation {image.orientation} turns it: remove "
-            "the orientation from the image, or turn the annotations"
-        )
-    raise UnsuitableImageError(f"{sizes}: take images and annotations from one source")
 
 
 def _check_gray(label_file: str) -> None:
