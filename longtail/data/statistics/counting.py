@@ -23,7 +23,7 @@ from longtail.data.formats.images import label_image
 from longtail.utils.cores import available_cores
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
-COUNTING_VERSION = 1
+COUNTING_VERSION = 2
 FILES_PER_TASK = 32
 T = TypeVar("T")
 
