@@ -12,7 +12,8 @@ import argparse
 from collections.abc import Sequence
 
 from longtail.config import load_config
-from longtail.data.datasets.checking import ERRORS, WARNINGS, HeaderReport, check_headers
+from longtail.data.datasets.checking import HeaderReport, check_headers
+from longtail.data.formats.header_findings import ERRORS, WARNINGS
 from longtail.utils.command_line import command_parser
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line

@@ -11,6 +11,7 @@ from PIL import Image
 from longtail.commands.check import main
 from longtail.data.datasets import checking, register_sem_seg
 from longtail.data.datasets.register import replace_registration
+from longtail.data.formats.header_findings import ERRORS, WARNINGS
 from tests.data.pngs import PALETTE, RGB, huge_png, orientation_chunk, png
 from tests.tiny import tiny_config
 
@@ -93,7 +94,7 @@ def test_errors(tmp_path, capsys, image, label, kind, message):
     code, lines = run(capsys, "--dataset", NAMES[0])
     assert code == 1
     assert lines[0].startswith(f"error: {tmp_path}/{message}")
-    assert lines[1] == f"1 error: {kind} ({checking.ERRORS[kind]})"
+    assert lines[1] == f"1 error: {kind} ({ERRORS[kind]})"
     assert lines[2:] == [f"{NAMES[0]}: 1 images, 1 label maps, 1 errors, 0 warnings"]
 
 
@@ -112,7 +113,7 @@ def test_warnings_are_no_errors(tmp_path, capsys, image, label, kind):
     code, lines = run(capsys, "--dataset", NAMES[0])
     assert code == 0
     assert lines[0].startswith(f"warning: {tmp_path}/")
-    assert lines[1] == f"1 warning: {kind} ({checking.WARNINGS[kind]})"
+    assert lines[1] == f"1 warning: {kind} ({WARNINGS[kind]})"
     assert lines[2] == f"{NAMES[0]}: 1 images, 1 label maps, 0 errors, 1 warnings"
 
 
