@@ -67,3 +67,8 @@ def huge_png(width, height):
     content = png([[0]])
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0))
     return content[:8] + head + content[8 + len(head) :]
+
+
+def name_of(value):
+    """The name of a test's parameter: files would be spelled out."""
+    return f"{len(value)}bytes" if isinstance(value, bytes) else None

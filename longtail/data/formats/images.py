@@ -121,9 +121,25 @@ def read_pair(
     image, header = _read_image(image_file, image_format)
     label, label_header = _read_label_image(label_file)
     check_label_size(label_file, label_header.size, image_file, header, remedy)
-    if header.is_turned_unseen and label_header.orientation == 1:
-        _warn_of_orientation(os.fspath(image_file))
+    if label_header.orientation == 1:
+        warn_of_unseen_turn(image_file, header)
     return image, np.array(label)
+
+
+def warn_of_unseen_turn(image_file: PathLike, header: ImageHeader) -> None:
+    """Say, once for each folder, that sizes do not show whether labels fit a turned image.
+
+    Args:
+        image_file: the image.
+        header: its header.
+    """
+    folder = os.path.dirname(image_file)
+    if header.is_turned_unseen and folder not in _TOLD:
+        _TOLD.add(folder)
+        logger.warning(
+            f"{image_file} is shown turned or flipped, by its EXIF data: its labels are taken to "
+            "be those of the image as it is shown ('longtail check' finds all of these)"
+        )
 
 
 def check_whole_image(path: PathLike) -> ImageHeader:
@@ -154,13 +170,3 @@ def _read_image(path: PathLike, image_format: str) -> tuple[np.ndarray, ImageHea
 def _turned(image: Image.Image, header: ImageHeader) -> Image.Image:
     turn = _TURNS.get(header.orientation)
     return image if turn is None else image.transpose(turn)
-
-
-def _warn_of_orientation(image_file: str) -> None:
-    folder = os.path.dirname(image_file)
-    if folder not in _TOLD:
-        _TOLD.add(folder)
-        logger.warning(
-            f"{image_file} is shown turned or flipped, by its EXIF data: its label map is taken to "
-            "be that of the image as it is shown ('longtail check' finds all of these)"
-        )

@@ -12,6 +12,7 @@ from longtail.data.formats.headers import (
     decoding,
     read_header,
 )
+from longtail.data.formats.images import warn_of_unseen_turn
 
 
 class InstanceDatasetMapper(DatasetMapper):
@@ -36,6 +37,7 @@ class InstanceDatasetMapper(DatasetMapper):
         check_image(file, header)
         if "height" in record and "width" in record:
             check_annotated_size(file, (record["height"], record["width"]), header)
+            warn_of_unseen_turn(file, header)
         if "sem_seg_file_name" in record:
             _check_gray(record["sem_seg_file_name"])
         try:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from longtail.data.formats.images import label_image, read_image, read_label_map
 from tests.data.label_maps import save_labels
-from tests.data.pngs import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, huge_png, png
+from tests.data.pngs import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, huge_png, name_of, png
 
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 8, 7], [6, 5, 4], [3, 2, 1]]])
 SAMPLES = {
@@ -66,6 +66,7 @@ def test_what_changes_the_display_alone_changes_no_label(tmp_path):
         (png([[0, 1, 2]], 8, RGB), "has mode RGB, but a label map has one 8-bit channel"),
         (png([[0, 1]], 8, GREY_ALPHA), "has mode LA, but a label map has one 8-bit channel"),
     ],
+    ids=name_of,
 )
 def test_labels_that_would_not_be_read_as_they_are(tmp_path, content, message):
     path = tmp_path / "labels.png"
@@ -97,6 +98,7 @@ def test_labels_are_png_files_whatever_their_name(tmp_path, kind):
         # Of 16 bits a channel, the upper eight.
         (png([[0xABCD, 0x0102, 0xFFFF]], 16, RGB), [[0xAB, 0x01, 0xFF]]),
     ],
+    ids=name_of,
 )
 def test_colors(tmp_path, content, expected):
     path = tmp_path / "image.png"
@@ -112,7 +114,9 @@ def float_tiff():
 
 
 @pytest.mark.parametrize(
-    ("content", "mode"), [(png([[0, 255, 256, 65535]], 16), "I;16"), (float_tiff(), "F")]
+    ("content", "mode"),
+    [(png([[0, 255, 256, 65535]], 16), "I;16"), (float_tiff(), "F")],
+    ids=name_of,
 )
 def test_images_that_would_be_cut_off_at_255(tmp_path, content, mode):
     (tmp_path / "image.png").write_bytes(content)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from longtail.data.mappers.instances import InstanceDatasetMapper
 from longtail.engine.training.data_sets import build_mapper
-from tests.data.pngs import PALETTE, huge_png, orientation_chunk, png
+from tests.data.pngs import PALETTE, huge_png, name_of, orientation_chunk, png
 
 
 @pytest.fixture
@@ -53,10 +53,17 @@ def test_an_image_as_it_is_shown(tmp_path, mapper):
         (huge_png(14000, 14000), (14000, 14000), "has 196 megapixels"),
         (b"no image", (1, 3), "cannot be read as an image"),
     ],
+    ids=name_of,
 )
 def test_images_that_are_refused_are_named(tmp_path, mapper, content, size, message):
     with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.png {message}"):
         mapper(record(tmp_path / "a.png", content, *size))
+
+
+def test_a_turn_that_the_size_does_not_show_is_said(tmp_path, mapper, caplog):
+    mapper(record(tmp_path / "a.png", png([[1, 2], [4, 5]], before=orientation_chunk(6)), 2, 2))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path}/a.png is shown turned or flipped")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
