@@ -12,7 +12,7 @@ from longtail.commands.check import main
 from longtail.data.datasets import checking, register_sem_seg
 from longtail.data.datasets.register import replace_registration
 from longtail.data.formats.header_findings import ERRORS, WARNINGS
-from tests.data.pngs import PALETTE, RGB, huge_png, orientation_chunk, png
+from tests.data.pngs import PALETTE, RGB, huge_png, name_of, orientation_chunk, png
 from tests.tiny import tiny_config
 
 NAMES = ("test_check_a", "test_check_b")
@@ -88,6 +88,7 @@ def test_all_is_well(tmp_path, capsys):
             "labels/0.png has size 3x2, but its image 2x3, as its EXIF orientation 8",
         ),
     ],
+    ids=name_of,
 )
 def test_errors(tmp_path, capsys, image, label, kind, message):
     make_set(tmp_path, [(image, label)])
@@ -107,6 +108,7 @@ def test_errors(tmp_path, capsys, image, label, kind, message):
         (png([[1, 2, 0], [0, 0, 2]], before=orientation_chunk(3)), GOOD, "turned"),
         (png([[1, 2], [0, 0]], before=orientation_chunk(6)), png([[1, 2], [0, 0]]), "turned"),
     ],
+    ids=name_of,
 )
 def test_warnings_are_no_errors(tmp_path, capsys, image, label, kind):
     make_set(tmp_path, [(image, label)])
