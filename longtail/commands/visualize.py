@@ -26,7 +26,7 @@ from PIL import Image
 from longtail.config import deployed_config, load_config
 from longtail.data.datasets.files import files_by_stem
 from longtail.data.datasets.register import class_colors
-from longtail.data.formats.images import read_image, read_label_map
+from longtail.data.formats.images import read_image, read_label_map, read_pair
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 from longtail.data.statistics.counting import class_metadata, load_source
 from longtail.engine import Trainer
@@ -127,8 +127,10 @@ def _picture(
     record: dict[str, Any], predictors: dict[str, Predictor], classes: list[str], metadata: Any
 ) -> np.ndarray:
     image_file, label_file = record["file_name"], record.get("sem_seg_file_name")
-    image = read_image(image_file, "RGB")
-    target = None if label_file is None else read_label_map(label_file)
+    if label_file is None:
+        image, target = read_image(image_file, "RGB"), None
+    else:
+        image, target = read_pair(image_file, label_file, "RGB", "prepare the data set again")
     predictions = {name: predict(image_file) for name, predict in predictors.items()}
     colors = metadata.get("stuff_colors", None) or class_colors(len(classes))
     ignore_label = metadata.get("ignore_label", 255)

@@ -181,7 +181,7 @@ def rows_of(
 
 def _lines(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each line's place, for messages, and its cells by column."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ())[: len(columns)] != columns:
             raise ValueError(

@@ -9,7 +9,6 @@ in the JSON).
 Shapes: K classes.
 """
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from tabulate import tabulate
 
 from longtail.evaluation.metrics import grouped_mean
 from longtail.utils.io import atomic_write, write_json
+from longtail.utils.text import write_csv
 
 Report = dict[str, Any]
 
@@ -116,10 +116,8 @@ def write_report(report: Report, folder: str | os.PathLike, layout: ReportLayout
     write_json(folder / f"{layout.file_name}.json", report)
     rows = report["classes"]
     with atomic_write(folder / f"{layout.file_name}.csv") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+        cells = ({key: "" if _is_nan(value) else value for key, value in r.items()} for r in rows)
+        write_csv(file, list(rows[0]), cells)
 
 
 def group_table(report: Report, layout: ReportLayout) -> str:

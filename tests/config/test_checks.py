@@ -65,3 +65,11 @@ def test_a_base_that_leads_back(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {base}.yaml\n")
     with pytest.raises(ValueError, match="_BASE_"):
         load_config(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path, encoding):
+    (tmp_path / "base.yaml").write_text("SOLVER:\n  MAX_ITER: 77\n", encoding=encoding)
+    (tmp_path / "a.yaml").write_text("_BASE_: base.yaml\nSEED: 5\n", encoding=encoding)
+    cfg = load_config(str(tmp_path / "a.yaml"))
+    assert (cfg.SOLVER.MAX_ITER, cfg.SEED) == (77, 5)

@@ -105,6 +105,15 @@ def test_files(tmp_path):
         assert [row["name"] for row in csv.DictReader(file)] == ["a, b", "c"]
 
 
+def test_names_that_a_spreadsheet_would_run(tmp_path):
+    rows = [{"name": "=HYPERLINK(1)", "value": -1.5}, {"name": "@x", "value": 2.0}]
+    write_report({**REPORT, "classes": rows}, tmp_path, LAYOUT)
+    assert (tmp_path / "toy_evaluation.csv").read_text() == (
+        "name,value\n'=HYPERLINK(1),-1.5\n'@x,2.0\n"
+    )
+    assert json.loads((tmp_path / "toy_evaluation.json").read_text())["classes"] == rows
+
+
 def cells(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 

@@ -14,7 +14,8 @@ from longtail.commands import own_commands
 from tests.packaging.environments import ROOT, Environment
 
 COMMANDS = {
-    *("cache-roi-features", "class-statistics", "convert-weights", "disalign-quickstart", "export"),
+    *("cache-roi-features", "check", "class-statistics", "convert-weights"),
+    *("disalign-quickstart", "export"),
     *("generate", "install-detectron2", "plot-calibration", "prepare", "quickstart", "train"),
     "visualize",
 }

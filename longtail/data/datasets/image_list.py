@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.datasets.register import PathLike, replace_registration
 from longtail.data.formats.image_list import LabeledImages, read_image_list
+from longtail.data.formats.paths import check_relative
 
 # So many of the wrong items are named.
 SHOWN = 3
@@ -168,6 +169,10 @@ def _check_entries(images: LabeledImages, num_classes: int | None) -> None:
         if label < 0 or (num_classes is not None and label >= num_classes):
             expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
             raise ValueError(f"entry {number}, {file}, has the label {label}, expected {expected}")
+        try:
+            check_relative(file)
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}") from None
         if first.setdefault(file, number) != number:
             raise ValueError(f"entry {number}, {file}, is entry {first[file]} again: remove one")
 

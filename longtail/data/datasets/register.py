@@ -4,6 +4,8 @@
 K classes. A label map has the size of its image, values 0..K-1 and the ignore label.
 """
 
+import functools
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,8 +13,10 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
+from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, left_out, read_stems
 from longtail.data.statistics.groups import checked_groups
+
+logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike
 
@@ -126,6 +130,8 @@ def load_sem_seg_pairs(
     suffixes = IMAGE_SUFFIXES if image_ext is None else ("." + image_ext.lower().lstrip("."),)
     images = files_by_stem(image_root, suffixes)
     labels = files_by_stem(label_root, (".png",))
+    others = _left_out(image_root, label_root, suffixes)
+    remedy = "; ".join([remedy, *others])
     if file_names is None:
         stems = sorted(images.keys() | labels.keys())
     else:
@@ -134,6 +140,9 @@ def load_sem_seg_pairs(
     _check_pairs(name, "label map", label_root, [s for s in stems if s not in labels], remedy)
     if not stems:
         raise ValueError(f"{name}: no images in {image_root}; {remedy}")
+    if file_names is None:
+        for other in others:
+            _warn_once(f"{name}: {other}")
     return [{"file_name": images[s], "sem_seg_file_name": labels[s]} for s in stems]
 
 
@@ -154,6 +163,24 @@ def class_colors(num_classes: int) -> list[list[int]]:
         [sum((i >> (3 * j + c) & 1) << (7 - j) for j in range(8)) for c in range(3)]
         for i in range(1, num_classes + 1)
     ]
+
+
+def _left_out(image_root: str, label_root: str, suffixes: tuple[str, ...]) -> list[str]:
+    hints = "set image_ext, or convert them", "label maps are PNG files, convert them"
+    if os.path.samefile(image_root, label_root):
+        found = [left_out(image_root, (*suffixes, ".png"), hints[0])]
+    else:
+        found = [
+            left_out(image_root, suffixes, hints[0]),
+            left_out(label_root, (".png",), hints[1]),
+        ]
+    return list(filter(None, found))
+
+
+# A data set is listed several times in a run.
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _listed_stems(name: str, file_names: Sequence[str] | PathLike, remedy: str) -> set[str]:

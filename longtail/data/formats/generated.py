@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from longtail.utils.text import read_text
+
 # To be raised whenever the same config gives other files than before.
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")
@@ -87,8 +89,7 @@ def read_meta(root: str | os.PathLike) -> dict[str, Any] | None:
         this format.
     """
     try:
-        with open(Path(root) / "meta.json", encoding="utf-8") as file:
-            meta = json.load(file)
+        meta = json.loads(read_text(Path(root) / "meta.json"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     own = isinstance(meta, dict) and meta.get("format_version") == FORMAT_VERSION

@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from longtail.utils.text import read_text
+
 
 @dataclass(frozen=True)
 class LabeledImages:
@@ -31,8 +33,7 @@ def read_image_list(path: str | os.PathLike) -> LabeledImages:
     Raises:
         ValueError: a line is not a path and a number; the message starts with the line's number.
     """
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().rstrip().splitlines()
+    lines = read_text(path).rstrip().splitlines()
     files, labels = [], []
     for number, line in enumerate(lines, start=1):
         try:

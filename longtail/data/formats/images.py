@@ -1,22 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading images and label maps, with errors that name the file and the fix.
+"""Reading images and label maps: the one place, with errors that name the file and the fix.
+
+Values are those of the file, whatever its bit depth; what cannot be read so is refused.
 
 H, W: height and width of an image.
 """
 
-import contextlib
+import logging
 import os
-from collections.abc import Iterator
 
 import numpy as np
 from detectron2.data import detection_utils as utils
 from PIL import Image
 
-PathLike = str | os.PathLike
+from longtail.data.formats.headers import (
+    ImageHeader,
+    PathLike,
+    check_image,
+    check_label_map,
+    check_label_size,
+    opened,
+    verify_checksums,
+)
+
+logger = logging.getLogger(__name__)
+
+# How an image is turned that has an EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow stretches grey PNGs of 1, 2 and 4 bits to 0..255, by these factors.
+_STRETCHED = {1: 255, 2: 85, 4: 17}
+# Folders whose flipped images have been warned of.
+_TOLD: set[str] = set()
 
 
 def read_image(path: PathLike, image_format: str) -> np.ndarray:
     """Read an image as detectron2 does, turned as its EXIF data says.
+
+    Colors are as stored: an alpha channel is dropped; of 16 bits a channel the upper 8 are kept.
 
     Args:
         path: an image file.
@@ -27,47 +55,118 @@ def read_image(path: PathLike, image_format: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an image, or is cut short.
+        ValueError: it is not an image, is cut short or too large, or is grey with over 8 bits.
     """
-    with _clear_errors(path):
-        return utils.read_image(path, image_format)
+    return _read_image(path, image_format)[0]
 
 
-def read_label_map(path: PathLike) -> np.ndarray:
-    """Read an 8-bit label map; of an image with a palette the indices.
+def read_label_map(path: PathLike, *, checksums: bool = False) -> np.ndarray:
+    """Read a label map: of a palette the indices, of greys the samples, also of 1, 2 or 4 bits.
 
-    detectron2 reads labels through a conversion to grey, which changes palette indices.
+    detectron2 reads labels through a conversion to grey, which changes palette indices, and Pillow
+    stretches samples of few bits to 0..255.
+
+    Args:
+        path: a PNG with one channel of at most 8 bits. EXIF data of its own turn it.
+        checksums: whether those of the file are verified, which decoding does not do.
 
     Returns:
         (H, W) uint8, writable.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an image, is cut short, or has more than one 8-bit channel.
+        ValueError: it is not an image, is cut short, or would not be read value for value.
     """
-    with opened_label_map(path) as image:
-        return np.array(image)
+    if checksums:
+        verify_checksums(path)
+    return np.array(label_image(path))
 
 
-@contextlib.contextmanager
-def opened_label_map(path: PathLike) -> Iterator[Image.Image]:
-    """Open a label map as an image of label values; errors as :func:`read_label_map`."""
-    with _clear_errors(path), Image.open(path) as image:
-        if image.mode not in ("L", "P"):
-            raise ValueError(
-                f"{path} has mode {image.mode}, but a label map has one 8-bit channel (L or P) "
-                "with the class index of each pixel: convert it"
-            )
-        yield image
+def label_image(path: PathLike) -> Image.Image:
+    """Read a label map as an image of mode L or P; otherwise as :func:`read_label_map`."""
+    return _read_label_image(path)[0]
 
 
-@contextlib.contextmanager
-def _clear_errors(path: PathLike) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} is missing: prepare the data set (longtail prepare) or set DETECTRON2_DATASETS"
-        ) from None
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises
-        raise ValueError(f"{path} cannot be read as an image ({error}): fetch it again") from None
+def _read_label_image(path: PathLike) -> tuple[Image.Image, ImageHeader]:
+    with opened(path) as (image, header):
+        check_label_map(path, header)
+        image.load()
+        if header.mode != "P" and header.bits in _STRETCHED:
+            factor = _STRETCHED[header.bits]
+            image = image.convert("L").point([value // factor for value in range(256)])
+        return _turned(image, header), header
+
+
+def read_pair(
+    image_file: PathLike, label_file: PathLike, image_format: str, remedy: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read an image and its label map, which has the size of the image as it is shown.
+
+    A warning names the first image of a folder that is turned or flipped without another size: the
+    labels may have been drawn on the image as it is stored.
+
+    Args:
+        image_file: as for :func:`read_image`.
+        label_file: as for :func:`read_label_map`.
+        image_format: ``"RGB"`` or ``"BGR"``.
+        remedy: what to do where the sizes differ, for the message.
+
+    Returns:
+        (H, W, 3) uint8 and (H, W) uint8.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file cannot be read as it is, or the sizes differ.
+    """
+    image, header = _read_image(image_file, image_format)
+    label, label_header = _read_label_image(label_file)
+    check_label_size(label_file, label_header.size, image_file, header, remedy)
+    if label_header.orientation == 1:
+        warn_of_unseen_turn(image_file, header)
+    return image, np.array(label)
+
+
+def warn_of_unseen_turn(image_file: PathLike, header: ImageHeader) -> None:
+    """Say, once for each folder, that sizes do not show whether labels fit a turned image.
+
+    Args:
+        image_file: the image.
+        header: its header.
+    """
+    folder = os.path.dirname(image_file)
+    if header.is_turned_unseen and folder not in _TOLD:
+        _TOLD.add(folder)
+        logger.warning(
+            f"{image_file} is shown turned or flipped, by its EXIF data: its labels are taken to "
+            "be those of the image as it is shown ('longtail check' finds all of these)"
+        )
+
+
+def check_whole_image(path: PathLike) -> ImageHeader:
+    """Read the header of an image, and check that the file is whole.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_image`.
+    """
+    with opened(path) as (image, header):
+        check_image(path, header)
+        if header.format != "PNG":
+            # A JPEG is decoded at an eighth of its size: this notices a file that was cut short
+            # at a fraction of the time.
+            image.draft("RGB", tuple(max(side // 8, 1) for side in image.size))
+            image.load()
+    if header.format == "PNG":
+        verify_checksums(path)
+    return header
+
+
+def _read_image(path: PathLike, image_format: str) -> tuple[np.ndarray, ImageHeader]:
+    with opened(path) as (image, header):
+        check_image(path, header)
+        image.load()
+        return utils.convert_PIL_to_numpy(_turned(image, header), image_format), header
+
+
+def _turned(image: Image.Image, header: ImageHeader) -> Image.Image:
+    turn = _TURNS.get(header.orientation)
+    return image if turn is None else image.transpose(turn)

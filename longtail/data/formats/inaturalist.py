@@ -5,6 +5,7 @@ import json
 import os
 
 from longtail.data.formats.image_list import LabeledImages
+from longtail.utils.text import read_text
 
 
 def read_inaturalist(path: str | os.PathLike) -> LabeledImages:
@@ -14,8 +15,7 @@ def read_inaturalist(path: str | os.PathLike) -> LabeledImages:
         ValueError: the file is cut short or not JSON, lacks a key, or has an image without
             category, or an annotation of an unknown image or category.
     """
-    with open(path, encoding="utf-8") as file:
-        content = json.load(file)
+    content = json.loads(read_text(path))
     try:
         file_names = {image["id"]: image["file_name"] for image in content["images"]}
         pairs = [(item["image_id"], item["category_id"]) for item in content["annotations"]]

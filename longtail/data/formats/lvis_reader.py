@@ -159,7 +159,7 @@ def segmentation_rle(shape: object, height: int, width: int) -> Entry:
 
 def _load(path: str, remedy: str) -> Entry:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             content = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {remedy}") from None

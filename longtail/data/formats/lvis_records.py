@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the content of a file in LVIS's format to detectron2's records."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from detectron2.structures import BoxMode
 
 from longtail.data.formats.lvis_reader import Entry, LVISContent, compressed_rle
+from longtail.data.formats.paths import path_below
 
 
 def lvis_records(
@@ -57,7 +57,7 @@ def _record(image: Entry, image_root: str, path: str) -> dict[str, Any]:
     else:
         raise ValueError(f"{path}: image {image['id']} has neither coco_url nor file_name")
     return {
-        "file_name": os.path.join(image_root, *parts),
+        "file_name": path_below(image_root, "/".join(parts), f"{path}: image {image['id']}"),
         "height": image["height"],
         "width": image["width"],
         "not_exhaustive_category_ids": image.get("not_exhaustive_category_ids", []),

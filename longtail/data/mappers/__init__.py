@@ -7,10 +7,12 @@ from longtail.data.mappers.augmentation import (
     build_sem_seg_augmentation,
 )
 from longtail.data.mappers.classification import ClassificationDatasetMapper, build_transform
+from longtail.data.mappers.instances import InstanceDatasetMapper
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 
 __all__ = [
     "ClassificationDatasetMapper",
+    "InstanceDatasetMapper",
     "PadToSize",
     "RandomScaleResize",
     "SemSegDatasetMapper",

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from longtail.data.formats.images import read_image, read_label_map
+from longtail.data.formats.images import read_image, read_pair
 from longtail.data.mappers.augmentation import build_sem_seg_augmentation
 
 
@@ -72,16 +72,12 @@ class SemSegDatasetMapper:
         """
         record = dict(record)
         label_file = record.pop("sem_seg_file_name", None)
-        image = read_image(record["file_name"], self.image_format)
-        record["height"], record["width"] = image.shape[:2]
         labels = None
         if self.is_train:
-            if label_file is None:
-                raise ValueError(
-                    f"the record of {record['file_name']} has no sem_seg_file_name: train on a "
-                    "data set with label maps"
-                )
-            labels = self._read_labels(label_file, image.shape[:2])
+            image, labels = self._read_pair(record["file_name"], label_file)
+        else:
+            image = read_image(record["file_name"], self.image_format)
+        record["height"], record["width"] = image.shape[:2]
         inputs = T.AugInput(image, sem_seg=labels)
         self.augmentations(inputs)
         record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
@@ -89,13 +85,13 @@ class SemSegDatasetMapper:
             record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype(np.int64))
         return record
 
-    def _read_labels(self, file: str, image_size: tuple[int, int]) -> np.ndarray:
-        labels = read_label_map(file)
-        if labels.shape != image_size:
+    def _read_pair(self, image_file: str, file: str | None) -> tuple[np.ndarray, np.ndarray]:
+        if file is None:
             raise ValueError(
-                f"{file} has size {labels.shape[1]}x{labels.shape[0]}, but its image "
-                f"{image_size[1]}x{image_size[0]}: prepare the data set again"
+                f"the record of {image_file} has no sem_seg_file_name: train on a data set with "
+                "label maps"
             )
+        image, labels = read_pair(image_file, file, self.image_format, "prepare the data set again")
         # Here the file is known; a loss would only fail, on a GPU without a usable message.
         wrong = labels[(labels >= self.num_classes) & (labels != self.ignore_label)]
         if wrong.size:
@@ -103,4 +99,4 @@ class SemSegDatasetMapper:
                 f"{file} has the label {wrong[0]}, expected 0..{self.num_classes - 1} or "
                 f"{self.ignore_label}: prepare the data set again, or correct NUM_CLASSES"
             )
-        return labels
+        return image, labels

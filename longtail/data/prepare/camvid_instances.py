@@ -17,6 +17,7 @@ from tqdm import tqdm
 from longtail.data.datasets import camvid
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem
 from longtail.data.datasets.lvis import CAMVID_OBJECTS, camvid_annotation_file
+from longtail.data.formats.headers import check_label_size, read_header
 from longtail.data.formats.images import read_label_map
 from longtail.data.formats.lvis_writer import (
     Labelled,
@@ -83,6 +84,8 @@ def _split_objects(root: str, split: str) -> list[Labelled]:
         if stem not in images:
             raise ValueError(f"{path} has no image in {image_folder}: prepare camvid again")
         labels = read_label_map(path)
+        header = read_header(images[stem])
+        check_label_size(path, labels.shape, images[stem], header, "prepare camvid again")
         objects, absent = label_objects(labels)
         file_name = os.path.basename(images[stem])
         image = {

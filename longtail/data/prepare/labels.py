@@ -13,6 +13,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from longtail.data.formats.headers import UnsuitableImageError, check_label_size
+from longtail.data.formats.images import check_whole_image, read_label_map
 from longtail.data.prepare.recipe import INVALID, TABLE_SIZE, Recipe, SourceError
 from longtail.utils.io import atomic_write
 
@@ -33,7 +35,7 @@ class Pair:
 
 
 def read_png(path: str) -> np.ndarray:
-    """Read an 8-bit label map.
+    """Read a label map as training does, and verify the file.
 
     Args:
         path: PNG file with one channel or a palette (whose indices are the labels).
@@ -42,17 +44,11 @@ def read_png(path: str) -> np.ndarray:
         (H, W) uint8.
 
     Raises:
-        SourceError: the file is an image of another kind.
-        Exception: whatever Pillow raises for a broken file.
+        ValueError: as :func:`~longtail.data.formats.images.read_label_map`.
     """
-    with Image.open(path) as image:
-        # Decoding alone does not look at the checksums: of 3600 CamVid label maps with one flipped
-        # bit each, 260 gave wrong pixels without a word.
-        image.verify()
-    with Image.open(path) as image:
-        if image.mode not in ("L", "P"):
-            raise SourceError(f"{path}: mode {image.mode}, expected one 8-bit channel")
-        return np.asarray(image)
+    # Decoding alone does not look at the checksums: of 3600 CamVid label maps with one flipped
+    # bit each, 260 gave wrong pixels without a word.
+    return read_label_map(path, checksums=True)
 
 
 def convert_pair(pair: Pair, recipe: Recipe) -> bool:
@@ -79,14 +75,13 @@ def convert_pair(pair: Pair, recipe: Recipe) -> bool:
     ):
         return False
     again = f"take it again from {recipe.archive}"
-    width, height = _checked(_read_size, pair.image, again)
+    header = _checked(check_whole_image, pair.image, again)
     labels = _checked(recipe.read, pair.label, again)
-    if labels.shape != (height, width):
-        found = "x".join(str(size) for size in reversed(labels.shape))
-        raise SourceError(
-            f"{pair.label}: size {found} (width x height), but {pair.image} is {width}x{height}; "
-            f"take both again from {recipe.archive}"
-        )
+    try:
+        both = f"take both again from {recipe.archive}"
+        check_label_size(pair.label, labels.shape, pair.image, header, both)
+    except UnsuitableImageError as error:
+        raise SourceError(str(error)) from None
     indices = _class_indices(labels, recipe.table)
     if indices.min() == INVALID:
         values = ", ".join(str(value) for value in np.unique(labels[indices == INVALID])[:5])
@@ -113,24 +108,13 @@ def _checked(read: Callable[[str], T], path: str, again: str) -> T:
         return read(path)
     except SourceError as problem:
         raise SourceError(f"{problem}; {again}") from None
-    except Exception as error:
+    except UnsuitableImageError as problem:
+        raise SourceError(str(problem)) from None  # another download would be the same
+    except Exception as problem:
         # Decoders raise anything from OSError to struct.error on bytes that they did not expect.
+        error = problem.__cause__ or problem
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(repr(path), "it")
         raise SourceError(f"{path}: corrupt or cut short ({reason}); {again}") from error
-
-
-def _read_size(path: str) -> tuple[int, int]:
-    """Read width and height of an image, and check that it is whole."""
-    with Image.open(path) as image:
-        size = image.size
-        if image.format == "PNG":
-            image.verify()  # the checksums, to the last chunk
-        else:
-            # A JPEG is decoded at an eighth of its size: this notices a file that was cut short
-            # at a fraction of the time.
-            image.draft("RGB", (max(size[0] // 8, 1), max(size[1] // 8, 1)))
-            image.load()
-        return size
 
 
 def _class_indices(labels: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from longtail.data.statistics.counting import (
     load_source,
 )
 from longtail.utils.io import write_json
+from longtail.utils.text import as_file_name
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -245,8 +245,7 @@ def _sum(names: list[str], stats: list[ClassStats]) -> ClassStats:
 
 def _cache_file(dataset_name: str, key: str) -> Path:
     root = Path(os.environ.get("LONGTAIL_CACHE") or "~/.cache/longtail").expanduser()
-    file_name = re.sub(r"[^\w.-]", "_", dataset_name)
-    return root / "class_stats" / f"{file_name}-{key[:12]}.json"
+    return root / "class_stats" / f"{as_file_name(dataset_name)}-{key[:12]}.json"
 
 
 def _sealed(stats: ClassStats, key: str) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from longtail.data.formats.images import opened_label_map
+from longtail.data.formats.images import label_image
 from longtail.utils.cores import available_cores
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
-COUNTING_VERSION = 1
+COUNTING_VERSION = 2
 FILES_PER_TASK = 32
 T = TypeVar("T")
 
@@ -238,8 +238,7 @@ def check_num_workers(num_workers: int | None) -> int:
 
 def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarray:
     """Count the pixels of every class in one label map, (K,) int64."""
-    with opened_label_map(file) as image:
-        histogram = np.array(image.histogram(), dtype=np.int64)
+    histogram = np.array(label_image(file).histogram(), dtype=np.int64)
     if 0 <= ignore_label < len(histogram):
         histogram[ignore_label] = 0
     if histogram[num_classes:].any():

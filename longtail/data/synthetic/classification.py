@@ -36,7 +36,7 @@ from longtail.data.synthetic.layout import centered_mask
 from longtail.data.synthetic.scene import colorize, paint_object, photograph
 from longtail.data.synthetic.shapes import SHAPES, draw_shape
 from longtail.data.synthetic.textures import STUFF_TEXTURES, THING_TEXTURES, texture_field
-from longtail.data.synthetic.write import map_jobs, remove_generated_files, write_image
+from longtail.data.synthetic.write import drawn, remove_generated_files, write_image
 from longtail.utils.io import atomic_write, write_json
 
 # The folders of images: train's images are some of balanced's.
@@ -159,7 +159,7 @@ def write_classification_dataset(
         folder.mkdir(parents=True, exist_ok=True)
     jobs = [job for folder in _FOLDERS for job in _jobs(config, folder)]
     write = functools.partial(_write_image, root, config)
-    for _ in tqdm(map_jobs(write, jobs, num_workers), "Generating images", len(jobs), unit="image"):
+    for _ in tqdm(drawn(write, jobs, num_workers), "Generating images", len(jobs), unit="image"):
         pass
     for split in LT_SPLITS:
         _write_list(root, config, split)

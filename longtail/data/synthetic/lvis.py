@@ -40,7 +40,7 @@ from longtail.data.synthetic.config import SyntheticConfig
 from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import Instance, generate_scene
 from longtail.data.synthetic.shapes import SHAPES
-from longtail.data.synthetic.write import map_jobs, remove_generated_files, write_image
+from longtail.data.synthetic.write import drawn, remove_generated_files, write_image
 from longtail.utils.io import write_json
 
 # 60 thing categories, from 1 to 515 of 1200 training images: about a third each is rare, common
@@ -132,7 +132,7 @@ def _write_images(
 ) -> dict[str, list[Labelled]]:
     jobs = [(split, index, areas) for split in SPLITS for index, areas in enumerate(plans[split])]
     write = functools.partial(_write_image, root, config)
-    results = tqdm(map_jobs(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
+    results = tqdm(drawn(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
     labelled: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
     for (split, _, _), result in zip(jobs, results, strict=True):
         labelled[split].append(result)

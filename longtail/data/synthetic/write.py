@@ -7,11 +7,9 @@ root/meta.json    written last: where it is, the data set is whole
 """
 
 import functools
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from longtail.data.synthetic.config import SyntheticConfig
 from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import generate_scene
 from longtail.utils.io import atomic_write, write_json
+from longtail.utils.processes import map_jobs
 
 _OWN_FILE = re.compile(r"synthetic_(train|val|test)_\d+\.(jpg|png)|\..*\.tmp")
 
@@ -124,24 +123,15 @@ def _write_splits(
     jobs = [(split, index, areas) for split in SPLITS for index, areas in enumerate(plans[split])]
     counts = {split: np.zeros((2, config.num_classes), dtype=np.int64) for split in SPLITS}
     write = functools.partial(_write_scene, root, config)
-    results = tqdm(map_jobs(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
+    results = tqdm(drawn(write, jobs, num_workers), "Generating scenes", len(jobs), unit="image")
     for (split, _, _), pixels in zip(jobs, results, strict=True):
         counts[split] += np.stack([pixels > 0, pixels])
     return counts
 
 
-def map_jobs(function: Callable, jobs: list, num_workers: int) -> Iterator[Any]:
-    """Yield ``function(job)`` in order, from ``num_workers`` processes if that is above 1."""
-    if num_workers <= 1:
-        yield from map(function, jobs)
-        return
-    # Forking a process that already runs OpenCV's or torch's threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, cv2.setNumThreads, (0,)) as pool:
-        try:
-            yield from pool.map(function, jobs, chunksize=8)
-        finally:
-            pool.shutdown(cancel_futures=True)
+def drawn(function: Callable, jobs: list, num_workers: int) -> Iterator[Any]:
+    """Yield ``function(job)`` in order; in each of several processes OpenCV has one thread."""
+    return map_jobs(function, jobs, num_workers, initializer=cv2.setNumThreads, arguments=(0,))
 
 
 def _write_scene(

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     MetadataCatalog,
     get_detection_dataset_dicts,
 )
 
 from longtail.data.mappers.classification import ClassificationDatasetMapper
+from longtail.data.mappers.instances import InstanceDatasetMapper
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 from longtail.data.statistics.counting import class_metadata
 
@@ -63,7 +63,7 @@ def _warn_of_classes_without_images(cfg: CfgNode, records: list[dict]) -> None:
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
     """Build the function that reads and augments a record of this data set."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    return MAPPERS.get(kind, DatasetMapper)(cfg, is_train)
+    return MAPPERS.get(kind, InstanceDatasetMapper)(cfg, is_train)
 
 
 def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:

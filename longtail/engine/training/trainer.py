@@ -56,6 +56,7 @@ from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
 from longtail.utils.names import registered
+from longtail.utils.text import as_file_name
 
 
 class Trainer(StatefulTrainer):
@@ -248,7 +249,7 @@ class Trainer(StatefulTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Build the evaluator of a test set, which writes into OUTPUT_DIR/inference."""
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", as_file_name(dataset_name))
         return build_evaluator(cfg, dataset_name, folder)
 
     @classmethod
@@ -267,7 +268,9 @@ class Trainer(StatefulTrainer):
         """Multi-scale testing; the metrics' task gets the ending ``_TTA``."""
         model = SemanticSegmentorWithTTA(cfg, build_inference(cfg, model))
         evaluators = [
-            build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name))
+            build_evaluator(
+                cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA", as_file_name(name))
+            )
             for name in cfg.DATASETS.TEST
         ]
         results = super().test(cfg, model, evaluators)

@@ -6,6 +6,7 @@ Shapes: K classes, (H, W) image size.
 
 import itertools
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
+from longtail.data.formats.headers import check_label_size, read_header
 from longtail.data.formats.images import read_label_map
 from longtail.data.statistics.groups import checked_groups, groups_by_pixel_share
 from longtail.evaluation.base import LongTailEvaluator
@@ -118,6 +120,7 @@ class SemSegEvaluator(LongTailEvaluator):
             target = torch.from_numpy(read_label_map(ground_truth_file)).to(segmented.device)
             expected = (len(self._class_names), *target.shape)
             if tuple(segmented.shape) not in (expected, expected[1:]):
+                _check_pair(file_name, ground_truth_file, tuple(target.shape))
                 raise ValueError(
                     f"{file_name}: expected logits (K, H, W) = {expected} or classes (H, W) as "
                     f"{ground_truth_file} has them, got {tuple(segmented.shape)}; the model must "
@@ -235,3 +238,10 @@ def _ground_truth_files(dataset_name: str) -> dict[str, str]:
             )
         files[record["file_name"]] = record["sem_seg_file_name"]
     return files
+
+
+def _check_pair(image_file: str, label_file: str, label_size: tuple[int, int]) -> None:
+    """Where the sizes of image and label map differ, the logits are not to blame."""
+    if os.path.isfile(image_file):
+        remedy = "prepare the data set again"
+        check_label_size(label_file, label_size, image_file, read_header(image_file), remedy)

@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and label maps: pixels that are written down here come back."""
+"""Images and label maps: samples that are written down here, bit by bit, come back."""
+
+import io
 
 import numpy as np
 import pytest
+from detectron2.data import detection_utils
 from PIL import Image
 
-from longtail.data.formats.images import opened_label_map, read_image, read_label_map
+from longtail.data.formats.images import label_image, read_image, read_label_map
 from tests.data.label_maps import save_labels
+from tests.data.pngs import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, huge_png, name_of, png
 
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 8, 7], [6, 5, 4], [3, 2, 1]]])
+SAMPLES = {
+    1: [[0, 1, 1, 0, 1], [1, 0, 0, 0, 1]],
+    2: [[0, 1, 2, 3, 0], [3, 2, 1, 1, 2]],
+    4: [[0, 1, 2, 3, 14], [15, 7, 8, 1, 0]],
+    8: [[0, 1, 2, 17, 255], [254, 85, 34, 3, 128]],
+}
 
 
 @pytest.fixture
@@ -24,29 +34,94 @@ def test_channels_in_the_order_of_the_format(path):
     assert bgr[1].tolist() == [[7, 8, 9], [4, 5, 6], [1, 2, 3]]
 
 
-def test_an_image_is_turned_as_its_exif_data_say(tmp_path):
-    """Orientation 6: the camera was turned, rows are columns from the right."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(PIXELS.astype(np.uint8)).save(tmp_path / "turned.png", exif=exif)
-    turned = read_image(tmp_path / "turned.png", "RGB")
-    assert turned.tolist() == np.rot90(PIXELS, -1).tolist()
-
-
-@pytest.mark.parametrize("mode", ["L", "P"])
-def test_label_maps_are_indices(tmp_path, mode):
-    labels = np.array([[0, 7, 255], [1, 2, 3]])
-    save_labels(tmp_path / "labels.png", labels, mode)
-    found = read_label_map(tmp_path / "labels.png")
-    assert found.dtype == np.uint8 and found.tolist() == labels.tolist()
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("bits", SAMPLES)
+@pytest.mark.parametrize("kind", [GREY, PALETTE])
+def test_labels_are_the_samples(tmp_path, kind, bits, interlaced):
+    """Whatever the bits; Pillow alone makes 85 of a grey 1 of 2 bits."""
+    path = tmp_path / "labels.png"
+    path.write_bytes(png(SAMPLES[bits], bits, kind, interlaced=interlaced))
+    found = read_label_map(path)
+    assert found.dtype == np.uint8 and found.tolist() == SAMPLES[bits]
     found[0, 0] = 5  # writable
-    with opened_label_map(tmp_path / "labels.png") as image:
-        assert image.size == (3, 2)
+    assert read_label_map(path, checksums=True).tolist() == SAMPLES[bits]
+    image = label_image(path)
+    assert image.size == (5, 2)
+    counts = [sum(row.count(value) for row in SAMPLES[bits]) for value in range(256)]
+    assert image.histogram() == counts
 
 
-def test_label_maps_have_one_channel(path):
-    with pytest.raises(ValueError, match=r"image\.png has mode RGB"):
+def test_what_changes_the_display_alone_changes_no_label(tmp_path):
+    gamma = chunk(b"gAMA", (45455).to_bytes(4, "big"))
+    for kind, transparency in ((GREY, b"\0\1"), (PALETTE, b"\0\x80\xff")):
+        content = png(SAMPLES[2], 2, kind, before=gamma + chunk(b"tRNS", transparency))
+        (tmp_path / "labels.png").write_bytes(content)
+        assert read_label_map(tmp_path / "labels.png").tolist() == SAMPLES[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png([[0, 1, 2]], 16), "has mode I;16, but a label map has one 8-bit channel"),
+        (png([[0, 1, 2]], 8, RGB), "has mode RGB, but a label map has one 8-bit channel"),
+        (png([[0, 1]], 8, GREY_ALPHA), "has mode LA, but a label map has one 8-bit channel"),
+    ],
+    ids=name_of,
+)
+def test_labels_that_would_not_be_read_as_they_are(tmp_path, content, message):
+    path = tmp_path / "labels.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"labels.png {message}"):
         read_label_map(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "TIFF", "GIF"])
+def test_labels_are_png_files_whatever_their_name(tmp_path, kind):
+    """JPEG changes values, TIFF may be stored inverted."""
+    path = tmp_path / "labels.png"
+    Image.fromarray(np.full((4, 4), 3, np.uint8)).save(path, format=kind)
+    with pytest.raises(ValueError, match=rf"labels\.png is a {kind}, but a label map is a PNG"):
+        read_label_map(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        # Greys of few bits are spread over 0..255, in an image of any kind.
+        (png([[0, 1]], 1), [[0] * 3, [255] * 3]),
+        (png([[0, 1, 2, 3]], 2), [[0] * 3, [85] * 3, [170] * 3, [255] * 3]),
+        (png([[0, 1, 15]], 4), [[0] * 3, [17] * 3, [255] * 3]),
+        (png([[1, 0]], 2, PALETTE, colors=[9, 8, 7, 6, 5, 4] + 6 * [0]), [[6, 5, 4], [9, 8, 7]]),
+        # An alpha channel is dropped: the colors are those under it.
+        (png([[200, 0, 100, 255]], 8, GREY_ALPHA), [[200] * 3, [100] * 3]),
+        (png([[200, 90, 80, 0]], 8, RGBA), [[200, 90, 80]]),
+        # Of 16 bits a channel, the upper eight.
+        (png([[0xABCD, 0x0102, 0xFFFF]], 16, RGB), [[0xAB, 0x01, 0xFF]]),
+    ],
+    ids=name_of,
+)
+def test_colors(tmp_path, content, expected):
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    assert read_image(path, "RGB").tolist() == [expected]
+    assert detection_utils.read_image(str(path), "RGB").tolist() == [expected]
+
+
+def float_tiff():
+    file = io.BytesIO()
+    Image.fromarray(np.full((2, 2), 300, np.float32)).save(file, format="TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [(png([[0, 255, 256, 65535]], 16), "I;16"), (float_tiff(), "F")],
+    ids=name_of,
+)
+def test_images_that_would_be_cut_off_at_255(tmp_path, content, mode):
+    (tmp_path / "image.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"image\.png has mode {mode}, .*: convert it to 8 bits"):
+        read_image(tmp_path / "image.png", "RGB")
 
 
 @pytest.mark.parametrize("read", [read_label_map, lambda path: read_image(path, "RGB")])
@@ -59,3 +134,21 @@ def test_damaged_and_missing_files(path, read):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"image\.png is missing"):
         read(path)
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"image\.png cannot be opened \(.*directory"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_label_map, lambda path: read_image(path, "RGB")])
+@pytest.mark.parametrize("action", ["default", "error"])
+def test_an_image_that_is_too_large(path, read, action, recwarn):
+    """196 megapixels are refused; half of them, where warnings are errors."""
+    import warnings
+
+    path.write_bytes(huge_png(14000, 14000 if action == "default" else 7000))
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        match = rf"image\.png has {196 if action == 'default' else 98} megapixels, .*scale it down"
+        with pytest.raises(ValueError, match=match) as error:
+            read(path)
+    assert "fetch it again" not in str(error.value)

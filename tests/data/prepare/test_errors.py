@@ -98,9 +98,15 @@ def test_a_broken_matlab_file_is_named(root):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ([[0, 1, 2]], "size 3x1 (width x height), but IMAGE is 3x2; take both again from"),
-        ([[0, 12, 2], [254, 0, 12]], "label out of range (12, 254), expected 0 to 11 (void); take"),
-        (np.zeros((2, 3, 3)), "mode RGB, expected one 8-bit channel; take it again from"),
+        (
+            [[0, 1, 2]],
+            " has size 3x1, but its image 3x2 (IMAGE): take both again from the folder CamVid",
+        ),
+        (
+            [[0, 12, 2], [254, 0, 12]],
+            ": label out of range (12, 254), expected 0 to 11 (void); take",
+        ),
+        (np.zeros((2, 3, 3)), " has mode RGB, but a label map has one 8-bit channel (L or P)"),
     ],
 )
 def test_a_wrong_label_is_named_with_what_was_expected(root, tmp_path, label, message):
@@ -110,7 +116,7 @@ def test_a_wrong_label_is_named_with_what_was_expected(root, tmp_path, label, me
     save_label(path, label)
     report = prepare_dataset("camvid", str(root), source=str(tmp_path / "CamVid"))
     (problem,) = report.problems
-    assert problem.startswith(f"{path}: " + message.replace("IMAGE", str(image)))
+    assert problem.startswith(f"{path}" + message.replace("IMAGE", str(image)))
     assert report.written == 5
     # Neither the label map nor its image, and nothing half-written.
     names = {f"{i}.png" for i in range(3)}

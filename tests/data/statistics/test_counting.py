@@ -13,6 +13,7 @@ from tests.data.label_maps import (
     reference_counts,
     save_labels,
 )
+from tests.data.pngs import png
 
 
 @pytest.mark.parametrize("num_workers", [None, 1, 3])
@@ -28,6 +29,17 @@ def test_counts_equal_a_plain_loop(register, tmp_path, mode, num_workers):
     assert stats.pixel_count.tolist() == pixels
     assert stats.image_count.tolist() == images
     assert stats.instance_count is None
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(1, [2, 4]), (2, [2, 1, 2, 1]), (4, [2, 1, 2, 1])])
+def test_labels_of_few_bits(register, tmp_path, bits, expected):
+    """They are counted as they stand in the file, not stretched to 0..255."""
+    rows = [[0, 1, 1], [0, 1, 1]] if bits == 1 else [[0, 1, 2], [3, 2, 0]]
+    (tmp_path / "0.png").write_bytes(png(rows, bits))
+    record = {"file_name": "0.jpg", "sem_seg_file_name": str(tmp_path / "0.png")}
+    name = register(f"toy_bits_{bits}", [record], stuff_classes=CLASSES, ignore_label=255)
+    counts = compute_class_stats(name).pixel_count.tolist()
+    assert counts == expected + [0] * (len(CLASSES) - len(expected))
 
 
 def test_a_class_that_is_the_ignore_label_is_not_counted(register, tmp_path):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine import Trainer
+from longtail.engine.training import trainer as trainer_module
 from longtail.engine.training.step import StepTrainer
 from longtail.engine.training.trainer import convert_sync_batchnorm
 from longtail.modeling import TimmBackbone
@@ -305,3 +306,13 @@ def test_multi_scale_testing_has_results_of_its_own(configure):
     for folder in ("inference", "inference_TTA"):
         report = Path(cfg.OUTPUT_DIR) / folder / "tiny_stripes_val" / "sem_seg_evaluation.json"
         assert report.is_file()
+
+
+def test_a_data_set_whose_name_is_a_path_keeps_its_results_in_the_folder(configure, monkeypatch):
+    cfg = configure()
+    folders = []
+    monkeypatch.setattr(trainer_module, "build_evaluator", lambda *args: folders.append(args[2]))
+    Trainer.build_evaluator(cfg, "../../a/b")
+    Trainer.build_evaluator(cfg, "a")
+    base = Path(cfg.OUTPUT_DIR) / "inference"
+    assert folders == [str(base / "%2E.%2F..%2Fa%2Fb"), str(base / "a")]

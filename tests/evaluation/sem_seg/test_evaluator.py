@@ -19,6 +19,7 @@ from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
 from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from tests.data.pngs import orientation_chunk, png
 from tests.processes import run_in_two_processes
 
 K, H, W = 7, 12, 15
@@ -188,6 +189,14 @@ class TestFiles:
         assert Image.open(DatasetCatalog.get(name)[0]["sem_seg_file_name"]).mode == "P"
         assert run(SemSegEvaluator(name), inputs, outputs) == expected
 
+    def test_labels_of_few_bits(self, tmp_path):
+        name, inputs, outputs = make_dataset(tmp_path, 1)
+        labels = np.indices((H, W)).sum(axis=0) % K
+        write_labels(0, name, labels.astype(np.uint8))
+        expected = run(SemSegEvaluator(name), inputs, outputs)
+        (tmp_path / "0.png").write_bytes(png(labels.tolist(), 4))
+        assert run(SemSegEvaluator(name), inputs, outputs) == expected
+
 
 class TestBadInput:
     @pytest.fixture
@@ -206,6 +215,19 @@ class TestBadInput:
     def test_size(self, case):
         message = r"image0.jpg: expected logits.*\(7, 12, 15\).*0.png.*got \(7, 12, 14\)"
         self.check(case, message, logits=torch.zeros(K, H, W - 1))
+
+    def test_size_of_the_pair(self, tmp_path):
+        """The image is turned, the labels are not: not the model's fault."""
+        image, labels = tmp_path / "image.png", tmp_path / "labels.png"
+        image.write_bytes(png([[0] * W] * H, before=orientation_chunk(6)))
+        labels.write_bytes(png([[0] * W] * H))
+        name = f"test_sem_seg_{uuid.uuid4().hex}"
+        record = {"file_name": str(image), "sem_seg_file_name": str(labels)}
+        DatasetCatalog.register(name, lambda: [record])
+        MetadataCatalog.get(name).set(stuff_classes=NAMES, evaluator_type="sem_seg")
+        message = rf"labels\.png has size {W}x{H}, but its image {H}x{W}, as its EXIF orientation 6"
+        case = (name, [record], [{"sem_seg": torch.zeros(K, W, H)}])
+        self.check(case, message)
 
     def test_number_of_classes(self, case):
         self.check(case, r"got \(8, 12, 15\); the model must", logits=torch.zeros(K + 1, H, W))

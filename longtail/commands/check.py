@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the header of every image and label map: existence, mode, size, orientation.
+
+    longtail check --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml
+    longtail check --dataset camvid_sem_seg_train camvid_sem_seg_val --num-workers 8
+
+Without --dataset, the sets of DATASETS.TRAIN and DATASETS.TEST. The exit code is 1 if there is an
+error. No pixel is decoded: what is damaged behind the header, training and prepare notice.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from longtail.config import load_config
+from longtail.data.datasets.checking import HeaderReport, check_headers
+from longtail.data.formats.header_findings import ERRORS, WARNINGS
+from longtail.utils.command_line import command_parser
+from longtail.utils.cores import available_cores
+from longtail.utils.errors import ending_in_one_line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("check", __doc__)
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="config whose data sets are checked: a file, or the name of a packaged one",
+    )
+    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="registered data sets")
+    parser.add_argument(
+        "--num-workers", type=int, metavar="N", help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--shown", type=int, default=5, metavar="N", help="findings of a kind shown (default: 5)"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+    return parser
+
+
+def check(options: argparse.Namespace) -> HeaderReport:
+    """Check the data sets, and print what was found.
+
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        ValueError, OSError: no data set is named, or one that is not registered.
+    """
+    names = options.dataset or _data_sets(options)
+    workers = available_cores() if options.num_workers is None else options.num_workers
+    report = check_headers(names, workers, options.shown)
+    for kinds, what in ((ERRORS, "error"), (WARNINGS, "warning")):
+        for kind, meaning in kinds.items():
+            number = report.counts[kind]
+            for message in report.messages[kind]:
+                print(f"{what}: {message}")
+            if number:
+                print(f"{number} {what}{'' if number == 1 else 's'}: {kind} ({meaning})")
+    print(
+        f"{', '.join(names)}: {report.images} images, {report.label_maps} label maps, "
+        f"{report.errors} errors, {report.warnings} warnings"
+    )
+    return report
+
+
+def _data_sets(options: argparse.Namespace) -> list[str]:
+    if not options.config_file:
+        raise ValueError("name data sets with --dataset, or a config with --config-file")
+    cfg = load_config(options.config_file, options.opts)
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        raise ValueError(f"{options.config_file} names no data set in DATASETS.TRAIN and TEST")
+    return list(dict.fromkeys(names))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit code 1 after errors."""
+    options = build_parser().parse_args(arguments)
+    with ending_in_one_line():
+        report = check(options)
+    if report.errors:
+        raise SystemExit(1)
