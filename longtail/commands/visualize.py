@@ -32,7 +32,8 @@ from longtail.data.statistics.counting import class_metadata, load_source
 from longtail.engine import Trainer
 from longtail.engine.checkpoint import CompleteCheckpointer
 from longtail.engine.inference.build import build_inference
-from longtail.evaluation.sem_seg.metrics import predicted_classes
+from longtail.evaluation.metrics import check_finite
+from longtail.evaluation.sem_seg.metrics import largest_logits
 from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
@@ -199,7 +200,9 @@ def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
     @torch.no_grad()
     def predict(image_file: str) -> np.ndarray:
         output = segmentor([mapper({"file_name": image_file})])[0]
-        return predicted_classes(output["sem_seg"]).cpu().numpy()
+        largest, classes = largest_logits(output["sem_seg"])
+        check_finite(largest, f"model {name!r}: {image_file}: logits")
+        return classes.cpu().numpy()
 
     return predict
 

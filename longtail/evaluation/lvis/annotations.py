@@ -100,21 +100,6 @@ class LVISAnnotations:
             for letter, indices in groups.items()
         }
 
-    def without_frequency(self) -> list[str]:
-        """The names of the categories whose frequency nothing has told yet."""
-        return [item["name"] for item in self.categories if item["frequency"] is None]
-
-    def set_frequencies(self, image_count: Mapping[str, int]) -> None:
-        """Let training images tell the frequency of the categories that are without.
-
-        Args:
-            image_count: training images that contain a category, by its name.
-        """
-        for item in self.categories:
-            if item["frequency"] is None and item["name"] in image_count:
-                item["image_count"] = image_count[item["name"]]
-                item["frequency"] = frequency_letter(item["image_count"])
-
     def masks(self, image: int) -> list[dict[str, Any]]:
         """Encode the annotations of one image as compressed RLEs.
 

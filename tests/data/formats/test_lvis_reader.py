@@ -228,7 +228,7 @@ def test_an_image_limits_its_own_annotations_alone(read):
         read(given, **NEEDS)
     for item in given["annotations"]:
         item["bbox"] = [0, 0, 10, 10]
-    with pytest.raises(ValueError, match="annotation 31 has an invalid polygon: .* 100,"):
+    with pytest.raises(ValueError, match=r"annotation 31 has an invalid polygon: .* 100,"):
         read(given, **NEEDS)
     for item in given["annotations"]:
         item["image_id"] = 9

@@ -18,7 +18,7 @@ from detectron2.evaluation.testing import flatten_results_dict, verify_results
 from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
-from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import confusion_matrix, largest_logits
 from tests.processes import run_in_two_processes
 
 K, H, W = 7, 12, 15
@@ -72,7 +72,7 @@ class TestAgainstDetectron2:
         confusion = torch.zeros(K, K, dtype=torch.int64)
         for record, output in zip(DatasetCatalog.get(name), outputs, strict=True):
             target = torch.from_numpy(np.array(Image.open(record["sem_seg_file_name"])))
-            confusion += confusion_matrix(predicted_classes(output["sem_seg"]), target, K)
+            confusion += confusion_matrix(largest_logits(output["sem_seg"])[1], target, K)
         # detectron2 has the predictions in the rows, and the ignored pixels as a class K.
         expected = detectron2_evaluator._conf_matrix[:K, :K].T
         np.testing.assert_array_equal(confusion.numpy(), expected)
