@@ -113,11 +113,12 @@ def train(cfg: CfgNode, *, resume: bool) -> None:
 def evaluate_weights(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS, or the last checkpoint in OUTPUT_DIR if ``resume``."""
     deployed = deployed_config(cfg)
-    check_test_sets(cfg, Trainer.build_evaluator)
+    check_test_sets(cfg, None)
     model = Trainer.build_model(deployed)
     checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     align_test_sets(cfg, cfg.MODEL.WEIGHTS, loaded.get(CLASS_NAMES, ()))
+    check_test_sets(cfg, Trainer.build_evaluator)
     check_not_applied(cfg, loaded)
     check_training_classes(cfg, loaded)
     # By the class counts of the training set, which the deployed config does not name.

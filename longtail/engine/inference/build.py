@@ -7,6 +7,7 @@ from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from longtail.engine.inference.finite import FiniteDetections
 from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.evaluation import UnpastedInference
 from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
@@ -18,7 +19,8 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """The model as it is tested: every test, every copy of multi-scale testing, every picture.
 
     A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; of a
-    detector that is tested on LVIS only masks that can count are pasted into the image.
+    detector that is tested on LVIS only masks that can count are pasted into the image; no
+    detector may give scores or boxes that are not finite.
 
     Args:
         cfg: read for TEST.SEM_SEG.{MODE, CROP_SIZE, STRIDE}, MODEL.META_ARCHITECTURE and
@@ -39,7 +41,7 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
                 f"{cfg.MODEL.META_ARCHITECTURE}: set it to 'whole'"
             )
         return SlidingWindowInference(model, options.CROP_SIZE, options.STRIDE)
+    if not isinstance(model, GeneralizedRCNN):
+        return model
     types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
-    if types == {"lvis"} and isinstance(model, GeneralizedRCNN):
-        return UnpastedInference(model)
-    return model
+    return FiniteDetections(UnpastedInference(model) if types == {"lvis"} else model)

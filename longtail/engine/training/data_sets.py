@@ -148,7 +148,7 @@ def check_training_sets(cfg: CfgNode) -> list[str]:
 
 def check_test_sets(
     cfg: CfgNode,
-    build_evaluator: Callable[[CfgNode, str], DatasetEvaluator],
+    build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None,
     classes: Sequence[str] = (),
 ) -> None:
     """Open ``DATASETS.TEST`` before a training, which may take days, instead of after it.
@@ -157,7 +157,8 @@ def check_test_sets(
 
     Args:
         cfg: the complete config.
-        build_evaluator: as testing builds it, of the config and a data set's name.
+        build_evaluator: as testing builds it, of the config and a data set's name. None looks
+            only at what is known of the data sets without reading them.
         classes: names of the model's classes, to which those of the data sets are mapped; empty if
             they are not known yet.
 
@@ -168,6 +169,10 @@ def check_test_sets(
     """
     for name in cfg.DATASETS.TEST:
         _check_task(cfg, name, "DATASETS.TEST")
+        if build_evaluator is None:
+            if class_names(name, read=False):
+                check_classes(cfg, [name])
+            continue
         records = DatasetCatalog.get(name)
         if not records:
             raise ValueError(f"{name} has no images: there is nothing to evaluate on")

@@ -174,7 +174,7 @@ class SecondStageCheckpointer(Checkpointer):
         return "Set MODEL.WEIGHTS to a checkpoint of the config that this second stage is based on"
 
 
-def load_second_stage(model: nn.Module, weights: str, class_names: Sequence[str]) -> None:
+def load_second_stage(model: nn.Module, weights: str, class_names: Sequence[str] = ()) -> None:
     """Freeze a second stage, load a checkpoint into it, and bring it into its mode for training.
 
     For what uses the frozen modules outside a training, such as a feature cache.
@@ -182,7 +182,7 @@ def load_second_stage(model: nn.Module, weights: str, class_names: Sequence[str]
     Args:
         model: a second stage.
         weights: a checkpoint of the first or the second stage.
-        class_names: of the training set, to be those of the checkpoint.
+        class_names: of the training set, to be those of the checkpoint; empty if they are not known.
 
     Raises:
         As :meth:`SecondStageCheckpointer.load`.

@@ -189,6 +189,16 @@ class TestFiles:
         assert run(SemSegEvaluator(name), inputs, outputs) == expected
 
 
+def test_a_model_with_the_classes_in_another_order(tmp_path):
+    """A cyclic permutation, so that it differs from its inverse."""
+    name, inputs, outputs = make_dataset(tmp_path)
+    expected = run(SemSegEvaluator(name), inputs, outputs)
+    model_classes = NAMES[2:] + NAMES[:2]
+    other = make_dataset(tmp_path, model_classes=model_classes)[0]
+    permuted = [{"sem_seg": torch.roll(output["sem_seg"], -2, 0)} for output in outputs]
+    assert run(SemSegEvaluator(other), inputs, permuted) == expected
+
+
 class TestBadInput:
     @pytest.fixture
     def case(self, tmp_path):
@@ -209,6 +219,14 @@ class TestBadInput:
 
     def test_number_of_classes(self, case):
         self.check(case, r"got \(8, 12, 15\); the model must", logits=torch.zeros(K + 1, H, W))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_logits_that_are_not_finite(self, case, value):
+        # In one pixel of one class, and everywhere.
+        logits = case[2][0]["sem_seg"].clone()
+        logits[3, 2, 4] = value
+        for bad in (logits, torch.full_like(logits, value)):
+            self.check(case, r"image0.jpg: logits are not finite", logits=bad)
 
     def test_label_out_of_range(self, case):
         write_labels(0, case[0], np.full((H, W), 9, np.uint8))
