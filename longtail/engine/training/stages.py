@@ -182,7 +182,7 @@ def load_second_stage(model: nn.Module, weights: str, class_names: Sequence[str]
     Args:
         model: a second stage.
         weights: a checkpoint of the first or the second stage.
-        class_names: of the training set, to be those of the checkpoint; empty if they are not known.
+        class_names: of the training set, to be those of the checkpoint; empty if not known.
 
     Raises:
         As :meth:`SecondStageCheckpointer.load`.

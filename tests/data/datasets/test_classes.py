@@ -76,11 +76,12 @@ class TestOrder:
             check_same_order(BOLT_LEAF_CUP, CUP_BOLT_LEAF, "A", "B", "rename them")
 
 
-class TestCategories:
-    names = {1: ("bolt",), 2: ("leaf", "sheet"), 3: ("cup",)}
+NAMES_BY_ID = {1: ("bolt",), 2: ("leaf", "sheet"), 3: ("cup",)}
 
+
+class TestCategories:
     def classes(self, names=None, **metadata):
-        return classes_of_categories(names or self.names, Metadata(**metadata), "toy.json")
+        return classes_of_categories(names or NAMES_BY_ID, Metadata(**metadata), "toy.json")
 
     def test_the_metadata_decide(self):
         given = {3: 0, 1: 1}
