@@ -47,7 +47,7 @@ def checked_categories(entries: list[Entry], keys: Collection[str]) -> dict[int,
     Raises:
         ValueError: an entry is not that.
     """
-    found = _by_id(entries, (*CATEGORY_KEYS, *keys), "category")
+    found = checked_entries(entries, (*CATEGORY_KEYS, *keys), "category")
     owner: dict[str, int] = {}
     for number, category in found.items():
         name = category.get("name", f"category {number}")
@@ -80,7 +80,7 @@ def checked_images(
     Raises:
         ValueError: an entry is not that, or has an impossible size.
     """
-    found = _by_id(entries, (*IMAGE_KEYS, *keys), "image")
+    found = checked_entries(entries, (*IMAGE_KEYS, *keys), "image")
     for number, image in found.items():
         for key in ("height", "width"):
             side = image[key]
@@ -123,7 +123,7 @@ def check_annotations(
             longer side.
     """
     needed = {*ANNOTATION_KEYS, *keys} - {SHAPES}
-    _check_complete(entries, needed, "annotation")
+    check_complete(entries, needed, "annotation")
     _check_ids(entries, "annotation")
     for key, known in (("image_id", images), ("category_id", categories)):
         column = [item[key] for item in entries]
@@ -154,13 +154,25 @@ def category_names(category: Entry) -> tuple[str, ...]:
     return (category["name"], *(synonyms if isinstance(synonyms, list) else ()))
 
 
-def _by_id(entries: list[Entry], keys: Collection[str], what: str) -> dict[int, Entry]:
-    _check_complete(entries, keys, what)
+def checked_entries(entries: list[Entry], keys: Collection[str], what: str) -> dict[int, Entry]:
+    """Check that entries are complete, and sort them by their ids.
+
+    Args:
+        entries: of the file.
+        keys: what each needs, ``id`` among them.
+        what: they are, for the message.
+
+    Raises:
+        ValueError: an entry is not an object, lacks a key, or has an id that is not an integer of
+            64 bits or that another has.
+    """
+    check_complete(entries, keys, what)
     _check_ids(entries, what)
     return {entry["id"]: entry for entry in sorted(entries, key=lambda entry: entry["id"])}
 
 
-def _check_complete(entries: list[Entry], keys: Collection[str], what: str) -> None:
+def check_complete(entries: list[Entry], keys: Collection[str], what: str) -> None:
+    """Refuse entries that are not objects, or lack a key; arguments as :func:`checked_entries`."""
     needed = frozenset(keys)
     for entry in entries:
         if not isinstance(entry, dict):
