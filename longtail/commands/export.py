@@ -38,10 +38,15 @@ from detectron2.config import CfgNode
 
 from longtail.config import deployed_config, installed_projects, load_config
 from longtail.engine import Trainer
-from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
 from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
 from longtail.engine.deployment.folding import baseline_config, changes, fold
-from longtail.engine.deployment.post_hoc import APPLIED, apply_post_hoc, check_not_applied
+from longtail.engine.deployment.post_hoc import (
+    APPLIED,
+    apply_post_hoc,
+    check_not_applied,
+    check_training_classes,
+)
 from longtail.utils.command_line import add_config_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
 
@@ -66,7 +71,9 @@ def export(options: argparse.Namespace) -> None:
     model = Trainer.build_model(deployed_config(cfg)).eval()
     check_kind(model)
     checkpointer = CompleteCheckpointer(model)
-    check_not_applied(cfg, checkpointer.load(options.weights))
+    loaded = checkpointer.load(options.weights)
+    check_not_applied(cfg, loaded)
+    check_training_classes(cfg, loaded)
     _check_nothing_is_left_out(checkpointer.unused, options.weights)
     apply_post_hoc(cfg, model)
     folded = None
@@ -88,6 +95,8 @@ def export(options: argparse.Namespace) -> None:
     baseline = Trainer.build_model(deployed)
     method = cfg.MODEL.POST_HOC.METHOD
     notes = {APPLIED: method} if method else {}
+    if CLASS_NAMES in loaded:
+        notes[CLASS_NAMES] = loaded[CLASS_NAMES]
     difference = write_checkpoint(options.output, model, folded, baseline, size, notes)
     print(f"{options.output}: checkpoint, largest relative difference {difference:.2g}")
     print(f"config: {shlex.join([options.config_file, *options.opts, *changes(cfg, deployed)])}")

@@ -25,10 +25,14 @@ from torch.multiprocessing import ProcessExitedException
 
 from longtail.config import deployed_config, find_config_file, load_config
 from longtail.engine import Trainer, launch_training
-from longtail.engine.checkpoint import CompleteCheckpointer
-from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
+from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
+from longtail.engine.deployment.post_hoc import (
+    apply_post_hoc,
+    check_not_applied,
+    check_training_classes,
+)
 from longtail.engine.run_folder import run_folder
-from longtail.engine.training.data_sets import check_test_sets
+from longtail.engine.training.data_sets import align_test_sets, check_test_sets
 from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
 from longtail.utils.errors import INPUT_ERRORS, ending_in_one_line, one_line
 from longtail.utils.io import atomic_write
@@ -109,11 +113,14 @@ def train(cfg: CfgNode, *, resume: bool) -> None:
 def evaluate_weights(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS, or the last checkpoint in OUTPUT_DIR if ``resume``."""
     deployed = deployed_config(cfg)
-    check_test_sets(cfg)
+    check_test_sets(cfg, None)
     model = Trainer.build_model(deployed)
     checkpointer = CompleteCheckpointer(model, cfg.OUTPUT_DIR)
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    align_test_sets(cfg, cfg.MODEL.WEIGHTS, loaded.get(CLASS_NAMES, ()))
+    check_test_sets(cfg, Trainer.build_evaluator)
     check_not_applied(cfg, loaded)
+    check_training_classes(cfg, loaded)
     # By the class counts of the training set, which the deployed config does not name.
     apply_post_hoc(cfg, model)
     return evaluate(cfg, model)

@@ -24,13 +24,14 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from longtail.config import deployed_config, load_config
+from longtail.data.datasets.classes import check_same_order, class_names
 from longtail.data.datasets.files import files_by_stem
 from longtail.data.datasets.register import class_colors
 from longtail.data.formats.images import read_image, read_label_map, read_pair
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 from longtail.data.statistics.counting import class_metadata, load_source
 from longtail.engine import Trainer
-from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
 from longtail.engine.inference.build import build_inference
 from longtail.evaluation.sem_seg.metrics import as_class_map
 from longtail.utils.command_line import command_parser
@@ -112,7 +113,7 @@ def visualize(options: argparse.Namespace) -> None:
     records = _own_images(options.images) or _of_dataset(dataset, options.num_images)
     predictors: dict[str, Predictor] = {}
     for (name, _, weights), cfg in zip(options.model, configs, strict=True):
-        predictors[name] = _model_predictor(name, cfg, weights)
+        predictors[name] = _model_predictor(name, cfg, weights, dataset)
     for name, folder in options.predictions:
         predictors[name] = _folder_predictor(name, folder)
     for record in records:
@@ -188,11 +189,14 @@ def _check_classes(name: str, cfg: CfgNode, dataset: str, num_classes: int) -> N
         )
 
 
-def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
+def _model_predictor(name: str, cfg: CfgNode, weights: str, dataset: str) -> Predictor:
     cfg = deployed_config(cfg)
     model = Trainer.build_model(cfg).eval()
     try:
-        CompleteCheckpointer(model).load(weights)
+        names = CompleteCheckpointer(model).load(weights).get(CLASS_NAMES)
+        if names:
+            remedy = "name the data set that the weights were trained for (--dataset)"
+            check_same_order(names, class_names(dataset), weights, dataset, remedy)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"model {name!r}: {error}") from None
     segmentor = build_inference(cfg, model, class_maps=True)
@@ -201,7 +205,7 @@ def _model_predictor(name: str, cfg: CfgNode, weights: str) -> Predictor:
     @torch.no_grad()
     def predict(image_file: str) -> np.ndarray:
         output = segmentor([mapper({"file_name": image_file})])[0]
-        return as_class_map(output["sem_seg"]).cpu().numpy()
+        return as_class_map(output["sem_seg"], f"model {name!r}: {image_file}").cpu().numpy()
 
     return predict
 

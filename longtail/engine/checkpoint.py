@@ -11,9 +11,13 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from longtail.data.datasets.classes import check_same_order
 from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint
 from longtail.utils.errors import first_line
 from longtail.utils.io import atomic_write
+
+# Where a checkpoint has the names of its classes, in the order of the classifier.
+CLASS_NAMES = "class_names"
 
 # What detectron2's model zoo files (.pkl) consist of; a pickle may name any other function, and
 # naming it is enough to run it.
@@ -35,6 +39,11 @@ class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer with atomic files, safe loading and errors that say what to do."""
 
     missing_remedy = "set MODEL.WEIGHTS to a checkpoint, or to '' to start without"
+    # Of the classes of the run, in the order of the model: they are written into checkpoints.
+    class_names: Sequence[str] = ()
+    # Whether weights of other classes are an error. The first stage of a training may start from
+    # them, and only says so.
+    same_classes = False
 
     def save(self, name: str, **extra: Any) -> None:
         """Write ``name.pth`` into the save folder and tag it as the last checkpoint.
@@ -49,7 +58,7 @@ class Checkpointer(DetectionCheckpointer):
             return
         data = {"model": self.model.state_dict()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
-        data.update(extra)
+        data.update(self._notes(), **extra)
         with atomic_write(os.path.join(self.save_dir, f"{name}.pth"), "wb") as file:
             torch.save(data, file)
         self.tag_last_checkpoint(f"{name}.pth")
@@ -61,7 +70,10 @@ class Checkpointer(DetectionCheckpointer):
             name: file name without ending.
         """
         with atomic_write(os.path.join(self.save_dir, f"{name}.pth"), "wb") as file:
-            torch.save({"model": self.model.state_dict()}, file)
+            torch.save({"model": self.model.state_dict(), **self._notes()}, file)
+
+    def _notes(self) -> dict[str, list[str]]:
+        return {CLASS_NAMES: list(self.class_names)} if self.class_names else {}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that ``--resume`` continues from."""
@@ -106,7 +118,34 @@ class Checkpointer(DetectionCheckpointer):
         self._path = path
         return super().load(path, *args, **kwargs)
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Continue from the newest checkpoint in the save folder, or load ``path``.
+
+        Raises:
+            ValueError: the checkpoint to continue from is of other classes; or as :meth:`load`.
+        """
+        if resume and self.has_checkpoint():
+            self.same_classes = True
+        return super().resume_or_load(path, resume=resume)
+
+    def _compare_classes(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the names of classes, where both the checkpoint and the run have some."""
+        theirs = checkpoint.get(CLASS_NAMES, ())
+        if not theirs or not self.class_names:
+            return
+        remedy = "give the data sets that it was trained on, or other weights"
+        try:
+            check_same_order(
+                *(theirs, self.class_names),
+                *(f"the checkpoint {self._path}", "the training set", remedy),
+            )
+        except ValueError as error:
+            if self.same_classes:
+                raise
+            logging.getLogger(__name__).warning("%s", error)
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._compare_classes(checkpoint)
         self._names = list(checkpoint["model"])
         return super()._load_model(checkpoint)
 

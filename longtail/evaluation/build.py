@@ -16,7 +16,7 @@ def build_evaluator(
     """Build the evaluator for ``dataset_name``.
 
     Args:
-        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS`` or ``TEST.LVIS`` is read.
+        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS``, or ``TEST.LVIS`` and ``DATASETS.TRAIN`` are read.
         dataset_name: a registered data set; ``evaluator_type`` in its metadata is ``"sem_seg"``,
             ``"classification"``, ``"coco"`` or ``"lvis"``.
         output_dir: where the evaluator writes its results; nothing is written without it.
@@ -43,6 +43,7 @@ def build_evaluator(
             output_dir=output_dir,
             modes=cfg.TEST.LVIS.MODES,
             keep_all_detections=cfg.TEST.LVIS.KEEP_ALL_DETECTIONS,
+            training_sets=cfg.DATASETS.TRAIN,
         ),
     }
     if evaluator_type not in builders:

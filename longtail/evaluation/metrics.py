@@ -10,6 +10,23 @@ import numpy as np
 import torch
 
 
+def check_finite(values: torch.Tensor, what: str) -> None:
+    """Refuse what a model gives once it has diverged: metrics of it would look like others.
+
+    Args:
+        values: of any shape, on any device.
+        what: they are, and of which image, for the message.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    if not torch.isfinite(values).all():
+        raise ValueError(
+            f"{what} are not finite (NaN or infinite): the model has diverged, evaluate an earlier "
+            "checkpoint, or train with a lower learning rate"
+        )
+
+
 def grouped_mean(
     values: torch.Tensor | np.ndarray | Sequence[float], groups: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:

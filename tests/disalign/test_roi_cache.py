@@ -219,7 +219,7 @@ def test_any_number_of_rois_survives_the_file_bit_for_bit(tmp_path):
         ]
         for counts in [(3, 0), (0, 0), (1, 7)]
     ]
-    index = Index(1, "", "", {}, num_images=3, images_per_shard=2, epochs=1)
+    index = Index(1, "", "", {}, [], num_images=3, images_per_shard=2, epochs=1)
     write_index(tmp_path, index)
     for shard in (0, 1):
         write_shard(tmp_path / shard_name(shard), [images[i] for _, i in index.images(shard)])

@@ -10,7 +10,14 @@ from tests.messages import raises_naming
 from tests.tiny_detection import detector_config
 
 INDEX = Index(
-    version=1, weights="a", data="b", config={"X": 1}, num_images=6, images_per_shard=4, epochs=2
+    version=2,
+    weights="a",
+    data="b",
+    config={"X": 1},
+    class_names=["cup", "bolt"],
+    num_images=6,
+    images_per_shard=4,
+    epochs=2,
 )
 
 
@@ -18,7 +25,8 @@ INDEX = Index(
     ("change", "expected"),
     [
         ({}, []),
-        ({"version": 2}, ["version of the format"]),
+        ({"version": 1}, ["version of the format"]),
+        ({"class_names": ["bolt", "cup"]}, ["list of classes"]),
         ({"weights": "c"}, ["file of weights"]),
         ({"data": "c"}, ["training set"]),
         ({"num_images": 5}, ["training set"]),

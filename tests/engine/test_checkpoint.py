@@ -11,7 +11,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
-from tests.messages import raises_naming
+from longtail.engine.training.stages import SecondStageCheckpointer
+from tests.messages import assert_names, raises_naming
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -317,3 +318,57 @@ def test_a_part_of_the_model_is_enough_to_start_from(tmp_path):
         model = model_of_parts()
         load(tmp_path / name, model)
         assert torch.equal(model["backbone"].weight, torch.as_tensor(weight))
+
+
+class TestClassNames:
+    """Weights carry the names of their classes, and those of other classes are refused."""
+
+    @pytest.fixture
+    def named(self, tmp_path):
+        checkpointer = Checkpointer(make_model(), str(tmp_path / "run"))
+        os.makedirs(checkpointer.save_dir)
+        checkpointer.class_names = ["cup", "bolt", "leaf"]
+        checkpointer.save("model_0000001", iteration=1)
+        checkpointer.save_weights("model_best")
+        return tmp_path / "run"
+
+    def load(self, path, names, kind=Checkpointer):
+        checkpointer = kind(make_model(), str(path.parent))
+        checkpointer.class_names = names
+        return checkpointer.load(str(path))
+
+    def test_they_are_in_every_file(self, named):
+        for name in ("model_0000001", "model_best"):
+            loaded = self.load(named / f"{name}.pth", ["cup", "bolt", "leaf"])
+            assert loaded["class_names"] == ["cup", "bolt", "leaf"]
+
+    def test_a_checkpoint_without_names_is_silent(self, saved, caplog):
+        assert "class_names" not in self.load(saved[1], ["x", "y", "z"])
+        assert not [r for r in caplog.records if "class" in r.getMessage()]
+
+    def test_a_first_stage_may_start_from_other_classes(self, named, caplog):
+        self.load(named / "model_best.pth", ["cup", "nut", "leaf"])
+        (message,) = (r.getMessage() for r in caplog.records if "class" in r.getMessage())
+        assert_names(message, "model_best.pth", "class 1", "'bolt'", "'nut'")
+
+    @pytest.mark.parametrize(
+        ("names", "facts"),
+        [
+            (["cup", "nut", "leaf"], ["class 1", "'bolt'", "'nut'"]),
+            (["bolt", "cup", "leaf"], ["class 0", "'cup'", "'bolt'", "another order"]),
+            (["cup", "bolt"], ["3 classes", "2"]),
+        ],
+    )
+    def test_what_continues_must_be_the_same(self, named, names, facts):
+        checkpointer = Checkpointer(make_model(), str(named))
+        checkpointer.class_names = names
+        before = checkpointer.model.weight.clone()
+        with raises_naming(ValueError, "model_0000001.pth", *facts):
+            checkpointer.resume_or_load("", resume=True)
+        assert torch.equal(checkpointer.model.weight, before)
+
+        class Second(Checkpointer):
+            same_classes = SecondStageCheckpointer.same_classes
+
+        with raises_naming(ValueError, "model_best.pth", *facts):
+            self.load(named / "model_best.pth", names, Second)

@@ -163,7 +163,7 @@ def test_images_are_tested_in_batches_of_the_training(workplace):
     assert [len(batch) for batch in Trainer.build_test_loader(cfg, TEST)] == [4, 4, 1]
 
 
-def test_test_sets_of_other_classes_end_a_training_before_it_starts(workplace):
-    with raises_naming(SystemExit, "error:", TEST, "3", "MODEL.CLASSIFIER.NUM_CLASSES", "5"):
+def test_sets_of_other_classes_end_a_training_before_it_starts(workplace):
+    with raises_naming(SystemExit, "error:", TRAIN, "3", "MODEL.CLASSIFIER.NUM_CLASSES", "5"):
         call(workplace, "five", "MODEL.CLASSIFIER.NUM_CLASSES", "5")
     assert not (workplace / "five" / "metrics.json").exists()

@@ -8,7 +8,7 @@ The records are those of detectron2's own loader, without its need for the ``lvi
 addition, segmentations may be RLE, and a damaged file is an error of one line.
 
 Category ids of LVIS start at 1, class indices at 0: index = id - 1, unless the metadata hold
-``thing_dataset_id_to_contiguous_id``.
+``thing_dataset_id_to_contiguous_id``, or the file has the registered names in another order.
 """
 
 import os
@@ -21,6 +21,7 @@ from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_LVIS
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
 from longtail.data.datasets import camvid
+from longtail.data.datasets.classes import classes_of_categories
 from longtail.data.datasets.register import PathLike, replace_registration
 from longtail.data.formats.generated import (
     LVIS_NUM_CLASSES,
@@ -29,6 +30,7 @@ from longtail.data.formats.generated import (
     read_meta,
     scene_classes,
 )
+from longtail.data.formats.lvis_checks import SHAPES, category_names
 from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
 from longtail.data.formats.lvis_records import lvis_records
 
@@ -148,8 +150,8 @@ def load_lvis_json(
         Records in detectron2's format, sorted by image id: ``file_name``, ``height``, ``width``,
         ``image_id``, ``neg_category_ids`` and ``not_exhaustive_category_ids`` (ids of the file,
         from 1), and ``annotations``: ``bbox`` in ``BoxMode.XYWH_ABS``, ``category_id`` (class
-        index, from 0), ``segmentation`` (polygons, or RLE with compressed counts, which needs
-        ``INPUT.MASK_FORMAT: bitmask``).
+        index, from 0), ``segmentation`` where there is one (polygons, or RLE with compressed
+        counts, which needs ``INPUT.MASK_FORMAT: bitmask``), ``iscrowd`` where it is 1.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -161,7 +163,7 @@ def load_lvis_json(
         content = read_lvis_json(
             json_file,
             category_keys=("name",),
-            annotation_keys=("segmentation",),
+            annotation_keys=(SHAPES,),
             remedy=hint or "correct the path with which the data set was registered",
         )
         class_index = _class_indices(content, dataset_name)
@@ -181,13 +183,16 @@ def _class_indices(content: LVISContent, dataset_name: str) -> dict[int, int]:
         if list(names) != list(range(1, len(names) + 1)):
             mapping = {number: index for index, number in enumerate(names)}
             metadata.set(thing_dataset_id_to_contiguous_id=mapping)
-    indices = metadata.get("thing_dataset_id_to_contiguous_id")
-    if indices is None:
-        indices = {index + 1: index for index in range(len(metadata.thing_classes))}
-    if names.keys() != indices.keys():
+    expected = metadata.get("thing_dataset_id_to_contiguous_id")
+    if expected is None:
+        expected = range(1, len(metadata.thing_classes) + 1)
+    if names.keys() != set(expected):
+        odd = min(names.keys() ^ set(expected))
         raise ValueError(
             f"{content.path}: {len(names)} categories, but the data set is registered with "
-            f"{len(indices)} (ids {min(indices)} to {max(indices)}): the file is another's, or "
-            "was made afterwards"
+            f"{len(expected)} (ids {min(expected)} to {max(expected)}), and only one of the two "
+            f"has the id {odd}: the file is another's, or was made afterwards"
         )
-    return indices
+    return classes_of_categories(
+        {item["id"]: category_names(item) for item in content.categories}, metadata, content.path
+    )

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the content of a file in LVIS's format to detectron2's records."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from detectron2.structures import BoxMode
+from detectron2.utils.logger import log_first_n
 
-from longtail.data.formats.lvis_reader import Entry, LVISContent, compressed_rle
+from longtail.data.formats.lvis_reader import LVISContent
+from longtail.data.formats.lvis_shapes import Entry, compressed_rle
 from longtail.data.formats.paths import path_below
 
 
@@ -16,7 +19,7 @@ def lvis_records(
     """Turn images and annotations into records.
 
     Args:
-        content: read with the annotations' ``segmentation``.
+        content: read with the annotations' segmentations, if any.
         image_root: the folder that the names of the images are relative to. These are the last
             two parts of their ``coco_url`` (folder and file), or ``file_name`` where they have
             none. No image is opened.
@@ -26,34 +29,36 @@ def lvis_records(
         Records by image id: ``file_name``, ``height``, ``width``, ``image_id``,
         ``neg_category_ids`` and ``not_exhaustive_category_ids`` (ids of the file), and, except of
         a test set, ``annotations``: ``bbox`` in ``BoxMode.XYWH_ABS``, ``category_id`` (class
-        index), ``segmentation`` (polygons, or RLE with compressed counts).
+        index), ``segmentation`` (polygons, or RLE with compressed counts) where there is one, and
+        ``iscrowd`` where it is 1: groups, which are neither counted nor trained on. Annotations
+        whose boxes are empty are left out; the log says how many.
 
     Raises:
-        ValueError: an image has neither of the two names, or an RLE is invalid. The message
-            starts with the path of the file.
+        ValueError: an image has neither of the two names. The message starts with the path of the
+            file.
     """
     records = {image["id"]: _record(image, image_root, content.path) for image in content.images}
     if content.annotations is not None:
         for record in records.values():
             record["annotations"] = []
+        empty = 0
         for item in content.annotations:
-            records[item["image_id"]]["annotations"].append(
-                {
-                    "bbox": item["bbox"],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": class_index[item["category_id"]],
-                    "segmentation": _segmentation(item, content.path),
-                }
-            )
+            if not (item["bbox"][2] and item["bbox"][3]):
+                empty += 1
+                continue
+            instances = records[item["image_id"]]["annotations"]
+            instances.append(_instance(item, class_index[item["category_id"]]))
+        _report(content, empty)
     return list(records.values())
 
 
 def _record(image: Entry, image_root: str, path: str) -> dict[str, Any]:
-    if "coco_url" in image:
+    url, name = image.get("coco_url"), image.get("file_name")
+    if isinstance(url, str) and url:
         # LVIS renamed COCO's images of 2014 to those of 2017: file_name may be an old one.
-        parts = image["coco_url"].split("/")[-2:]
-    elif "file_name" in image:
-        parts = [image["file_name"]]
+        parts = url.split("/")[-2:]
+    elif isinstance(name, str) and name:
+        parts = [name]
     else:
         raise ValueError(f"{path}: image {image['id']} has neither coco_url nor file_name")
     return {
@@ -66,11 +71,33 @@ def _record(image: Entry, image_root: str, path: str) -> dict[str, Any]:
     }
 
 
-def _segmentation(item: Entry, path: str) -> list | Entry:
-    shape = item["segmentation"]
-    if isinstance(shape, list):
-        return shape
-    try:
-        return compressed_rle(shape)  # the mapper decodes no others
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: annotation {item['id']} has an invalid RLE ({error})") from None
+def _instance(item: Entry, class_index: int) -> Entry:
+    instance = {
+        "bbox": item["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": class_index,
+    }
+    shape = item.get("segmentation")
+    if shape is not None:
+        # Compressed: the mapper decodes no other RLE.
+        instance["segmentation"] = shape if isinstance(shape, list) else compressed_rle(shape)
+    if item.get("iscrowd", 0):
+        instance["iscrowd"] = 1
+    return instance
+
+
+def _report(content: LVISContent, empty: int) -> None:
+    crowds = sum(bool(item.get("iscrowd", 0)) for item in content.annotations)
+    left_out = [
+        f"{count} {what}"
+        for count, what in ((empty, "with an empty box"), (crowds, "of crowds"))
+        if count
+    ]
+    if left_out:
+        # Once: a run reads the file for its statistics, too.
+        log_first_n(
+            logging.WARNING,
+            f"{content.path}: of {len(content.annotations)} annotations {' and '.join(left_out)} "
+            "are left out",
+            key="message",
+        )

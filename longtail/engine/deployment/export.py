@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import IO
+from typing import IO, Any
 
 import torch
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN, SemanticSegmentor
@@ -53,7 +53,7 @@ def write_checkpoint(
     folded: nn.Module,
     baseline: nn.Module,
     size: int,
-    notes: Mapping[str, str] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> float:
     """Write the tensors of a baseline, load the file into it, and compare it with the model.
 

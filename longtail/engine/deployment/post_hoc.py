@@ -14,8 +14,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from longtail.data.datasets.classes import check_same_order, class_names
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.counting import class_metadata
+from longtail.engine.checkpoint import CLASS_NAMES
 from longtail.engine.deployment.features import training_features
 from longtail.losses import IMAGES
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
@@ -77,6 +79,29 @@ def check_not_applied(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
         )
 
 
+def check_training_classes(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a method that reads a training set of other classes than the weights'.
+
+    Args:
+        cfg: the complete config.
+        checkpoint: what the weights' file holds besides them.
+
+    Raises:
+        ValueError: the weights carry the names of their classes, and the first training set has
+            others, or the same in another order.
+    """
+    names, method = checkpoint.get(CLASS_NAMES, ()), cfg.MODEL.POST_HOC.METHOD
+    if names and cfg.DATASETS.TRAIN and method in READ_TRAINING_SET:
+        training_set = cfg.DATASETS.TRAIN[0]
+        check_same_order(
+            class_names(training_set),
+            names,
+            training_set,
+            f"the weights {cfg.MODEL.WEIGHTS}",
+            f"MODEL.POST_HOC.METHOD {method} needs the training set of these weights",
+        )
+
+
 def _tau_norm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     return partial(tau_norm, tau=cfg.MODEL.POST_HOC.TAU)
 
@@ -117,6 +142,7 @@ def _ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
 
 
 METHODS = {"tau_norm": _tau_norm, "logit_adjustment": _logit_adjustment, "ncm": _ncm}
+READ_TRAINING_SET = ("logit_adjustment", "ncm")
 
 
 def _check_training_set(cfg: CfgNode) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.engine.inference.class_maps import ClassMapInference
+from longtail.engine.inference.finite import FiniteDetections
 from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.evaluation import UnpastedInference
 from longtail.modeling.sem_seg.segmentor import LongTailSemanticSegmentor, is_semantic_segmentor
@@ -19,7 +20,8 @@ def build_inference(cfg: CfgNode, model: nn.Module, *, class_maps: bool = False)
     """The model as it is tested: every test, every copy of multi-scale testing, every picture.
 
     A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; of a
-    detector that is tested on LVIS only masks that can count are pasted into the image.
+    detector that is tested on LVIS only masks that can count are pasted into the image; no
+    detector may give scores or boxes that are not finite.
 
     Args:
         cfg: read for TEST.SEM_SEG.{MODE, CROP_SIZE, STRIDE}, MODEL.META_ARCHITECTURE and
@@ -45,7 +47,7 @@ def build_inference(cfg: CfgNode, model: nn.Module, *, class_maps: bool = False)
         return ClassMapInference(windows) if class_maps else windows
     if class_maps and isinstance(model, LongTailSemanticSegmentor):
         return ClassMapInference(model)
+    if not isinstance(model, GeneralizedRCNN):
+        return model
     types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
-    if types == {"lvis"} and isinstance(model, GeneralizedRCNN):
-        return UnpastedInference(model)
-    return model
+    return FiniteDetections(UnpastedInference(model) if types == {"lvis"} else model)

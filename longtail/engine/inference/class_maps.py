@@ -12,6 +12,8 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
 from longtail.engine.inference.sliding_window import SlidingWindowInference, finished_groups
+from longtail.evaluation.metrics import check_finite
+from longtail.evaluation.sem_seg.metrics import largest_logits
 from longtail.modeling.sem_seg.segmentor import Finish, LongTailSemanticSegmentor
 
 
@@ -83,17 +85,13 @@ def grouped_classes(maps: Tensor, finish: Finish, name: str) -> Tensor:
     """
     best = classes = None
     for first, logits in finished_groups(maps, finish):
-        largest, group = logits.max(dim=0)
+        largest, group = largest_logits(logits)
         if best is None:
             best, classes = largest, group
         else:
             classes = torch.where(largest > best, group.add_(first), classes)
             best = torch.maximum(best, largest)  # NaN stays
-    if not best.isfinite().all():
-        raise ValueError(
-            f"{name}: the model gives logits that are not finite: its weights are damaged, or its "
-            "training has diverged"
-        )
+    check_finite(best, f"{name}: logits")
     return classes
 
 

@@ -7,6 +7,7 @@ the names that the trained submodules have in their parents. All else stays bit 
 tensor, by a part of its name.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -99,6 +100,7 @@ class SecondStageCheckpointer(Checkpointer):
     """Loads the first stage's checkpoint, or one of the second stage, and nothing else."""
 
     missing_remedy = "train the first stage, or set MODEL.WEIGHTS to its checkpoint"
+    same_classes = True
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint that has every frozen tensor, and all of the trained ones or none.
@@ -172,7 +174,7 @@ class SecondStageCheckpointer(Checkpointer):
         return "Set MODEL.WEIGHTS to a checkpoint of the config that this second stage is based on"
 
 
-def load_second_stage(model: nn.Module, weights: str) -> None:
+def load_second_stage(model: nn.Module, weights: str, class_names: Sequence[str] = ()) -> None:
     """Freeze a second stage, load a checkpoint into it, and bring it into its mode for training.
 
     For what uses the frozen modules outside a training, such as a feature cache.
@@ -180,11 +182,14 @@ def load_second_stage(model: nn.Module, weights: str) -> None:
     Args:
         model: a second stage.
         weights: a checkpoint of the first or the second stage.
+        class_names: of the training set, to be those of the checkpoint; empty if not known.
 
     Raises:
         As :meth:`SecondStageCheckpointer.load`.
     """
     freeze(model)
-    SecondStageCheckpointer(model).load(weights)
+    checkpointer = SecondStageCheckpointer(model)
+    checkpointer.class_names = class_names
+    checkpointer.load(weights)
     model.train()
     evaluate_frozen_modules(model)

@@ -29,7 +29,13 @@ from longtail.engine.checkpoint import Checkpointer
 from longtail.engine.inference.build import build_inference
 from longtail.engine.inference.tta import SemanticSegmentorWithTTA
 from longtail.engine.training.checkpoints import BestCheckpoint, PeriodicCheckpoint
-from longtail.engine.training.data_sets import build_mapper, check_test_sets, training_records
+from longtail.engine.training.data_sets import (
+    build_mapper,
+    check_first_files,
+    check_test_sets,
+    check_training_sets,
+    training_records,
+)
 from longtail.engine.training.interruption import Interruption
 from longtail.engine.training.loader import TrainingLoader
 from longtail.engine.training.log import (
@@ -76,7 +82,8 @@ class Trainer(StatefulTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _check_accumulation(cfg)
-        check_test_sets(cfg)
+        classes = check_training_sets(cfg)
+        check_test_sets(cfg, self.build_evaluator, classes)
         model = self.build_model(cfg)
         # Bad options of testing end the training now, not at the first evaluation.
         inference = build_inference(cfg, model)
@@ -107,6 +114,7 @@ class Trainer(StatefulTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.class_names = classes
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -218,6 +226,7 @@ class Trainer(StatefulTrainer):
             if (loader := project.train_loader(cfg)) is not None:
                 return loader
         dataset = training_records(cfg)
+        check_first_files(cfg, dataset)
         mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
         # Crops of image classification are squares: there is nothing to group.
         squares = isinstance(mapper, ClassificationDatasetMapper)

@@ -17,6 +17,7 @@ from longtail.data.statistics.groups import shot_groups
 from longtail.evaluation.base import LongTailEvaluator
 from longtail.evaluation.classification.metrics import label_ranks
 from longtail.evaluation.classification.report import LAYOUT, build_report, format_table
+from longtail.evaluation.metrics import check_finite
 from longtail.evaluation.report import flat_results, write_report
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class ClassificationEvaluator(LongTailEvaluator):
 
         Raises:
             ValueError: an image is not in the data set, or was there before; scores of another
-                shape, or NaN.
+                shape, or not finite.
         """
         ids = [item["image_id"] for item in inputs]
         for image_id, output in zip(ids, outputs, strict=True):
@@ -88,13 +89,11 @@ class ClassificationEvaluator(LongTailEvaluator):
                     f"{tuple(output['scores'].shape)}"
                 )
         scores = torch.stack([output["scores"] for output in outputs])
+        finite = scores.isfinite().all(dim=1).tolist()
+        first = finite.index(False) if not all(finite) else 0
+        check_finite(scores[first], f"image_id {ids[first]}: scores")
         labels = torch.tensor([self._labels[i] for i in ids], device=scores.device)
-        try:
-            ranks = label_ranks(scores, labels).tolist()
-        except ValueError as error:
-            first = ids[scores.isnan().any(dim=1).tolist().index(True)]
-            raise ValueError(f"image_id {first}: {error}") from None
-        for image_id, rank in zip(ids, ranks, strict=True):
+        for image_id, rank in zip(ids, label_ranks(scores, labels).tolist(), strict=True):
             if image_id in self._ranks:
                 raise self._seen_twice(image_id)
             self._ranks[image_id] = rank

@@ -10,6 +10,7 @@ Shapes: N images, M annotations, K categories. Images and categories are indexed
 order of their ids.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,11 @@ from typing import Any
 import numpy as np
 from detectron2.data.catalog import Metadata
 
-from longtail.data.formats.lvis_reader import (
-    Entry,
-    LVISContent,
-    read_lvis_json,
-    segmentation_rle,
-)
-from longtail.data.statistics.groups import groups_by_letter
+from longtail.data.datasets.classes import classes_of_categories
+from longtail.data.formats.lvis_checks import SHAPES, category_names
+from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
+from longtail.data.formats.lvis_shapes import Entry, segmentation_rle
+from longtail.data.statistics.groups import frequency_letter, groups_by_letter
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,14 @@ class LVISAnnotations:
         json_file: where it was read.
         category_ids: (K,) sorted.
         categories: K dicts ``{"id", "name", "frequency", "image_count"}`` in this order;
-            ``image_count`` (training images) is None where the file lacks it.
+            ``image_count`` (training images) is None where the file lacks it, ``frequency`` where
+            it lacks both.
         image_ids: (N,) sorted.
         sizes: N pairs (height, width).
         images: the annotations of the N images.
         has_annotations: False for a test set, whose annotations are kept back.
+        names: for each of the K categories what it may be called, nothing if the file does not
+            say.
     """
 
     json_file: str
@@ -83,11 +85,20 @@ class LVISAnnotations:
     sizes: list[tuple[int, int]]
     images: list[GroundTruth]
     has_annotations: bool
+    names: Sequence[Sequence[str]] = ()
 
     def frequency_groups(self) -> dict[str, np.ndarray]:
-        """Group category indices by frequency, ``"r"``, ``"c"`` and ``"f"``."""
-        groups = groups_by_letter(category["frequency"] for category in self.categories)
-        return {letter: np.array(indices, np.int64) for letter, indices in groups.items()}
+        """Group category indices by frequency, ``"r"``, ``"c"`` and ``"f"``.
+
+        A category whose frequency nothing tells is in no group.
+        """
+        letters = [category["frequency"] for category in self.categories]
+        known = [index for index, letter in enumerate(letters) if letter is not None]
+        groups = groups_by_letter(letters[index] for index in known)
+        return {
+            letter: np.array([known[i] for i in indices], np.int64)
+            for letter, indices in groups.items()
+        }
 
     def masks(self, image: int) -> list[dict[str, Any]]:
         """Encode the annotations of one image as compressed RLEs.
@@ -110,30 +121,46 @@ class LVISAnnotations:
             ) from None
 
 
-def read_lvis_annotations(json_file: str | os.PathLike) -> LVISAnnotations:
+def read_lvis_annotations(
+    json_file: str | os.PathLike, *, with_masks: bool = True
+) -> LVISAnnotations:
     """Read a file in LVIS's format for evaluation.
 
-    Annotations without area are left out, as lvis-api does.
+    Annotations whose area is 0 are left out, as lvis-api does; the log says how many.
 
     Args:
         json_file: the file; one without the key ``annotations`` is a test set's.
+        with_masks: read segmentations, where there are some.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is cut short or not JSON, lacks a key, has an id twice or an invalid value,
-            or has an annotation of an unknown image or category.
+            has an annotation of an unknown image or category, or a crowd (``iscrowd`` 1), for
+            which LVIS's metrics have no rule.
     """
     content = read_lvis_json(
         json_file,
-        category_keys=("frequency",),
         image_keys=("neg_category_ids", "not_exhaustive_category_ids"),
-        annotation_keys=("area",),
+        annotation_keys=("area", *([SHAPES] if with_masks else [])),
         remedy="the LVIS evaluation needs the annotations of its data set",
     )
-    try:
-        return _arrays(content)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{content.path} is not in LVIS's format ({error})") from None
+    items = content.annotations or []
+    crowds = [item["id"] for item in items if item.get("iscrowd", 0)]
+    if crowds:
+        raise ValueError(
+            f"{content.path}: {len(crowds)} annotations are crowds (such as {crowds[0]}, iscrowd "
+            "1), for which LVIS's metrics have no rule: take them out to evaluate, or add their "
+            "categories to the not_exhaustive_category_ids of their images"
+        )
+    empty = sum(item["area"] == 0 for item in items)
+    if empty:
+        logging.getLogger(__name__).warning(
+            f"{content.path}: {empty} of {len(items)} annotations with the area 0 are left out"
+        )
+    if not with_masks:
+        for item in items:
+            item.pop("segmentation", None)
+    return _arrays(content)
 
 
 def category_of_class(
@@ -144,23 +171,21 @@ def category_of_class(
     Args:
         annotations: the data set's.
         metadata: the data set's; ``thing_dataset_id_to_contiguous_id`` says which class an id is.
-            Without it class c has the id c + 1, without ``thing_classes`` as well the classes are
-            the categories in the order of their ids.
+            Without it class c has the id c + 1, or the file's names say which; without
+            ``thing_classes`` as well the classes are the categories in the order of their ids.
         dataset_name: for the messages.
 
     Returns:
         (classes,) category indices.
 
     Raises:
-        ValueError: the metadata name a category that the annotations lack, or leave a class out.
+        ValueError: the metadata name a category that the annotations lack, leave a class out, or
+            have other names than the annotations.
     """
-    index_of_id = {int(number): index for index, number in enumerate(annotations.category_ids)}
-    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
-    if mapping is None:
-        names = metadata.get("thing_classes")
-        if names is None:
-            return np.arange(len(index_of_id))
-        mapping = {index + 1: index for index in range(len(names))}
+    ids = annotations.category_ids.tolist()
+    index_of_id = {number: index for index, number in enumerate(ids)}
+    names = dict(zip(ids, annotations.names or [()] * len(ids), strict=True))
+    mapping = classes_of_categories(names, metadata, annotations.json_file)
     unknown = sorted(set(mapping) - set(index_of_id))
     if unknown:
         raise ValueError(
@@ -188,13 +213,14 @@ def _arrays(content: LVISContent) -> LVISAnnotations:
             {
                 "id": item["id"],
                 "name": item.get("name", str(item["id"])),
-                "frequency": item["frequency"],
+                "frequency": item.get("frequency") or _letter(item.get("image_count")),
                 "image_count": item.get("image_count"),
             }
             for item in content.categories
         ],
+        names=[category_names(item) for item in content.categories],
         image_ids=np.array(list(by_image), np.int64),
-        sizes=[(int(image["height"]), int(image["width"])) for image in content.images],
+        sizes=[(image["height"], image["width"]) for image in content.images],
         images=[
             _ground_truth(image, by_image[image["id"]], category_index) for image in content.images
         ],
@@ -206,9 +232,8 @@ def _ground_truth(
     image: Entry, items: Sequence[Entry], category_index: Mapping[int, int]
 ) -> GroundTruth:
     def indices(key: str) -> np.ndarray:
-        # Ids that the file does not list can match no detection; a test set lacks the key.
-        ids = image.get(key, ())
-        return np.array([category_index[i] for i in ids if i in category_index], np.int32)
+        # A test set lacks the key.
+        return np.array([category_index[i] for i in image.get(key, ())], np.int32)
 
     return GroundTruth(
         category=np.array([category_index[item["category_id"]] for item in items], np.int32),
@@ -221,11 +246,12 @@ def _ground_truth(
     )
 
 
+def _letter(image_count: object) -> str | None:
+    return frequency_letter(image_count) if isinstance(image_count, int) else None
+
+
 def _compact(shape: object) -> object:
     """Turn polygons into arrays: a list of floats takes four times the memory."""
     if not isinstance(shape, list):
         return shape
-    try:
-        return [np.array(polygon, np.float64) for polygon in shape]
-    except (TypeError, ValueError):
-        return None  # as if there were none: boxes can still be evaluated
+    return [np.array(polygon, np.float64) for polygon in shape]

@@ -26,10 +26,12 @@ from longtail.evaluation.lvis.detections import (
     results_line,
     select_detections,
 )
+from longtail.evaluation.lvis.frequencies import derive_frequencies
 from longtail.evaluation.lvis.gathering import Seen, join_seen, write_results
 from longtail.evaluation.lvis.matches import Matches, join_matches, prune_matches
 from longtail.evaluation.lvis.precision import MODES, compute_metrics
 from longtail.evaluation.lvis.report import build_report, format_table
+from longtail.evaluation.metrics import check_finite
 from longtail.utils.io import write_json
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class LVISEvaluator(LongTailEvaluator):
         keep_all_detections: bool = False,
         max_dets_per_image: int = 300,
         tasks: Sequence[str] | None = None,
+        training_sets: Sequence[str] = (),
     ) -> None:
         """Read the annotations of the data set.
 
@@ -80,6 +83,9 @@ class LVISEvaluator(LongTailEvaluator):
                 evaluation server wants them. The metrics are the same.
             max_dets_per_image: the limit of the standard metric and of the results file.
             tasks: of ``"bbox"``, ``"segm"``; by default masks are evaluated if there are any.
+            training_sets: registered data sets whose images tell rare, common and frequent
+                categories where the file does not. Every process has to be here, see
+                :func:`~longtail.data.statistics.class_stats.get_class_stats`.
 
         Raises:
             ValueError: the data set is not registered or has no ``json_file``, its file or the
@@ -100,8 +106,10 @@ class LVISEvaluator(LongTailEvaluator):
         self._limit = max_dets_per_image
         self._tasks = tuple(tasks) if tasks else None
         self.annotations: LVISAnnotations = read_lvis_annotations(
-            self.needed_metadata("json_file", "annotations")
+            self.needed_metadata("json_file", "annotations"),
+            with_masks=self._tasks is None or "segm" in self._tasks,
         )
+        derive_frequencies(self.annotations, training_sets, dataset_name)
         self._image_index = {int(i): n for n, i in enumerate(self.annotations.image_ids)}
         self._category_of_class = category_of_class(self.annotations, self._metadata, dataset_name)
         self._curves: dict[tuple[str, str], np.ndarray] = {}
@@ -127,7 +135,7 @@ class LVISEvaluator(LongTailEvaluator):
 
         Raises:
             ValueError: an image or class that the data set does not have, an image twice, scores
-                that are not finite, sizes that do not fit, or masks for some images only.
+                or boxes that are not finite, sizes that do not fit, or masks for some images only.
         """
         for record, output in zip(inputs, outputs, strict=True):
             self._process_image(record["image_id"], output["instances"])
@@ -204,10 +212,10 @@ class LVISEvaluator(LongTailEvaluator):
     def _process_image(self, image_id: int, instances: Instances) -> None:
         image = self._checked_image(image_id, instances)
         category = self._categories(instances.pred_classes.cpu().numpy(), image_id)
-        score = instances.scores.float().cpu().numpy()
-        if not np.isfinite(score).all():
-            raise ValueError(f"image {image_id}: scores are not finite; the model has diverged")
-        boxes = instances.pred_boxes.tensor.float().cpu().numpy().copy()
+        scores, corners = instances.scores.float(), instances.pred_boxes.tensor.float()
+        check_finite(scores, f"image {image_id}: scores")
+        check_finite(corners, f"image {image_id}: boxes")
+        score, boxes = scores.cpu().numpy(), corners.cpu().numpy().copy()
         boxes[:, 2:] -= boxes[:, :2]
         annotations = self.annotations
         detections = select_detections(annotations, image, category, score, boxes, self._limit)

@@ -18,6 +18,8 @@ import torch.distributed as dist
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
+from longtail.data.datasets.alignment import MODEL_CLASSES
+from longtail.data.datasets.classes import class_order
 from longtail.data.formats.headers import check_label_size, read_header
 from longtail.data.formats.images import read_label_map
 from longtail.data.statistics.groups import checked_groups, groups_by_pixel_share
@@ -58,6 +60,8 @@ class SemSegEvaluator(LongTailEvaluator):
         Args:
             dataset_name: a registered data set whose records have ``sem_seg_file_name`` and whose
                 metadata has ``stuff_classes`` (K names) and, if it is not 255, ``ignore_label``.
+                ``model_classes``, the same names in the order of the model's classes, let
+                predictions be translated.
             distributed: add up the matrices of all processes. Otherwise each process evaluates
                 what it has seen.
             output_dir: where ``sem_seg_evaluation.json`` and ``.csv`` go; nothing is written
@@ -79,6 +83,10 @@ class SemSegEvaluator(LongTailEvaluator):
         self._write_predictions = write_predictions
         self._class_names = self.needed_metadata("stuff_classes", "class names")
         self._ignore_label = self._metadata.get("ignore_label", 255)
+        model_classes = self._metadata.get(MODEL_CLASSES, None)
+        self._label_of_class = model_classes and torch.tensor(
+            class_order(model_classes, self._class_names, "the model", dataset_name)
+        )
         ids = self._metadata.get("stuff_dataset_id_to_contiguous_id", {})
         self._dataset_ids = {index: dataset_id for dataset_id, index in ids.items()}
         self._class_groups = self._choose_groups(
@@ -105,8 +113,8 @@ class SemSegEvaluator(LongTailEvaluator):
                 (H, W), at ground truth size.
 
         Raises:
-            ValueError: an image that the data set does not have, logits of another shape, or a
-                label outside 0..K-1.
+            ValueError: an image that the data set does not have, logits of another shape or not
+                finite, or a label outside 0..K-1.
             FileNotFoundError: a ground truth file is missing.
         """
         for record, output in zip(inputs, outputs, strict=True):
@@ -127,7 +135,9 @@ class SemSegEvaluator(LongTailEvaluator):
                     "have the data set's number of classes and resize its logits to the size of "
                     "the label map"
                 )
-            prediction = as_class_map(segmented)
+            prediction = as_class_map(segmented, file_name)
+            if self._label_of_class is not None:
+                prediction = self._label_of_class.to(prediction.device)[prediction]
             self._update(prediction, target, ground_truth_file)
             if self._write_predictions:
                 self._predictions += self._encode(prediction.cpu().numpy(), file_name)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-# `predicted_classes` on a CPU: planes in a group, and the number of classes from which on its two
+from longtail.evaluation.metrics import check_finite
+
+# `largest_logits` on a CPU: planes in a group, and the number of classes from which on its two
 # passes gain more than they cost (both measured; sqrt(K) planes would balance the passes).
 _GROUP_PLANES = 15
 _MIN_CLASSES_FOR_TWO_PASSES = 64
@@ -35,11 +37,11 @@ class SegmentationScores(NamedTuple):
     """Mean of ``iou`` weighted by the ground truth pixels of each class."""
 
 
-def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
-    """Find the class of the largest logit at every pixel; of several equal ones the first.
+def largest_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the largest logit at every pixel and its class; of several equal ones the first.
 
-    Equal to ``logits.argmax(dim=0)`` in every value (also for NaN, which counts as largest), but
-    2 to 3 times faster for 150 classes on a CPU: argmax over the outermost dimension strides over
+    Equal to ``logits.max(dim=0)`` in every value (also for NaN, which counts as largest), but
+    2 to 3 times faster for 150 classes on a CPU: max over the outermost dimension strides over
     whole planes. Here a first pass takes the maximum of groups of planes, which reads memory in
     order, and a second one looks only into the group that won at the pixel.
 
@@ -47,34 +49,43 @@ def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
         logits: (K, H, W) scores of any floating type.
 
     Returns:
-        (H, W) int64, values 0..K-1, on the device of ``logits``.
+        (H, W) of the type of ``logits``, and (H, W) int64, values 0..K-1, both on its device.
     """
     num_classes = len(logits)
     if logits.is_cuda or not logits.is_contiguous() or num_classes < _MIN_CLASSES_FOR_TWO_PASSES:
-        return logits.max(dim=0).indices
+        values, classes = logits.max(dim=0)
+        return values, classes
     grouped = num_classes - num_classes % _GROUP_PLANES
     groups = logits[:grouped].unflatten(0, (-1, _GROUP_PLANES))  # (groups, planes, H, W)
     best, group = groups.amax(dim=1).max(dim=0)
     planes = groups.gather(0, group.expand(1, _GROUP_PLANES, -1, -1))[0]  # (planes, H, W)
     classes = group * _GROUP_PLANES + planes.max(dim=0).indices
     if grouped == num_classes:
-        return classes
+        return best, classes
     rest_best, rest = logits[grouped:].max(dim=0)
-    return torch.where((rest_best <= best) | best.isnan(), classes, rest + grouped)
+    is_first = (rest_best <= best) | best.isnan()
+    return torch.where(is_first, best, rest_best), torch.where(is_first, classes, rest + grouped)
 
 
-def as_class_map(output: torch.Tensor) -> torch.Tensor:
+def as_class_map(output: torch.Tensor, image: str) -> torch.Tensor:
     """The class of every pixel, whether a model gives logits or has chosen already.
 
     Args:
         output: (K, H, W) logits, or (H, W) integers 0..K-1.
+        image: its name, for the message.
 
     Returns:
         (H, W) integers.
+
+    Raises:
+        ValueError: a logit is NaN, or the largest one of a pixel infinite.
     """
     if output.dim() == 2 and output.dtype in _INTEGER_TYPES:
         return output
-    return predicted_classes(output)
+    largest, classes = largest_logits(output)
+    # NaN counts as largest: one plane tells about all of them.
+    check_finite(largest, f"{image}: logits")
+    return classes
 
 
 def confusion_matrix(

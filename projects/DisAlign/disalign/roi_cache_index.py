@@ -5,6 +5,7 @@ Shape alphabet:
     N: images of the training set
     E: epochs, how often every image is in the cache, each time newly augmented and sampled
     M: images of a shard
+    K: classes
 """
 
 import hashlib
@@ -18,10 +19,11 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from longtail.data.datasets.classes import class_names
 from longtail.utils.io import write_json
 
 # To be raised when the same config gives other features, or the files change: against old caches.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What is lost when the tool is interrupted: at most this many images.
 IMAGES_PER_SHARD = 64
 INDEX_FILE = "cache.json"
@@ -40,6 +42,7 @@ class Index:
         weights: SHA-256 of the first stage's checkpoint.
         data: SHA-256 of the training set's records.
         config: the values that features depend on, by the full names of their keys.
+        class_names: K names of the training set's classes, in their order.
         num_images: N.
         images_per_shard: M; the last shard of an epoch may have fewer.
         epochs: E.
@@ -49,6 +52,7 @@ class Index:
     weights: str
     data: str
     config: dict[str, Any]
+    class_names: list[str]
     num_images: int
     images_per_shard: int
     epochs: int
@@ -83,6 +87,8 @@ class Index:
         if keys:
             more = ", ..." if len(keys) > SHOWN_KEYS else ""
             found.append(f"config ({', '.join(keys[:SHOWN_KEYS])}{more})")
+        if self.class_names != other.class_names:
+            found.append("list of classes")
         if (self.data, self.num_images) != (other.data, other.num_images):
             found.append("training set")
         return found
@@ -127,6 +133,7 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         data=_records_digest(records),
         # As they come back from JSON, where a tuple becomes a list.
         config=json.loads(json.dumps(config)),
+        class_names=class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else [],
         num_images=len(records),
         images_per_shard=IMAGES_PER_SHARD,
         epochs=epochs,
@@ -169,6 +176,9 @@ def read_index(folder: str | os.PathLike) -> Index:
         raise FileNotFoundError(f"{folder} is no cache of RoI features: it has no {INDEX_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] == 1:
+            # Which did not have the names; check_same says that it is of another version.
+            content["class_names"] = []
         return Index(**{field.name: content[field.name] for field in fields(Index)})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -64,6 +64,7 @@ def test_categories_that_detectron2_maps_to_coco_are_mapped(tmp_path):
     document = small_document()
     ids = MetadataCatalog.get("coco_2017_train").thing_dataset_id_to_contiguous_id
     assert ids[90] == 79
+    # Under names of their own: here the ids decide.
     document["categories"] = [{"id": i, "name": str(i)} for i in ids]
     document["annotations"] = [annotation(1, 2, 90)]
     path = write(tmp_path / "lvis.json", document)

@@ -288,6 +288,7 @@ def test_a_second_registration_replaces_the_first(tmp_path, name):
         ({"classes": []}, "at least one"),
         ({"classes": ["x", "x"]}, "different names"),
         ({"classes": ["x", "y"], "colors": [[0, 0, 0]]}, "2 classes need as many colors, got 1"),
+        ({"classes": ["x", "y"], "ignore_label": 0}, "ignore_label 0 is also .* 'x'"),
         ({"classes": ["x", "y"], "ignore_label": 1}, "ignore_label 1 is also .* 'y'"),
         (
             {"classes": ["x", "y"], "class_groups": {"head": [0]}},

@@ -3,19 +3,16 @@
 
 import copy
 import json
+import math
 
-import numpy as np
 import pytest
-from pycocotools import mask as mask_util
 
-from longtail.data.formats.lvis_reader import (
-    check_segmentation,
-    compressed_rle,
-    read_lvis_json,
-    segmentation_rle,
-)
+from longtail.data.formats.lvis_checks import SHAPES
+from longtail.data.formats.lvis_reader import read_lvis_json
 from tests.data.lvis_documents import SQUARE, TRIANGLE, annotation, image, small_document
 
+# In JSON; in a change, None takes a key away.
+NULL = object()
 NEEDS = {
     "category_keys": ("name", "frequency"),
     "image_keys": ("neg_category_ids",),
@@ -62,7 +59,7 @@ def test_only_what_is_needed_is_checked(read):
     given = document()
     for entry in given["categories"]:
         del entry["name"]
-        entry["frequency"] = "often"
+        del entry["frequency"]
     for entry in given["images"]:
         del entry["neg_category_ids"], entry["coco_url"]
     for entry in given["annotations"]:
@@ -89,6 +86,8 @@ def change(section, index, **values):
             content[section][index][key] = value
             if value is None:
                 del content[section][index][key]
+            elif value is NULL:
+                content[section][index][key] = None
 
     return apply
 
@@ -132,8 +131,63 @@ def add(section, entry):
             change("annotations", 0, segmentation={"size": [32, 24], "counts": "a"}),
             ["annotation 31 ", "[32, 24]", "[24, 32]"],
         ),
-        (change("images", 0, id=[9]), ["unhashable"]),
-        (change("images", 0, id="nine"), ["'<'"]),
+        # Ids are integers of 64 bits.
+        (change("images", 0, id=[9]), ["image id [9]"]),
+        (change("images", 0, id="nine"), ["image id 'nine'"]),
+        (change("categories", 0, id=True), ["category id True"]),
+        (change("categories", 0, id=5.0), ["category id 5.0"]),
+        (change("annotations", 0, id=2**63), ["annotation id 9223372036854775808"]),
+        (change("annotations", 0, id=NULL), ["annotation id None"]),
+        (change("annotations", 0, image_id=4.0), ["annotation 31 ", "image_id 4.0"]),
+        (change("annotations", 0, image_id=[4]), ["annotation 31 ", "image_id [4]"]),
+        (change("annotations", 0, category_id=True), ["annotation 31 ", "category_id True"]),
+        # Names are text, and different.
+        (change("categories", 0, name=NULL), ["category 5 ", "name None"]),
+        (change("categories", 0, name=" "), ["category 5 ", "name ' '"]),
+        (change("categories", 0, name=7), ["category 5 ", "name 7"]),
+        (change("categories", 0, name="cup"), ["'cup'", "2, 5"]),
+        (change("categories", 0, frequency=["r"]), ["category 5 ", "['r']"]),
+        # Sizes.
+        (change("images", 0, height=0), ["image 9 ", "height 0"]),
+        (change("images", 0, width=-3), ["image 9 ", "width -3"]),
+        (change("images", 0, width=32.0), ["image 9 ", "width 32.0"]),
+        (change("images", 0, width=True), ["image 9 ", "width True"]),
+        (change("images", 0, width=70_000), ["image 9 ", "width 70000", "65536"]),
+        (change("images", 0, width=65_536, height=65_536), ["image 9 ", "65536 x 65536"]),
+        # Lists of categories.
+        (change("images", 1, neg_category_ids=[2, 3]), ["image 4 ", "category 3 "]),
+        (change("images", 1, neg_category_ids=5), ["image 4 ", "neg_category_ids 5"]),
+        (change("images", 1, neg_category_ids=["2"]), ["image 4 ", "['2']"]),
+        (change("images", 1, not_exhaustive_category_ids=[7]), ["image 4 ", "category 7 "]),
+        # Numbers: the image has 24 x 32 pixels.
+        (change("annotations", 1, bbox=[1, 2, 3, math.nan]), ["annotation 7 ", "nan]"]),
+        (change("annotations", 1, bbox=[1, -math.inf, 3, 4]), ["annotation 7 ", "-inf"]),
+        (change("annotations", 1, bbox=[65, 2, 3, 4]), ["annotation 7 ", "[65, ", "-64 to 64"]),
+        (change("annotations", 1, bbox=[1, 2, 10**400, 4]), ["annotation 7 ", "-64 to 64"]),
+        (change("annotations", 1, bbox=[True, 2, 3, 4]), ["annotation 7 ", "[True, "]),
+        (change("annotations", 1, area=-5), ["annotation 7 ", "area -5"]),
+        (change("annotations", 1, area=math.nan), ["annotation 7 ", "area nan"]),
+        (change("annotations", 1, area=math.inf), ["annotation 7 ", "area inf"]),
+        (change("annotations", 1, area="5"), ["annotation 7 ", "area '5'"]),
+        (change("annotations", 1, area=True), ["annotation 7 ", "area True"]),
+        (change("annotations", 1, iscrowd=2), ["annotation 7 ", "iscrowd 2"]),
+        (change("annotations", 1, iscrowd=[1]), ["annotation 7 ", "iscrowd [1]"]),
+        (
+            change("annotations", 1, segmentation=[[1, 2, 3, 4, 5, math.nan]]),
+            ["annotation 7 ", "coordinate nan", "24 x 32"],
+        ),
+        (
+            change("annotations", 1, segmentation=[SQUARE, [1, 2, 3, 4, 5, 1e9]]),
+            ["annotation 7 ", "coordinate 1000000000.0", "-64 to 64"],
+        ),
+        (
+            change("annotations", 1, segmentation=[[1, 2, 3, 4, 5, "6"]]),
+            ["annotation 7 ", "coordinate '6'"],
+        ),
+        (
+            change("annotations", 2, segmentation={"size": [24, 32], "counts": [0, 767]}),
+            ["annotation 12 ", "767", "768"],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(read, damage, facts):
@@ -153,6 +207,41 @@ def test_boxes_may_start_outside_and_be_empty(read):
     assert read(given, **NEEDS).annotations[0]["bbox"] == [-0.5, -3, 0, 0]
 
 
+def test_segmentations_may_be_missing_but_not_wrong(read):
+    needs = {"annotation_keys": (SHAPES,)}
+    given = document()
+    del given["annotations"][0]["segmentation"]
+    given["annotations"][1]["segmentation"] = None
+    assert read(given, **needs).annotations == given["annotations"]
+    given["annotations"][2]["segmentation"] = [[1, 2, 3, 4]]
+    with pytest.raises(ValueError, match="annotation 12 has an invalid polygon"):
+        read(given, **needs)
+
+
+def test_an_image_limits_its_own_annotations_alone(read):
+    # 100 is twice the longer side of one image, and more than that of the other.
+    given = document()
+    given["images"][0].update(height=50, width=10)
+    for item in given["annotations"]:
+        item["segmentation"], item["bbox"] = [[0, 0, 10, 0, 10, 100]], [0, 0, 10, 100]
+    with pytest.raises(ValueError, match="annotation 31 has the bbox"):
+        read(given, **NEEDS)
+    for item in given["annotations"]:
+        item["bbox"] = [0, 0, 10, 10]
+    with pytest.raises(ValueError, match=r"annotation 31 has an invalid polygon: .* 100,"):
+        read(given, **NEEDS)
+    for item in given["annotations"]:
+        item["image_id"] = 9
+    assert len(read(given, **NEEDS).annotations) == 3
+
+
+def test_a_deeply_nested_file(tmp_path):
+    path = tmp_path / "toy.json"
+    path.write_text('{"images": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match=r"^/.*toy\.json .*JSON"):
+        read_lvis_json(path)
+
+
 @pytest.mark.parametrize("text", ["", '{"images": [{"id": 1', "<html>\n", "\ud800"])
 def test_files_that_are_cut_short_or_not_json(tmp_path, text):
     path = tmp_path / "toy.json"
@@ -170,65 +259,3 @@ def test_a_list_is_not_a_document(read):
 def test_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^/.*no\.json is missing; run the tool$"):
         read_lvis_json(tmp_path / "no.json", remedy="run the tool")
-
-
-class TestSegmentations:
-    def rle(self, **changes):
-        return {"size": [24, 32], "counts": [32 * 24 - 5, 5], **changes}
-
-    @pytest.mark.parametrize(
-        "shape",
-        [
-            [SQUARE],
-            [SQUARE, TRIANGLE],
-            [np.array(SQUARE, float), TRIANGLE],
-            {"size": [24, 32], "counts": [0, 768]},
-            {"size": [24, 32], "counts": "abc"},
-        ],
-        ids=str,
-    )
-    def test_what_is_accepted(self, shape):
-        check_segmentation(shape, 24, 32)
-
-    @pytest.mark.parametrize(
-        ("shape", "fact"),
-        [
-            (None, "polygon"),
-            ("abc", "polygon"),
-            ([], "polygon"),
-            (SQUARE, "polygon"),
-            ([SQUARE, [1, 2, 3, 4]], "3 points"),
-            ([[1] * 7], "3 points"),
-            ([np.zeros((6, 2))], "polygon"),
-            ({"size": [24, 32]}, "counts"),
-            ({"size": [24, 32], "counts": 5}, "counts"),
-            ({"counts": "abc"}, r"\[24, 32\]"),
-            ({"size": [32, 24], "counts": "abc"}, r"\[32, 24\].* \[24, 32\]"),
-        ],
-        ids=str,
-    )
-    def test_what_is_refused(self, shape, fact):
-        for check in (check_segmentation, segmentation_rle):
-            with pytest.raises(ValueError, match=f"^has an .*{fact}"):
-                check(shape, 24, 32)
-
-    def test_polygons_become_one_mask(self):
-        expected = np.zeros((24, 32), bool)
-        expected[3:13, 2:12] = True
-        expected[15:20, 20:30] = True
-        # Twice the same square: a union, not a difference.
-        shape = [SQUARE, SQUARE, [20, 15, 30, 15, 30, 20, 20, 20]]
-        rle = segmentation_rle(shape, 24, 32)
-        np.testing.assert_array_equal(mask_util.decode(rle), expected)
-
-    def test_counts_are_compressed_once(self):
-        rle = compressed_rle(self.rle())
-        expected = np.zeros((24, 32), bool)
-        expected[-5:, -1] = True  # the last five pixels, column by column
-        np.testing.assert_array_equal(mask_util.decode(rle), expected)
-        text = {"size": [24, 32], "counts": rle["counts"].decode()}
-        assert compressed_rle(text) is text
-        assert segmentation_rle(text, 24, 32) is text
-        np.testing.assert_array_equal(
-            mask_util.decode(segmentation_rle(self.rle(), 24, 32)), expected
-        )

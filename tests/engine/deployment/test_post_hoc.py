@@ -9,7 +9,11 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from longtail.engine import Trainer
-from longtail.engine.deployment.post_hoc import apply_post_hoc, check_not_applied
+from longtail.engine.deployment.post_hoc import (
+    apply_post_hoc,
+    check_not_applied,
+    check_training_classes,
+)
 from tests.messages import raises_naming
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import (
@@ -267,3 +271,14 @@ def test_a_class_without_training_images(build, tmp_path, method):
     finally:
         unregister(name)
     assert f"{method}: class 2 (blue) does not occur" in message
+
+
+@pytest.mark.parametrize("method", ["logit_adjustment", "ncm"])
+def test_the_training_set_has_the_classes_of_the_weights(build, method):
+    cfg, _ = build("pixels", METHOD, method, "MODEL.WEIGHTS", "w.pth")
+    check_training_classes(cfg, {})
+    check_training_classes(cfg, {"class_names": ["red", "green", "blue"]})
+    with raises_naming(ValueError, STRIPES, "w.pth", "class 0", "'red'", "'green'", METHOD, method):
+        check_training_classes(cfg, {"class_names": ["green", "red", "blue"]})
+    cfg, _ = build("pixels", METHOD, "tau_norm")
+    check_training_classes(cfg, {"class_names": ["sky", "red", "blue"]})

@@ -7,6 +7,7 @@ from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 
 from longtail.engine.inference.build import build_inference
+from longtail.engine.inference.finite import FiniteDetections
 from longtail.engine.inference.sliding_window import SlidingWindowInference
 from longtail.evaluation import UnpastedInference
 from tests.tiny import tiny_config
@@ -43,7 +44,9 @@ def detector() -> GeneralizedRCNN:
 )
 def test_masks_are_left_unpasted_where_lvis_alone_is_tested(tmp_path, names, unpasted):
     model = detector()
-    tested = build_inference(detector_config(tmp_path, ["DATASETS.TEST", names]), model)
+    checked = build_inference(detector_config(tmp_path, ["DATASETS.TEST", names]), model)
+    assert type(checked) is FiniteDetections
+    tested = checked.model
     assert type(tested) is (UnpastedInference if unpasted else GeneralizedRCNN)
     assert unpasted or tested is model
 

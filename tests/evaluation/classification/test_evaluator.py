@@ -249,9 +249,10 @@ def test_sets_that_cannot_be_evaluated():
         (99, torch.zeros(6), "image_id 99 .* 'evaluator_labels_test'"),
         (0, torch.zeros(6), "image_id 0 of 'evaluator_labels_test' was evaluated twice"),
         (1, torch.zeros(5), r"expected scores of shape \(6,\), .*, got \(5,\)"),
-        (1, torch.full((6,), math.nan), "image_id 1: a score is NaN"),
+        (1, torch.tensor([0.0, 0, math.nan, 0, 0, 0]), "image_id 1: scores are not finite"),
+        (1, torch.tensor([0.0, 0, -math.inf, 0, 0, 0]), "image_id 1: scores are not finite"),
     ],
-    ids=["foreign", "twice", "shape", "nan"],
+    ids=["foreign", "twice", "shape", "nan", "inf"],
 )
 def test_outputs_that_cannot_be_evaluated(image_id, scores, message):
     evaluator = ClassificationEvaluator(TEST)

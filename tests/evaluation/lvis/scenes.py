@@ -63,7 +63,7 @@ def make_annotations(seed, num_images=12):
                 "height": H,
                 "width": W,
                 "file_name": f"{n}.jpg",
-                "neg_category_ids": [10, *rng.choice(absent, 2).tolist(), 999],
+                "neg_category_ids": [10, *rng.choice(absent, 2).tolist()],
                 "not_exhaustive_category_ids": rng.choice(present, 1).tolist(),
             }
         )

@@ -35,14 +35,14 @@ def document():
             {"id": 7, "name": "cat", "frequency": "f", "image_count": 101},
         ],
         "images": [
-            {"id": 30, **size, "neg_category_ids": [9, 1], "not_exhaustive_category_ids": [7]},
-            {"id": 20, **size, "neg_category_ids": [], "not_exhaustive_category_ids": [1]},
+            {"id": 30, **size, "neg_category_ids": [9], "not_exhaustive_category_ids": [7]},
+            {"id": 20, **size, "neg_category_ids": [], "not_exhaustive_category_ids": []},
         ],
         "annotations": [
             annotation(1, 30, 7),
             annotation(2, 20, 9, area=0),
             annotation(3, 30, 4, ignore=1, bbox=[0.5, 0, 2, 3], area=6.5),
-            annotation(4, 20, 9, area=-1),
+            annotation(4, 20, 9, area=0.0),
             annotation(5, 30, 7, ignore=0, area=1e-3, segmentation=None),
         ],
     }
@@ -58,8 +58,9 @@ def read(tmp_path):
     return read
 
 
-def test_arrays(read, tmp_path):
+def test_arrays(read, tmp_path, caplog):
     found = read(document())
+    assert "2 of 5 annotations with the area 0 are left out" in caplog.text
     assert found.json_file == str(tmp_path / "toy.json")
     assert found.category_ids.tolist() == [4, 7, 9]
     assert found.categories == [
@@ -71,7 +72,7 @@ def test_arrays(read, tmp_path):
     assert found.sizes == [(20, 30), (20, 30)]
     assert found.has_annotations
     first, second = found.images
-    # Those without area are left out; the category 1 of the lists is not in the file.
+    # Those without area are left out.
     assert first.category.tolist() == first.negative.tolist() == first.not_exhaustive.tolist() == []
     assert first.boxes.shape == (0, 4) and first.boxes.dtype == np.float64
     assert second.category.tolist() == [1, 0, 1]
@@ -148,7 +149,6 @@ def test_masks(read):
 @pytest.mark.parametrize(
     ("shape", "fact"),
     [
-        (None, "polygon"),
         ([], "polygon"),
         ([[1, 2, 3, 4]], "3 points"),
         ([[1] * 7], "3 points"),
@@ -160,13 +160,22 @@ def test_masks(read):
     ],
     ids=str,
 )
-def test_an_invalid_segmentation_names_the_image(read, shape, fact):
+def test_an_invalid_segmentation_is_named(read, tmp_path, shape, fact):
     content = document()
     content["annotations"][0]["segmentation"] = shape
-    found = read(content)
-    with pytest.raises(ValueError, match=r"toy\.json: image 30 .*20 x 30 .*segmentation") as error:
-        found.masks(1)
+    with pytest.raises(ValueError, match=r"toy\.json: annotation 1 has an") as error:
+        read(content)
     assert fact in str(error.value) and "\n" not in str(error.value)
+    # Boxes can be evaluated all the same.
+    (tmp_path / "toy.json").write_text(json.dumps(content))
+    found = read_lvis_annotations(tmp_path / "toy.json", with_masks=False)
+    assert found.images[1].segmentation == [None] * 3
+
+
+def test_an_annotation_without_mask_has_a_box_alone(read):
+    with pytest.raises(ValueError, match=r"toy\.json: image 30 .*20 x 30 .*polygon") as error:
+        read(document()).masks(1)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +213,23 @@ class TestCategoryOfClass:
         for section, key in (("categories", "id"), ("annotations", "category_id")):
             for entry in content[section]:
                 entry[key] = {4: 1, 7: 2, 9: 3}[entry[key]]
-        found = category_of_class(read(content), Metadata(thing_classes=["a", "b"]), "toy")
+        for entry in content["images"]:
+            entry["neg_category_ids"] = entry["not_exhaustive_category_ids"] = []
+        # The category 1 has no name.
+        annotations = read(content)
+        found = category_of_class(annotations, Metadata(thing_classes=["a", "cat"]), "toy")
         assert found.tolist() == [0, 1]
+        with pytest.raises(ValueError, match=r"toy\.json .*class 1 is 'cat' .* and 'b' in"):
+            category_of_class(annotations, Metadata(thing_classes=["a", "b"]), "toy")
+
+    def test_the_same_names_in_another_order(self, read):
+        content = document()
+        for entry, number in zip(content["categories"], (1, 2, 3), strict=True):
+            entry["id"] = number
+        content["categories"][1]["name"] = "bee"  # 1 ant, 2 bee, 3 cat
+        content["annotations"], content["images"] = [], []
+        metadata = Metadata(thing_classes=["cat", "ant", "bee"])
+        assert category_of_class(read(content), metadata, "toy").tolist() == [2, 0, 1]
 
     def test_without_classes_too_it_is_the_order_of_the_ids(self, read):
         assert self.map(read).tolist() == [0, 1, 2]

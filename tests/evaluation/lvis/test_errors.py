@@ -40,10 +40,16 @@ BAD_ANNOTATIONS = {
         change("images.neg_category_ids", None),
         ["image 1000 has no 'neg_category_ids'"],
     ),
-    "no frequency": (change("categories.frequency", None), ["category 12 has no 'frequency'"]),
     "frequency": (change("categories.frequency", "x"), ["category 12 ", "'x'", "'r', 'c', 'f'"]),
     "image": (change("annotations.image_id", 77), ["annotation 1 ", "unknown image_id 77"]),
     "category": (change("annotations.category_id", 77), ["unknown category_id 77"]),
+    "negative area": (change("annotations.area", -5), ["annotation 1 ", "area -5"]),
+    "crowd": (change("annotations.iscrowd", 1), ["1 annotations are crowds", "such as 1,"]),
+    "polygon": (
+        change("annotations.segmentation", [[1, 2, 3, 4, 5, 1e9]]),
+        ["annotation 1 ", "coordinate 1000000000.0"],
+    ),
+    "negatives": (change("images.neg_category_ids", [10, 999]), ["image 1000 ", "category 999"]),
     "box": (change("annotations.bbox", [1, 2, 3]), ["annotation 1 ", "bbox [1, 2, 3]"]),
     "annotation twice": (change("annotations.id", 2), ["the id 2 ", "annotation"]),
     "image twice": (change("images.id", 993), ["the id 993 ", "image"]),
@@ -86,7 +92,7 @@ def test_bad_registration(tmp_path):
     DatasetCatalog.register("test_lvis_without_file", list)
     with pytest.raises(ValueError, match="'test_lvis_without_file' has no json_file"):
         LVISEvaluator("test_lvis_without_file")
-    name = register(tmp_path, make_annotations(0), thing_classes=[""] * 13)
+    name = register(tmp_path, make_annotations(0), thing_classes=[f"name{c}" for c in range(13)])
     with pytest.raises(ValueError, match=r"category id 13, but .* does not"):
         LVISEvaluator(name)
     mapping = {c: 2 * c for c in range(1, 13)}
@@ -141,10 +147,13 @@ class TestPredictions:
         evaluator.reset()
         self.process(evaluator, *image)
 
-    @pytest.mark.parametrize("score", [math.nan, math.inf])
-    def test_scores_that_are_not_finite(self, evaluator, image, score):
-        image[1].scores[0] = score
-        self.check(evaluator, *image, "image 1000", "not finite")
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_scores_and_boxes_that_are_not_finite(self, evaluator, image, value):
+        image[1].scores[0], before = value, image[1].scores[0].item()
+        self.check(evaluator, *image, "image 1000: scores are not finite")
+        image[1].scores[0] = before
+        image[1].pred_boxes.tensor[3, 2] = value
+        self.check(evaluator, *image, "image 1000: boxes are not finite")
 
     def test_size_of_the_image(self, evaluator, image):
         record, instances = image
@@ -184,8 +193,13 @@ class TestPredictions:
                 if a["image_id"] == record["image_id"] and a["area"]
             )
             name = register(tmp_path, content)
-            evaluator = LVISEvaluator(name)
-            self.check(evaluator, record, instances, f"{name}.json: image 1000", "segmentation")
+            if shape is None:
+                evaluator = LVISEvaluator(name)
+                self.check(evaluator, record, instances, f"{name}.json: image 1000", "segmentation")
+            else:
+                with pytest.raises(ValueError) as error:
+                    LVISEvaluator(name)
+                assert_one_line(error, f"{name}.json: annotation 1 has an")
             run(
                 LVISEvaluator(name, tasks=["bbox"]),
                 [record],

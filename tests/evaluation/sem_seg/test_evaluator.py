@@ -18,7 +18,7 @@ from detectron2.evaluation.testing import flatten_results_dict, verify_results
 from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
-from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import confusion_matrix, largest_logits
 from tests.data.pngs import orientation_chunk, png
 from tests.processes import run_in_two_processes
 
@@ -73,7 +73,7 @@ class TestAgainstDetectron2:
         confusion = torch.zeros(K, K, dtype=torch.int64)
         for record, output in zip(DatasetCatalog.get(name), outputs, strict=True):
             target = torch.from_numpy(np.array(Image.open(record["sem_seg_file_name"])))
-            confusion += confusion_matrix(predicted_classes(output["sem_seg"]), target, K)
+            confusion += confusion_matrix(largest_logits(output["sem_seg"])[1], target, K)
         # detectron2 has the predictions in the rows, and the ignored pixels as a class K.
         expected = detectron2_evaluator._conf_matrix[:K, :K].T
         np.testing.assert_array_equal(confusion.numpy(), expected)
@@ -198,6 +198,16 @@ class TestFiles:
         assert run(SemSegEvaluator(name), inputs, outputs) == expected
 
 
+def test_a_model_with_the_classes_in_another_order(tmp_path):
+    """A cyclic permutation, so that it differs from its inverse."""
+    name, inputs, outputs = make_dataset(tmp_path)
+    expected = run(SemSegEvaluator(name), inputs, outputs)
+    model_classes = NAMES[2:] + NAMES[:2]
+    other = make_dataset(tmp_path, model_classes=model_classes)[0]
+    permuted = [{"sem_seg": torch.roll(output["sem_seg"], -2, 0)} for output in outputs]
+    assert run(SemSegEvaluator(other), inputs, permuted) == expected
+
+
 class TestBadInput:
     @pytest.fixture
     def case(self, tmp_path):
@@ -231,6 +241,14 @@ class TestBadInput:
 
     def test_number_of_classes(self, case):
         self.check(case, r"got \(8, 12, 15\); the model must", logits=torch.zeros(K + 1, H, W))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_logits_that_are_not_finite(self, case, value):
+        # In one pixel of one class, and everywhere.
+        logits = case[2][0]["sem_seg"].clone()
+        logits[3, 2, 4] = value
+        for bad in (logits, torch.full_like(logits, value)):
+            self.check(case, r"image0.jpg: logits are not finite", logits=bad)
 
     def test_label_out_of_range(self, case):
         write_labels(0, case[0], np.full((H, W), 9, np.uint8))

@@ -10,7 +10,7 @@ import torch
 from longtail.evaluation.sem_seg.metrics import (
     confusion_matrix,
     iou_from_confusion,
-    predicted_classes,
+    largest_logits,
 )
 
 
@@ -23,7 +23,7 @@ def confusion_by_loop(prediction, target, num_classes, ignore_label):
     return torch.tensor(matrix)
 
 
-class TestPredictedClasses:
+class TestLargestLogits:
     # 63 and 64 lie on both sides of the switch to two passes; 75 is a multiple of the group's
     # size, 76 and 89 leave a rest of 1 and of 14 planes.
     @pytest.mark.parametrize("num_classes", [1, 2, 11, 63, 64, 75, 76, 89, 150])
@@ -31,7 +31,9 @@ class TestPredictedClasses:
     def test_equals_argmax(self, num_classes, dtype):
         logits = torch.randn(num_classes, 9, 7, generator=torch.Generator().manual_seed(0))
         logits = logits.to(dtype)
-        assert torch.equal(predicted_classes(logits), logits.argmax(dim=0))
+        values, classes = largest_logits(logits)
+        assert torch.equal(classes, logits.argmax(dim=0))
+        assert torch.equal(values, logits.amax(dim=0))
 
     @pytest.mark.parametrize("num_classes", [3, 75, 89, 150])
     def test_ties_go_to_the_first_class(self, num_classes):
@@ -39,26 +41,29 @@ class TestPredictedClasses:
         generator = torch.Generator().manual_seed(1)
         logits = torch.randint(0, 3, (num_classes, 16, 17), generator=generator).float()
         expected = np.argmax(logits.numpy(), axis=0)  # documented to give the first
-        np.testing.assert_array_equal(predicted_classes(logits).numpy(), expected)
+        np.testing.assert_array_equal(largest_logits(logits)[1].numpy(), expected)
 
     @pytest.mark.parametrize("where", [0, 14, 15, 74, 80, 88])
     def test_nan_counts_as_largest(self, where):
         logits = torch.randn(89, 4, 5, generator=torch.Generator().manual_seed(2))
         logits[where, 1, 2] = math.nan
-        classes = predicted_classes(logits)
+        values, classes = largest_logits(logits)
         assert classes[1, 2] == where
+        assert values.isnan().nonzero().tolist() == [[1, 2]]
         assert torch.equal(classes, logits.argmax(dim=0))
 
     def test_infinite_logits(self):
         logits = torch.full((89, 2, 2), -math.inf)
         logits[88, 0, 0] = math.inf
-        assert predicted_classes(logits).tolist() == [[88, 0], [0, 0]]
+        values, classes = largest_logits(logits)
+        assert classes.tolist() == [[88, 0], [0, 0]]
+        assert values.tolist() == [[math.inf, -math.inf], [-math.inf, -math.inf]]
 
     def test_memory_layout_does_not_matter(self):
         logits = torch.randn(6, 5, 150, generator=torch.Generator().manual_seed(3))
         channels_last = logits.permute(2, 0, 1)
         expected = channels_last.contiguous().argmax(dim=0)
-        assert torch.equal(predicted_classes(channels_last), expected)
+        assert torch.equal(largest_logits(channels_last)[1], expected)
 
 
 class TestConfusionMatrix:

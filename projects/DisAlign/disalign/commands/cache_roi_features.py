@@ -85,7 +85,7 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
         print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
         return
     model = Trainer.build_model(cfg)
-    load_second_stage(model, cfg.MODEL.WEIGHTS)
+    load_second_stage(model, cfg.MODEL.WEIGHTS, index.class_names)
     _check_space(model, index, missing, folder)
     write_index(folder, index)
     numbers = [e * index.num_images + image for s in missing for e, image in index.images(s)]

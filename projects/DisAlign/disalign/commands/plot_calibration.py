@@ -77,7 +77,7 @@ def plot_calibration(options: argparse.Namespace) -> None:
         )
     stats = get_class_stats(cfg.DATASETS.TRAIN)
     groups = frequency_groups(stats.image_count)
-    model = load_model(cfg, options.weights)
+    model = load_model(cfg, options.weights, stats.class_names)
     sigma = sigma_by_group(model, cfg, options.batches, groups)
     stages = [
         {"classes": class_values(predictor.calibration, stats, groups), "sigma": of_stage}
@@ -102,19 +102,20 @@ def plot_calibration(options: argparse.Namespace) -> None:
     print(f"written: {png}, {values}")
 
 
-def load_model(cfg: CfgNode, weights: str) -> nn.Module:
+def load_model(cfg: CfgNode, weights: str, class_names: Sequence[str] = ()) -> nn.Module:
     """A trained second stage, every module in its mode for training.
 
     Args:
         cfg: its config.
         weights: its checkpoint.
+        class_names: of the training set, to be those of the checkpoint; empty if not known.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the weights do not have a calibration, or are not those of this config.
     """
     model = Trainer.build_model(cfg)
-    load_second_stage(model, weights)
+    load_second_stage(model, weights, class_names)
     saved = load_tensors(weights)
     # A first stage's checkpoint is also one to start from: nothing learned, and no complaint.
     if not any(".calibration." in name for name in saved.get("model", saved)):
