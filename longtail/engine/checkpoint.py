@@ -4,6 +4,7 @@
 import logging
 import os
 import pickle
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint
-from longtail.utils.errors import first_line
+from longtail.utils import downloads  # noqa: F401  (what MODEL.WEIGHTS may fetch)
+from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
 
 # What detectron2's model zoo files (.pkl) consist of; a pickle may name any other function, and
@@ -211,10 +213,7 @@ def _load_arrays(file: str) -> Any:
         with open(file, "rb") as stream:
             return _NumpyUnpickler(stream, encoding="latin1").load()
     except _ForeignGlobalError as error:
-        raise ValueError(
-            f"the weights {file} name {error}, which weights have no need of: not loaded, the file "
-            "could run code"
-        ) from None
+        raise _more_than_tensors(file, str(error)) from None
     except Exception as error:
         raise _damaged(file, error) from None
 
@@ -230,14 +229,23 @@ def load_tensors(file: str) -> Any:
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
         # torch's message is a page on how to load the file nevertheless.
-        raise ValueError(
-            f"the weights {file} hold more than tensors and plain values, or are no checkpoint: "
-            "not loaded, the file could run code"
-        ) from None
+        name = re.search(r"GLOBAL ([\w.]+)", one_line(error))
+        found = name[1] if name else "or the file is no checkpoint"
+        raise _more_than_tensors(file, found) from None
     except Exception as error:
         raise _damaged(file, error) from None
+
+
+def _more_than_tensors(file: str, name: str) -> ValueError:
+    remedy = ""
+    if not file.endswith(".pkl"):
+        remedy = "; longtail convert-weights INPUT OUTPUT keeps its tensors alone, and runs nothing"
+    return ValueError(
+        f"the weights {file} hold more than tensors and plain values ({name}): not loaded, the "
+        f"file could run code{remedy}"
+    )
 
 
 def _damaged(file: str, error: Exception) -> ValueError:

@@ -56,6 +56,17 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
     )
 
 
+def is_first_to_fail() -> bool:
+    """Whether no other process of the run has said yet why it ends: one line is enough."""
+    if comm.get_world_size() == 1:
+        return True
+    try:
+        return dist.distributed_c10d._get_default_store().add("longtail/failed", 1) == 1
+    # Nobody answers any more: better two lines than none.
+    except Exception:
+        return True
+
+
 def _join_torchrun() -> None:
     gpu = torch.cuda.is_available()
     if gpu:

@@ -55,6 +55,8 @@ from longtail.evaluation import build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
+from longtail.utils.errors import StoppedError, one_line
+from longtail.utils.io import full_disk
 from longtail.utils.names import registered
 
 
@@ -149,8 +151,13 @@ class Trainer(StatefulTrainer):
         """Train; what fails after a finished iteration leaves a checkpoint of it."""
         try:
             return super().train()
-        except Exception:
+        except Exception as error:
             self._save_after_failure()
+            if full_disk(error) and not isinstance(error, StoppedError):
+                raise StoppedError(
+                    f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {one_line(error)}; when there is room, the "
+                    "same command with --resume continues"
+                ) from error
             raise
 
     def after_train(self) -> None:
@@ -160,11 +167,13 @@ class Trainer(StatefulTrainer):
 
     def _save_after_failure(self) -> None:
         """Write a checkpoint of the last finished iteration, unless the model is half changed."""
-        step, failed = self._trainer, self.iter
-        if not comm.is_main_process() or step.is_stepping or failed <= self.start_iter:
+        step = self._trainer
+        # Of this iteration if it was over: an evaluation or a file has failed.
+        last = self.iter if step.finished == self.iter else self.iter - 1
+        if not comm.is_main_process() or step.is_stepping or last < self.start_iter:
             return
         step.restore_buffers()
-        self.iter = failed - 1
+        self.iter = last
         try:
             self._checkpoint.save()
         # The first failure is what is reported.

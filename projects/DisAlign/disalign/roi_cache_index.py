@@ -18,6 +18,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from longtail.utils.downloads import file_sha256
 from longtail.utils.io import write_json
 
 # To be raised when the same config gives other features, or the files change: against old caches.
@@ -29,6 +30,8 @@ INDEX_FILE = "cache.json"
 # modules compute. The weights count by their content, not by their place.
 WITHOUT_INFLUENCE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.DISALIGN.")
 SHOWN_KEYS = 3
+# More images or files than any cache has.
+LARGEST = 10**9
 
 
 @dataclass(frozen=True)
@@ -169,11 +172,31 @@ def read_index(folder: str | os.PathLike) -> Index:
         raise FileNotFoundError(f"{folder} is no cache of RoI features: it has no {INDEX_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Index(**{field.name: content[field.name] for field in fields(Index)})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}): delete the folder and make it again"
-        ) from None
+        index = Index(**{field.name: content[field.name] for field in fields(Index)})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, type(error).__name__) from None
+    if problem := _problem(index):
+        raise _damaged(path, problem)
+    return index
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({reason}): delete the folder and make it again")
+
+
+def _problem(index: Index) -> str:
+    """What of an index no cache has; the numbers are divided by, and counted up to."""
+    for name in ("version", "num_images", "images_per_shard", "epochs"):
+        value = getattr(index, name)
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            return f"{name} must be an integer from 1 to {LARGEST}, got {value!r}"
+    shards = index.epochs * index.shards_per_epoch
+    if shards > LARGEST:
+        return f"{shards} files are more than {LARGEST}"
+    for name, kind in (("weights", str), ("data", str), ("config", dict)):
+        if not isinstance(getattr(index, name), kind):
+            return f"{name} must be a {kind.__name__}, got {getattr(index, name)!r}"
+    return ""
 
 
 def _flattened(node: CfgNode, prefix: str) -> dict[str, Any]:
@@ -196,12 +219,7 @@ def _file_digest(path: str) -> str:
         raise FileNotFoundError(
             f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint"
         )
-    with open(local, "rb") as file:
-        # hashlib.file_digest is newer than the oldest Python that the project runs on.
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(local)
 
 
 def _records_digest(records: Sequence[dict]) -> str:
