@@ -98,6 +98,8 @@ def _check(cfg: CfgNode, eval_only: bool) -> None:
             f"MODEL.POST_HOC.METHOD {cfg.MODEL.POST_HOC.METHOD} changes a trained model: add "
             "--eval-only, or set it to '' to train"
         )
+    if not cfg.DATASETS.TRAIN and not eval_only:
+        raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
 
 
 def train(cfg: CfgNode, *, resume: bool) -> None:

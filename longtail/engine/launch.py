@@ -35,6 +35,13 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         comm.synchronize()
         dist.destroy_process_group()
         return
+    if args.num_gpus < 0:
+        raise ValueError(f"--num-gpus must be 0 or more, got {args.num_gpus}")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--num-machines must be 1 or more and --machine-rank below it, got "
+            f"{args.num_machines} and {args.machine_rank}"
+        )
     available = torch.cuda.device_count()
     if args.num_gpus > max(available, 1):
         raise ValueError(
