@@ -401,7 +401,7 @@ COMMAND_CASES = [
     ),
     Case("cache-roi-features --epochs 0", ("epoch",), _cached("--epochs", "0")),
     Case("cache-roi-features --epochs -1", ("epoch",), _cached("--epochs", "-1")),
-    Case("cache-roi-features --epochs 10^15", ("GB",), _cached("--epochs", "1" + "0" * 15)),
+    Case("cache-roi-features --epochs 10^15", ("--epochs",), _cached("--epochs", "1" + "0" * 15)),
     Case("cache-roi-features, no weights", ("MODEL.WEIGHTS",), _cached(keys=("MODEL.WEIGHTS", ""))),
     Case(
         "cache-roi-features, weights do not exist",

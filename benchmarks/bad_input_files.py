@@ -107,7 +107,7 @@ SCENE_CASES = [
     _data("scenes", "labels of 2 colours", _labels(_save(mode="RGBA")), "training"),
     _data("scenes", "labels out of range", _labels(_save(value=77)), "77"),
     _data("scenes", "labels of another size", _labels(_save((32, 64))), "training"),
-    _data("scenes", "labels with 32 bits", _labels(_save(mode="I", value=70000)), "training"),
+    _data("scenes", "labels with 16 bits", _labels(_save(mode="I;16", value=7000)), "training"),
     _data(
         "scenes",
         "all training labels ignored",

@@ -33,6 +33,7 @@ from longtail.data.datasets import register_all
 from longtail.utils.io import write_json
 
 CASES: list[Case] = [*CONFIG_CASES, *COMMAND_CASES, *FILE_CASES]
+MEMORY = 16 * 2**30
 CLEAR = "one clear line"
 # Codes of errors: of programs, of argparse, of a run that can be continued.
 CODES = (1, 2, 143)
@@ -48,6 +49,8 @@ def in_fork(arguments: list[str], place: Place, limit: float) -> tuple[int | Non
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         os.chdir(place.folder)
+        # An input that makes a process grow must not end the machine.
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         code = 1
         try:
             register_all(str(place.datasets))

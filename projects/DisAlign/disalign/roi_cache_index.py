@@ -30,8 +30,8 @@ INDEX_FILE = "cache.json"
 # modules compute. The weights count by their content, not by their place.
 WITHOUT_INFLUENCE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.DISALIGN.")
 SHOWN_KEYS = 3
-# More images or files than any cache has.
-LARGEST = 10**9
+# More images than any data set has, and all that six digits can number.
+LARGEST, MOST_FILES = 10**9, 10**6
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     }
-    return Index(
+    index = Index(
         version=FORMAT_VERSION,
         weights=_file_digest(cfg.MODEL.WEIGHTS),
         data=_records_digest(records),
@@ -134,6 +134,9 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         images_per_shard=IMAGES_PER_SHARD,
         epochs=epochs,
     )
+    if problem := _problem(index):
+        raise ValueError(f"--epochs {epochs}: {problem}")
+    return index
 
 
 def check_same(folder: str | os.PathLike, index: Index, expected: Index) -> None:
@@ -191,8 +194,8 @@ def _problem(index: Index) -> str:
         if type(value) is not int or not 1 <= value <= LARGEST:
             return f"{name} must be an integer from 1 to {LARGEST}, got {value!r}"
     shards = index.epochs * index.shards_per_epoch
-    if shards > LARGEST:
-        return f"{shards} files are more than {LARGEST}"
+    if shards > MOST_FILES:
+        return f"{index.epochs} epochs are {shards} files, more than {MOST_FILES}"
     for name, kind in (("weights", str), ("data", str), ("config", dict)):
         if not isinstance(getattr(index, name), kind):
             return f"{name} must be a {kind.__name__}, got {getattr(index, name)!r}"
