@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ENTRY = re.compile(r"([a-z0-9-]+)==([^\s;]+)( ; [^\\]+)? \\((?:\n    --hash=sha256:[0-9a-f]{64}.*)+)\n")
+ENTRY = re.compile(
+    r"([a-z0-9-]+)==([^\s;]+)( ; [^\\]+)? \\((?:\n    --hash=sha256:[0-9a-f]{64}.*)+)\n"
+)
 
 
 def entries() -> list[re.Match]:
