@@ -5,14 +5,16 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint
+from longtail.engine.run_folder import checkpoints, damage, newest_whole_checkpoint
 from longtail.utils import downloads  # noqa: F401  (what MODEL.WEIGHTS may fetch)
 from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
@@ -146,13 +148,30 @@ class Checkpointer(DetectionCheckpointer):
                 f"{type(data).__name__}"
             )
         if not is_pickle:
-            return data if "model" in data else {"model": data}
+            data = data if "model" in data else {"model": data}
+            return _checked(filename, data)
         if "model" in data and "__author__" in data:
-            return data
+            return _checked(filename, data)
         # Caffe2's files, as in detectron2: plain blobs under names to be matched.
         blobs = data.get("blobs", data)
         weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _checked(file: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a checkpoint whose model is not tensors by their names."""
+    state = data["model"]
+    problem = "" if isinstance(state, Mapping) and state else f"got {type(state).__name__}"
+    if not problem:
+        wrong = (
+            f"got {name!r}: {type(value).__name__}"
+            for name, value in state.items()
+            if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray))
+        )
+        problem = next(wrong, "")
+    if problem:
+        raise ValueError(f"the weights {file}: expected tensors by their names, {problem}")
+    return data
 
 
 class CompleteCheckpointer(Checkpointer):
@@ -227,6 +246,9 @@ def load_tensors(file: str) -> Any:
     Raises:
         ValueError: the file is damaged, or holds more than that.
     """
+    # torch itself does not compare the checksums in the file.
+    if zipfile.is_zipfile(file) and (reason := damage(file)):
+        raise _damaged(file, ValueError(reason))
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

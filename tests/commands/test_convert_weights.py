@@ -389,7 +389,7 @@ def test_a_bad_config(source, tmp_path):
 
 
 def test_our_own_checkpoint_with_more_than_tensors(tiny, tmp_path, capsys):
-    """Refused by name where weights are read; the converter takes the rest out, and runs nothing."""
+    """Refused where weights are read; the converter takes the rest out, and runs nothing."""
     path, target = tmp_path / "with_options.pth", tmp_path / "tensors.pth"
     extras = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.5)}
     torch.save({"model": tiny.state_dict(), **extras}, path)

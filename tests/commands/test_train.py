@@ -176,8 +176,9 @@ def test_bad_values_end_in_one_line(tmp_path, datasets, options, overrides, mess
     register_synthetic(str(datasets))
     message_seen = failure(command_line(tiny_config_file(tmp_path), *options, *overrides))
     assert message in message_seen
-    # Whoever debugs finds the traceback in a file; results that are not as expected are no error.
-    if "EXPECTED_RESULTS" in overrides[0]:
+    # Whoever debugs finds the traceback in a file; results that are not as expected are no error,
+    # and what the config alone shows is said before there is a folder.
+    if "EXPECTED_RESULTS" in overrides[0] or "is empty" in message:
         return
     assert "Traceback" in (tmp_path / "output" / "traceback_rank0.txt").read_text()
 
@@ -323,16 +324,9 @@ def test_ctrl_c_is_one_line(tmp_path, datasets, options):
         "LONGTAIL_CACHE": str(datasets / "cache"),
         "OMP_NUM_THREADS": "1",
     }
+    command += ["SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", "1"]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-u",
-            *command,
-            "SOLVER.MAX_ITER",
-            "100000",
-            "DATALOADER.NUM_WORKERS",
-            "1",
-        ],
+        [sys.executable, "-u", *command],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
