@@ -335,11 +335,11 @@ WEIGHTS = {
     "a flipped byte": (_bytes(_flipped), "bad.pth"),
     "a list": (_saved([1, 2]), "bad.pth"),
     "a tensor": (_saved(torch.zeros(3)), "bad.pth"),
-    "no tensors": (_saved({}), "bad.pth"),
+    "no tensors": (_saved({}), "the weights lack"),
     "a name that is a number": (_saved({"model": {5: torch.zeros(2)}}), "bad.pth"),
     "a model that is a list": (_saved({"model": [torch.zeros(2)]}), "bad.pth"),
     "text for a tensor": (_saved(_changed(lambda m: m.update({next(iter(m)): "x"}))), "bad.pth"),
-    "another model": (_saved(lambda p: _state(p, "images")), "architecture"),
+    "another model": (_saved(lambda p: _state(p, "images")), "the weights lack"),
     "NaN": (
         _saved(
             _changed(lambda m: [t.fill_(float("nan")) for t in m.values() if t.is_floating_point()])

@@ -161,7 +161,7 @@ class Checkpointer(DetectionCheckpointer):
 def _checked(file: str, data: dict[str, Any]) -> dict[str, Any]:
     """Refuse a checkpoint whose model is not tensors by their names."""
     state = data["model"]
-    problem = "" if isinstance(state, Mapping) and state else f"got {type(state).__name__}"
+    problem = "" if isinstance(state, Mapping) else f"got {type(state).__name__}"
     if not problem:
         wrong = (
             f"got {name!r}: {type(value).__name__}"

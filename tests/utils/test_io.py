@@ -31,28 +31,28 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch, number,
 
     if moment == "fsync":
         monkeypatch.setattr(os, "fsync", fails)
-    with raises_naming(OSError, str(path), os.strerror(number), "make room") as info:
-        with atomic_write(path) as file:
-            file.write("a" * 100)
-            if moment == "write":
-                fails()
+    parts = (str(path), os.strerror(number), "make room")
+    with raises_naming(OSError, *parts) as info, atomic_write(path) as file:
+        file.write("a" * 100)
+        if moment == "write":
+            fails()
     assert info.value.errno == number
     assert (os.listdir(tmp_path), path.read_text()) == (["file.txt"], "before")
 
 
 def test_torch_hides_the_full_disk(tmp_path):
     """Its zip files end in an error of their own, while the system's is handled."""
-    with raises_naming(OSError, str(tmp_path / "x.pth"), "0.0 MB", "free"):
-        with atomic_write(tmp_path / "x.pth", "wb"):
-            try:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            except OSError:
-                raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+    path = tmp_path / "x.pth"
+    with raises_naming(OSError, str(path), "0.0 MB", "free"), atomic_write(path, "wb"):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
     assert os.listdir(tmp_path) == []
 
 
 def test_another_error_is_what_it_was(tmp_path):
-    with pytest.raises(RuntimeError, match="^mine$"), atomic_write(tmp_path / "x"):
+    with pytest.raises(RuntimeError, match="mine"), atomic_write(tmp_path / "x"):
         raise RuntimeError("mine")
     assert os.listdir(tmp_path) == []
 
