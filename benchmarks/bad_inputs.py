@@ -23,7 +23,8 @@ import time
 import traceback
 from pathlib import Path
 
-from bad_input_cases import COMMAND_CASES, CONFIG_CASES
+from bad_input_commands import COMMAND_CASES
+from bad_input_configs import CONFIG_CASES
 from bad_input_files import FILE_CASES
 from bad_input_stage import Case, Place, Stage
 from common import save_result
