@@ -405,11 +405,15 @@ def _exported(write: Callable[[Place], str]) -> Callable[[Place], list[str]]:
 
 
 def _pictured(write: Callable[[Place], str]) -> Callable[[Place], list[str]]:
-    config = get_config_file("quickstart/deeplabv3plus_lite0_rr.yaml")
-    return lambda place: [
-        *("visualize", "--output", str(place.output), "--dataset", "synthetic_sem_seg_val"),
-        *("--model", "a", config, write(place)),
-    ]
+    base = get_config_file("quickstart/deeplabv3plus_lite0_rr.yaml")
+    model = "MODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 8}, TIMM: {NAME: test_efficientnet}}"
+
+    def make(place: Place) -> list[str]:
+        config = place.write("eight.yaml", f"_BASE_: {base}\n{model}\n")
+        options = ["--output", str(place.output), "--dataset", "synthetic_sem_seg_val"]
+        return ["visualize", *options, "--model", "a", config, write(place)]
+
+    return make
 
 
 def _plotted(write: Callable[[Place], str]) -> Callable[[Place], list[str]]:
