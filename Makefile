@@ -3,6 +3,7 @@
 # minutes, once).
 # make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10 to 3.13.
 # make CONSTRAINTS=FILE installs other versions, see docs/installation.md.
+# make hashes, after a version in constraints.txt was changed: needs uv (pip install uv).
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -11,10 +12,11 @@ BENCHMARKS ?= region_pooling sem_seg_evaluator class_statistics branch_cost \
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+HASHED := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 READY := .venv/.ready
 UNFINISHED := .venv/.unfinished
 
-.PHONY: setup demo disalign test lint bench
+.PHONY: setup demo disalign test lint bench hashes
 
 setup: $(READY)
 
@@ -36,9 +38,17 @@ bench: $(READY)
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; \
 	done
 
-# The build tools are pinned and installed first, so that packages without a wheel are built with
-# them (--no-build-isolation) and not with whatever is newest. The folder projects is listed for its
-# time stamp: a new project there is a new package. A set-up that was cut short starts afresh.
+# What uv keeps of an earlier hash may be that of another version: they are all taken out first.
+hashes:
+	sed -i '/ --hash=/d; s/ \\$$//' constraints.txt
+	uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate \
+		--python-version 3.10 --custom-compile-command "make hashes" \
+		constraints.txt --output-file constraints.txt
+
+# Everything has to have a hash that is listed. The build tools come first, so that packages without
+# a wheel are built with them (--no-build-isolation) and not with whatever is newest. The folder
+# projects is listed for its time stamp: a new project there is a new package. A set-up that was cut
+# short starts afresh.
 $(READY): $(CONSTRAINTS) setup.py pyproject.toml \
 		longtail/commands/install_detectron2.py longtail/utils/detectron2_edits.py $(wildcard projects)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
@@ -47,8 +57,9 @@ $(READY): $(CONSTRAINTS) setup.py pyproject.toml \
 		$(PYTHON) -m venv --clear .venv; \
 	fi
 	@rm -f $(READY); touch $(UNFINISHED); echo "Setting up .venv: two minutes, about 3 GB of downloads"
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) pip setuptools wheel
-	$(PIP) install --quiet --no-build-isolation --constraint $(CONSTRAINTS) --editable ".[dev,demo,coco-stuff]"
-	$(PIP) install --quiet --no-deps --constraint $(CONSTRAINTS) lvis
-	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/longtail install-detectron2
+	sed -n '/^\(pip\|setuptools\|wheel\)==/,/[^\\]$$/p' $(CONSTRAINTS) > .venv/build_tools.txt
+	$(HASHED) --requirement .venv/build_tools.txt
+	$(HASHED) --requirement $(CONSTRAINTS)
+	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/longtail install-detectron2
 	@rm -f $(UNFINISHED); touch $(READY)

@@ -7,10 +7,9 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_fin
 torchrun --nproc_per_node 2 train_net.py --config-file ...
 """
 
-from longtail.commands import require_detectron2
+import sys
+
+from longtail.commands import main
 
 if __name__ == "__main__":
-    require_detectron2()
-    from longtail.commands.train import main
-
-    main(prog="train_net.py")
+    main(["train", *sys.argv[1:]])

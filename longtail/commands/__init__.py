@@ -7,6 +7,7 @@ that ``longtail install-detectron2`` runs where nothing else does.
 """
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -80,24 +81,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line, by default those of the process.
     """
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with ending_in_one_line():
+        _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+
+
+def _run(arguments: list[str]) -> None:
+    name, *rest = arguments
     modules = own_commands()
     if name == "--version":
         print(longtail.__version__)
         return
     if name in ("-h", "--help"):
         if importlib.util.find_spec("detectron2") is not None:
-            with ending_in_one_line():
-                modules = all_commands()
+            modules = all_commands()
         print(overview(modules), flush=True)
         require_detectron2()
         return
     if name != INSTALL:
         require_detectron2()
-    with ending_in_one_line():
-        if name not in modules:
-            modules = all_commands()
-        if name not in modules:
-            raise ValueError(f"no command {name!r}, expected one of {', '.join(sorted(modules))}")
-        module = importlib.import_module(modules[name])
-    module.main(rest)
+    if name not in modules:
+        modules = all_commands()
+    if name not in modules:
+        near = difflib.get_close_matches(name, modules, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"no command {name!r}, {hint}expected one of {', '.join(sorted(modules))}")
+    importlib.import_module(modules[name]).main(rest)

@@ -9,7 +9,9 @@ longtail convert-weights resnet50_v1c.pth weights/resnet50c_imagenet.pth
 The config names the model that MODEL.WEIGHTS may then load the result into. Whose names the input
 has is seen from them: a whole model of mmsegmentation, or a backbone alone, as mmsegmentation and
 its relatives, timm, torchvision and Swin's authors name theirs. Without a config it is a
-ResNet-50 or -101 v1c alone. Every tensor has to find its place, but for an ImageNet classifier.
+ResNet-50 or -101 v1c alone. Every tensor has to find its place, but for an ImageNet classifier. A
+checkpoint under our own names that holds more than tensors and plain values is written without the
+rest.
 """
 
 import argparse
@@ -31,6 +33,8 @@ from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 
+# What names of our models begin with: timm's backbones and detectron2's.
+OWN = ("backbone.model.", "backbone.bottom_up.", "backbone.res2.")
 # timm's model by the number of blocks in layer3.
 RESNETS = {6: "resnet50c", 23: "resnet101c"}
 
@@ -64,13 +68,8 @@ def read_state(path: str) -> dict[str, Tensor]:
         )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the weights {path} do not exist: name a downloaded checkpoint")
-    # Checkpoints of mmengine hold its log, and others their options, in classes of their own.
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
-        # An older format, which this cannot look into, or no checkpoint: load_tensors knows.
-        foreign = []
-    with torch.serialization.safe_globals([(StandIn, name) for name in foreign]):
+    stand_ins = [(StandIn, name) for name in foreign_names(path)]
+    with torch.serialization.safe_globals(stand_ins):
         loaded = load_tensors(path)
     state = loaded
     if isinstance(loaded, Mapping):
@@ -84,6 +83,18 @@ def read_state(path: str) -> dict[str, Tensor]:
             f"{path} holds no tensors by name, neither at the top nor under 'state_dict' or 'model'"
         )
     return tensors
+
+
+def foreign_names(path: str) -> list[str]:
+    """What a checkpoint names besides tensors and plain values.
+
+    Checkpoints of mmengine hold its log, and others their options, in classes of their own.
+    """
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:
+        # An older format, which this cannot look into, or no checkpoint: load_tensors knows.
+        return []
 
 
 def model_state(cfg: CfgNode) -> dict[str, Tensor]:
@@ -149,13 +160,21 @@ def run(options: argparse.Namespace) -> str:
             if own is not None:
                 # The way back finds what the config's model has and the weights do not.
                 from_peer(tensors, own)
-        elif any(name.startswith("backbone.model.") for name in state):
-            raise ValueError("the names are ours: set MODEL.WEIGHTS to the file, or add --to-mmseg")
+        elif any(name.startswith(OWN) for name in state):
+            foreign = foreign_names(options.input)
+            if not foreign:
+                raise ValueError(
+                    "the names are ours: set MODEL.WEIGHTS to the file, or add --to-mmseg"
+                )
+            tensors, what = state, f"as they are, without {_listed(foreign)}"
         else:
             own = resnet_state(state) if own is None else own
             tensors, what = convert(state, own, without_classifier=options.without_classifier)
             if cfg is not None and is_segmentor(state) and cfg.MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE:
-                what += f"; {PAD_KEY} is True here: False does not pad images, as mmsegmentation"
+                what += (
+                    f"; mmsegmentation does not pad images, this config does: set {PAD_KEY} False "
+                    "to compare with it"
+                )
     except ValueError as error:
         raise ValueError(f"{options.input}: {error}") from None
     with atomic_write(options.output, "wb") as file:

@@ -143,7 +143,8 @@ def install() -> str:
     with tempfile.TemporaryDirectory(prefix="install_detectron2_") as name:
         folder = Path(name)
         wheel = build_wheel(fetch_source(folder), folder)
-        result = _pip("install", str(wheel))
+        # What it needs is in setup.py, and here already.
+        result = _pip("install", "--no-deps", str(wheel))
         if result.returncode != 0:
             raise InstallError(f"the detectron2 wheel: {_last_line(result.stderr)}")
     found = find_detectron2()

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from longtail.data.datasets import datasets_root
 from longtail.data.prepare import NAMES, RECIPES, prepare_dataset
 from longtail.utils.command_line import command_parser
-from longtail.utils.errors import one_line
+from longtail.utils.errors import ending_in_one_line
 
 SHOWN_PROBLEMS = 10
 
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, print what is wrong with the source and a summary; exit code 1 after problems."""
     options = build_parser().parse_args(arguments)
     root = datasets_root()
-    try:
+    stopped = "stopped, every written file is whole: the same command continues"
+    with ending_in_one_line(interrupted=stopped):
         report = prepare_dataset(
             options.name,
             root,
@@ -64,11 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workers=options.workers,
             seed=options.seed,
         )
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {one_line(error)}") from None
-    except KeyboardInterrupt:
-        print("\nstopped, every written file is whole: the same command continues", file=sys.stderr)
-        raise SystemExit(130) from None
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for problem in report.problems[:SHOWN_PROBLEMS]:

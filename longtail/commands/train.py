@@ -9,9 +9,7 @@ torchrun --nproc_per_node 2 -m longtail train --config-file ...
 import argparse
 import contextlib
 import logging
-import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -31,25 +29,29 @@ from longtail.engine.deployment.post_hoc import (
     check_not_applied,
     check_training_classes,
 )
+from longtail.engine.launch import is_first_to_fail
 from longtail.engine.run_folder import run_folder
 from longtail.engine.training.data_sets import align_test_sets, check_test_sets
 from longtail.modeling.sem_seg.segmentor import is_semantic_segmentor
-from longtail.utils.errors import INPUT_ERRORS, ending_in_one_line, one_line
-from longtail.utils.io import atomic_write
+from longtail.utils.errors import ended, ending_in_one_line
 
 
 def run(args: argparse.Namespace) -> None:
-    """The work of one process; bad input ends in one line, with exit code 1.
+    """The work of one process, which ends in one line, whatever goes wrong.
 
     Args:
         args: with the options of detectron2's ``default_argument_parser``.
     """
     # detectron2 would log the traceback of what is said in one line here.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_has_no_traceback)
+    # And a log that cannot be written, on a full disk, one for every line.
+    logging.raiseExceptions = False
+    folder = ""
     try:
         # detectron2 logs the file's text, and needs to find it.
         args.config_file = args.config_file and find_config_file(args.config_file)
         cfg = load_config(args.config_file, args.opts)
+        folder = cfg.OUTPUT_DIR
         _check(cfg, args.eval_only)
         cfg.freeze()
         if args.eval_only:
@@ -60,9 +62,11 @@ def run(args: argparse.Namespace) -> None:
             with _owned(cfg, args):
                 _set_up(cfg, args)
                 train(cfg, resume=args.resume)
-    except INPUT_ERRORS as error:
-        where = _keep_traceback(args)
-        raise SystemExit(f"error: {one_line(error)}{where}") from None
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_first_to_fail():
+            raise SystemExit(1) from None
+        name = f"traceback_rank{comm.get_rank()}.txt"
+        raise ended(error, folder, name=name, always=True) from None
 
 
 def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -98,6 +102,8 @@ def _check(cfg: CfgNode, eval_only: bool) -> None:
             f"MODEL.POST_HOC.METHOD {cfg.MODEL.POST_HOC.METHOD} changes a trained model: add "
             "--eval-only, or set it to '' to train"
         )
+    if not cfg.DATASETS.TRAIN and not eval_only:
+        raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
 
 
 def train(cfg: CfgNode, *, resume: bool) -> None:
@@ -158,34 +164,16 @@ def explained_verification() -> Iterator[None]:
         ) from None
 
 
-def _is_no_input_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], INPUT_ERRORS))
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
-def _keep_traceback(args: argparse.Namespace) -> str:
-    """Write the traceback where whoever debugs finds it, if there is an output folder yet."""
-    try:
-        folder = load_config(args.config_file, args.opts).OUTPUT_DIR
-    except INPUT_ERRORS:
-        return ""
-    if not os.path.isdir(folder):
-        return ""
-    path = os.path.join(folder, f"traceback_rank{comm.get_rank()}.txt")
-    with atomic_write(path) as file:
-        traceback.print_exc(file=file)
-    return f" (details: {path})"
-
-
-def build_parser(prog: str = "longtail train") -> argparse.ArgumentParser:
-    """Make the command line: detectron2's, and what to do with a run that is in OUTPUT_DIR.
-
-    Args:
-        prog: the program's name in the usage line.
-    """
+def build_parser() -> argparse.ArgumentParser:
+    """Make the command line: detectron2's, and what to do with a run that is in OUTPUT_DIR."""
     summary, _, examples = __doc__.partition("\n\n")
     # The parser's own examples name the file that runs, which may be that of any command.
     parser = default_argument_parser(epilog=f"Examples:\n\n{examples}")
-    parser.prog, parser.description = prog, summary
+    parser.prog, parser.description = "longtail train", summary
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -194,17 +182,21 @@ def build_parser(prog: str = "longtail train") -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "longtail train") -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: start the processes.
 
     Args:
         arguments: of the command line, by default those of the process.
-        prog: see :func:`build_parser`.
     """
-    args = build_parser(prog).parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     with ending_in_one_line():
         try:
             launch_training(run, args)
         except ProcessExitedException as error:
+            if error.signal_name:
+                raise ValueError(
+                    f"process {error.error_index} of the run was ended by {error.signal_name}, "
+                    "often for lack of memory"
+                ) from None
             # The process that failed has said why.
             sys.exit(error.exit_code)

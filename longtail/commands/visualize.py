@@ -229,5 +229,5 @@ def _folder_predictor(name: str, folder: str) -> Predictor:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
-    with ending_in_one_line():
+    with ending_in_one_line(options.output):
         visualize(options)

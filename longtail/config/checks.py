@@ -36,6 +36,17 @@ def _pair(value: Any) -> bool:
     return len(value) == 2 and all(v > 0 for v in value)
 
 
+def _three(low: float, *, above: bool = False) -> tuple[Callable, str]:
+    """Expect one number a colour channel."""
+    is_inside, bound = _numbers(low, above=above)
+    expected = "three numbers" if low == -math.inf else f"three numbers {bound}"
+    return lambda value: len(value) == 3 and is_inside(value), expected
+
+
+def _one_of(*names: str) -> tuple[Callable, str]:
+    return lambda value: value in names, f"one of {list(names)}"
+
+
 COUNT, SIZE, WEIGHT = _numbers(1), _numbers(0, above=True), _numbers(0, HUGE)
 # By key: what is right, and how that is said.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -47,6 +58,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "SOLVER.HANG_MINUTES": _numbers(0),
     "SOLVER.ACCUMULATION_STEPS": COUNT,
     "SOLVER.WARMUP_ITERS": _numbers(0),
+    "SOLVER.WARMUP_FACTOR": WEIGHT,
+    "SOLVER.WARMUP_METHOD": _one_of("constant", "linear"),
     "SOLVER.STEPS": _numbers(0),
     "SOLVER.BASE_LR": WEIGHT,
     "SOLVER.POLY_LR_FLOOR": WEIGHT,
@@ -61,7 +74,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DATALOADER.NUM_WORKERS": _numbers(0),
     "DATALOADER.RANDOM_SUBSET_RATIO": _numbers(0, 1, above=True),
     "DATALOADER.REPEAT_THRESHOLD": _numbers(0),
-    "INPUT.FORMAT": (lambda value: value in ("RGB", "BGR"), "one of ['RGB', 'BGR']"),
+    "INPUT.FORMAT": _one_of("RGB", "BGR"),
     "INPUT.CROP.SIZE": (_pair, "two positive integers, height and width"),
     "INPUT.MIN_SIZE_TRAIN": _numbers(0, above=True),
     "INPUT.MAX_SIZE_TRAIN": SIZE,
@@ -82,7 +95,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODEL.CLASSIFIER.NUM_CLASSES": COUNT,
     "MODEL.POST_HOC.TAU": _numbers(0, 100),
     "MODEL.POST_HOC.LAMBDA": _numbers(0, 100),
-    "MODEL.PIXEL_STD": SIZE,
+    "MODEL.PIXEL_STD": _three(0, above=True),
+    "MODEL.PIXEL_MEAN": _three(-math.inf),
 }
 
 

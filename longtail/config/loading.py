@@ -19,6 +19,7 @@ import longtail
 from longtail.config.checks import check_config, near_keys
 from longtail.config.keys import add_longtail_config
 from longtail.config.projects import get_value, installed_projects, set_value
+from longtail.utils import downloads  # noqa: F401  (what _BASE_ may fetch)
 from longtail.utils.errors import one_line
 from longtail.utils.names import registered
 
@@ -87,7 +88,7 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
         if config_file:
             cfg.merge_from_file(find_config_file(config_file), allow_unsafe=False)
         cfg.merge_from_list(list(overrides or []))
-    except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
+    except (KeyError, AssertionError, ValueError, yaml.YAMLError, SyntaxError) as error:
         hint = _hint(cfg, one_line(error))
         raise ValueError(f"config {config_file or 'options'}: {one_line(error)}{hint}") from None
     except RecursionError:

@@ -4,16 +4,20 @@
 import logging
 import os
 import pickle
-from collections.abc import Sequence
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from longtail.data.datasets.classes import check_same_order
-from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint
-from longtail.utils.errors import first_line
+from longtail.engine.run_folder import checkpoints, damage, newest_whole_checkpoint
+from longtail.utils import downloads  # noqa: F401  (what MODEL.WEIGHTS may fetch)
+from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
 
 # Where a checkpoint has the names of its classes, in the order of the classifier.
@@ -183,13 +187,30 @@ class Checkpointer(DetectionCheckpointer):
                 f"{type(data).__name__}"
             )
         if not is_pickle:
-            return data if "model" in data else {"model": data}
+            data = data if "model" in data else {"model": data}
+            return _checked(filename, data)
         if "model" in data and "__author__" in data:
-            return data
+            return _checked(filename, data)
         # Caffe2's files, as in detectron2: plain blobs under names to be matched.
         blobs = data.get("blobs", data)
         weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _checked(file: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a checkpoint whose model is not tensors by their names."""
+    state = data["model"]
+    problem = "" if isinstance(state, Mapping) else f"got {type(state).__name__}"
+    if not problem:
+        wrong = (
+            f"got {name!r}: {type(value).__name__}"
+            for name, value in state.items()
+            if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray))
+        )
+        problem = next(wrong, "")
+    if problem:
+        raise ValueError(f"the weights {file}: expected tensors by their names, {problem}")
+    return data
 
 
 class CompleteCheckpointer(Checkpointer):
@@ -250,10 +271,7 @@ def _load_arrays(file: str) -> Any:
         with open(file, "rb") as stream:
             return _NumpyUnpickler(stream, encoding="latin1").load()
     except _ForeignGlobalError as error:
-        raise ValueError(
-            f"the weights {file} name {error}, which weights have no need of: not loaded, the file "
-            "could run code"
-        ) from None
+        raise _more_than_tensors(file, str(error)) from None
     except Exception as error:
         raise _damaged(file, error) from None
 
@@ -267,16 +285,28 @@ def load_tensors(file: str) -> Any:
     Raises:
         ValueError: the file is damaged, or holds more than that.
     """
+    # torch itself does not compare the checksums in the file.
+    if zipfile.is_zipfile(file) and (reason := damage(file)):
+        raise _damaged(file, ValueError(reason))
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
         # torch's message is a page on how to load the file nevertheless.
-        raise ValueError(
-            f"the weights {file} hold more than tensors and plain values, or are no checkpoint: "
-            "not loaded, the file could run code"
-        ) from None
+        name = re.search(r"GLOBAL ([\w.]+)", one_line(error))
+        found = name[1] if name else "or the file is no checkpoint"
+        raise _more_than_tensors(file, found) from None
     except Exception as error:
         raise _damaged(file, error) from None
+
+
+def _more_than_tensors(file: str, name: str) -> ValueError:
+    remedy = ""
+    if not file.endswith(".pkl"):
+        remedy = "; longtail convert-weights INPUT OUTPUT keeps its tensors alone, and runs nothing"
+    return ValueError(
+        f"the weights {file} hold more than tensors and plain values ({name}): not loaded, the "
+        f"file could run code{remedy}"
+    )
 
 
 def _damaged(file: str, error: Exception) -> ValueError:

@@ -35,6 +35,13 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         comm.synchronize()
         dist.destroy_process_group()
         return
+    if args.num_gpus < 0:
+        raise ValueError(f"--num-gpus must be 0 or more, got {args.num_gpus}")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--num-machines must be 1 or more and --machine-rank below it, got "
+            f"{args.num_machines} and {args.machine_rank}"
+        )
     available = torch.cuda.device_count()
     if args.num_gpus > max(available, 1):
         raise ValueError(
@@ -54,6 +61,17 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         dist_url=args.dist_url,
         args=(args,),
     )
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process of the run has said yet why it ends: one line is enough."""
+    if comm.get_world_size() == 1:
+        return True
+    try:
+        return dist.distributed_c10d._get_default_store().add("longtail/failed", 1) == 1
+    # Nobody answers any more: better two lines than none.
+    except Exception:
+        return True
 
 
 def _join_torchrun() -> None:

@@ -1,11 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of bad input, said in one line."""
+"""Errors, said in one line."""
 
 import contextlib
+import os
+import re
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
-# Bad configs, data, weights or options, or a training that diverges.
-INPUT_ERRORS = (ValueError, OSError, KeyError, FloatingPointError)
+from longtail.utils.io import atomic_write
+
+# Bad configs, data, weights or options, a training that diverges, a package that is missing.
+INPUT_ERRORS = (ValueError, OSError, KeyError, FloatingPointError, ImportError)
+INTERRUPTED = 130  # 128 + SIGINT
+RESUMABLE = 143  # 128 + SIGTERM: the run can be continued
+# More of a message is a page of hints.
+LONGEST = 500
+# What torch and Python say of a machine at its limits, and what helps; {} is what they say.
+EXPLAINED = (
+    (
+        r"out of memory|can't allocate memory|std::bad_alloc|MemoryError",
+        "{}: there is too little memory; lower SOLVER.IMS_PER_BATCH, the size of images, or "
+        "DATALOADER.NUM_WORKERS",
+    ),
+    (
+        r"DataLoader worker .*(exited unexpectedly|killed by signal)|unable to mmap|shared memory",
+        "{}: a process that reads data was lost, often for lack of memory or of shared memory; "
+        "lower DATALOADER.NUM_WORKERS (0 reads in the main process)",
+    ),
+    (
+        r"EADDRINUSE|address already in use",
+        "{}: the port is in use; name another one, or let torchrun --standalone choose",
+    ),
+    (
+        r"Connection (closed by|reset by) peer|failed to recv|Broken pipe",
+        "{}: another process of this run has ended; see what it says",
+    ),
+)
+
+
+class StoppedError(OSError):
+    """A training that cannot go on now and can be continued later: exit code 143."""
 
 
 def first_line(error: Exception) -> str:
@@ -26,10 +63,97 @@ def one_line(error: BaseException) -> str:
     return " ".join(message.split()) or type(error).__name__
 
 
+def is_input_error(error: BaseException) -> bool:
+    """Whether an error is one of bad input, whose message says what to do, and not of the code."""
+    # A mapping's own KeyError says nothing but the key.
+    bare = isinstance(error, KeyError) and " " not in one_line(error)
+    return isinstance(error, INPUT_ERRORS) and not bare
+
+
+def describe(error: BaseException) -> str:
+    """What an error says, in one line that also makes sense if nobody has foreseen it."""
+    message = one_line(error)
+    if is_input_error(error):
+        return message
+    name = type(error).__name__
+    text = name if message == name else f"{name}: {_shortened(error)}"
+    for pattern, explanation in EXPLAINED:
+        if re.search(pattern, f"{name} {message}", re.IGNORECASE):
+            return explanation.format(text)
+    return f"{text} (unexpected)"
+
+
+def _shortened(error: BaseException) -> str:
+    text = one_line(error) if isinstance(error, KeyError) else first_line(error)
+    if "Caught " in text:
+        text = one_line(error)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def keep_traceback(error: BaseException, folder: str | os.PathLike, name: str) -> Path | None:
+    """Write an error's traceback where whoever debugs finds it.
+
+    Args:
+        error: with its traceback.
+        folder: where output goes; the temporary folder takes its place if there is none, or if it
+            cannot be written.
+        name: of the file.
+
+    Returns:
+        The file; None if nothing can be written.
+    """
+    text = "".join(traceback.format_exception(error))
+    own = Path(tempfile.gettempdir()) / f"longtail_{os.getpid()}_{name}"
+    for path in [*([Path(folder) / name] if os.path.isdir(folder or "") else []), own]:
+        with contextlib.suppress(OSError), atomic_write(path) as file:
+            file.write(text)
+            return path
+    return None
+
+
+def ended(
+    error: BaseException,
+    folder: str | os.PathLike = "",
+    *,
+    name: str = "traceback.txt",
+    always: bool = False,
+    interrupted: str = "interrupted",
+) -> SystemExit:
+    """What ends the program after an error: one line and an exit code.
+
+    Args:
+        error: what was raised; its code is 1, of a :class:`StoppedError` 143, of Ctrl-C 130.
+        folder: for the traceback, see :func:`keep_traceback`. Bad input leaves none.
+        name: of the traceback's file.
+        always: keep that of bad input as well, if the folder exists.
+        interrupted: the line after Ctrl-C.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        # Not in the line that the terminal shows ^C in, or a progress bar.
+        print(f"\n{interrupted}", file=sys.stderr, flush=True)
+        return SystemExit(INTERRUPTED)
+    where = ""
+    if not is_input_error(error) or (always and os.path.isdir(folder)):
+        path = keep_traceback(error, folder, name)
+        where = f" (details: {path})" if path else " (the traceback could not be written)"
+    line = f"error: {describe(error)}{where}"
+    if isinstance(error, StoppedError):
+        print(line, file=sys.stderr, flush=True)
+        return SystemExit(RESUMABLE)
+    return SystemExit(line)
+
+
 @contextlib.contextmanager
-def ending_in_one_line() -> Iterator[None]:
-    """End the program with one line and exit code 1 where input is bad."""
+def ending_in_one_line(
+    folder: str | os.PathLike = "", *, interrupted: str = "interrupted"
+) -> Iterator[None]:
+    """End the program with one line, whatever goes wrong, see :func:`ended`.
+
+    Args:
+        folder: where output goes, for the traceback of an error that nobody has foreseen.
+        interrupted: the line after Ctrl-C.
+    """
     try:
         yield
-    except INPUT_ERRORS as error:
-        raise SystemExit(f"error: {one_line(error)}") from None
+    except (Exception, KeyboardInterrupt) as error:
+        raise ended(error, folder, interrupted=interrupted) from None

@@ -2,9 +2,11 @@
 """Files that are either whole or absent, also after a crash."""
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import IO, Any
 
 # The names that atomic_write gives files until they are whole.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+# The disk, the user's share of it, or the largest file that is allowed.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -29,29 +33,57 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
     Raises:
         ValueError: ``mode`` is neither of the two.
-        OSError: the file cannot be written, such as on a full disk; the message names it.
+        OSError: the file cannot be written; the message names it, and on a full disk how much
+            was written and how much is free.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: mode must be 'w' or 'wb', got {mode!r}")
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    written = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode, encoding="utf-8" if mode == "w" else None) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            finally:
+                written = os.fstat(file.fileno()).st_size
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         _remove(temporary)
-        # A write says only what went wrong, and torch's zip files hide even that.
-        if error.filename is None:
+        if full := full_disk(error):
+            raise _explained(full.errno, path, written) from error
+        # A write says only what went wrong.
+        if isinstance(error, OSError) and error.filename is None:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that an error is or hides, as those of torch's zip files do."""
+    while error is not None and getattr(error, "errno", None) not in NO_SPACE:
+        error = error.__context__
+    return error
+
+
+def _explained(number: int, path: Path, written: int) -> OSError:
+    # Now that the unfinished file is gone.
+    free = _free(path.parent)
+    return OSError(
+        number,
+        f"{os.strerror(number)} after {written / 1e6:.1f} MB of the file, nothing of which is "
+        f"kept; {free / 1e6:.1f} MB are free there: make room, or name another folder",
+        str(path),
+    )
+
+
+def _free(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free
+    return 0
 
 
 def _remove(path: Path) -> None:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """longtail convert-weights: its files and its command line."""
 
+import argparse
 import sys
 import types
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,6 +20,7 @@ from longtail.config import deployed_config, load_config
 from longtail.engine.checkpoint import Checkpointer
 from longtail.modeling.backbone import TimmBackbone
 from longtail.modeling.conversion import to_peer
+from tests.messages import raises_naming
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "ADE20K" / "fcn_R_50c_160k_rr.yaml")
 # A small model of it.
@@ -127,7 +130,8 @@ def test_a_config_that_pads_images_otherwise_than_mmsegmentation(source, tmp_pat
     """Its weights then give other results, of which nothing in the file tells."""
     key = "MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE"
     run(source, tmp_path / "out.pth", "--config-file", CONFIG, *TINY, key, pads)
-    assert (f"{key} is True" in capsys.readouterr().out) == (pads == "True")
+    told = capsys.readouterr().out
+    assert (f"set {key} False" in told) == (key in told) == (pads == "True")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -382,3 +386,20 @@ def test_a_bad_config(source, tmp_path):
     assert "does not exist" in fail(source, target, "--config-file", "absent.yaml")
     message = fail(source, target, "--config-file", CONFIG, "MODEL.TIMM.NAME", "resnet51")
     assert "resnet51" in message and str(source) not in message
+
+
+def test_our_own_checkpoint_with_more_than_tensors(tiny, tmp_path, capsys):
+    """Refused where weights are read; the converter takes the rest out, and runs nothing."""
+    path, target = tmp_path / "with_options.pth", tmp_path / "tensors.pth"
+    extras = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.5)}
+    torch.save({"model": tiny.state_dict(), **extras}, path)
+    for name in extras:
+        torch.save({"model": tiny.state_dict(), name: extras[name]}, path)
+        with raises_naming(ValueError, str(path), "longtail convert-weights"):
+            Checkpointer(tiny).load(str(path))
+        run(path, target)
+        assert_same(load(target)["model"], tiny.state_dict())
+        Checkpointer(tiny).load(str(target))
+    assert "argparse.Namespace" in capsys.readouterr().out
+    # Nothing is left to be taken out.
+    assert "the names are ours" in fail(target, tmp_path / "again.pth")

@@ -2,14 +2,16 @@
 """Which caches of RoI features are used, and which are refused with one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from disalign.roi_cache import RoICache
-from disalign.roi_cache_index import expected_index, shard_name
+from disalign.roi_cache_index import expected_index, read_index, shard_name
 
 from longtail.engine.training.trainer import training_records
+from tests.messages import raises_naming
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import second_stage, write_cache
 
@@ -181,3 +183,39 @@ def test_the_index_holds_what_was_asked_for(made):
     assert (content["num_images"], content["images_per_shard"], content["epochs"]) == (6, 4, 2)
     assert content["config"]["DATASETS.TRAIN"] == ["tiny_roi_cache_train"]
     assert not [key for key in content["config"] if "DISALIGN" in key or "TEST" in key]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images_per_shard", 0),
+        ("images_per_shard", -4),
+        ("epochs", 10**18),
+        ("epochs", 1e18),
+        ("epochs", 0),
+        ("epochs", True),
+        ("num_images", 10**18),
+        ("num_images", "six"),
+        ("config", []),
+        ("weights", 5),
+    ],
+)
+def test_numbers_that_no_index_has(made, tmp_path, name, value):
+    """They are divided by, and counted up to: one hung for as long as anybody waited."""
+    folder = shutil.copytree(made[2], tmp_path / "copy")
+    path = folder / "cache.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with raises_naming(ValueError, str(path), name, str(value)):
+        read_index(folder)
+
+
+def test_an_index_that_is_nested_too_deeply(made, tmp_path):
+    folder = shutil.copytree(made[2], tmp_path / "copy")
+    (folder / "cache.json").write_text("[" * 100_000)
+    with raises_naming(ValueError, str(folder / "cache.json"), "RecursionError"):
+        read_index(folder)
+
+
+def test_more_epochs_than_files_can_be_numbered(configure):
+    with raises_naming(ValueError, "--epochs 1000000000", "1000000"):
+        expected_index(configure(), training_records(configure()), 10**9)

@@ -5,9 +5,10 @@ import argparse
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 import longtail.engine.launch as package_launch
-from longtail.engine.launch import launch_training
+from longtail.engine.launch import is_first_to_fail, launch_training
 from tests.messages import raises_naming
 
 
@@ -45,6 +46,43 @@ def test_more_gpus_than_there_are(two_gpus, monkeypatch):
     one = arguments(1)
     with raises_naming(ValueError, "--num-machines 2", "torchrun"):
         launch_training(print, one)
-    one.num_machines = 1
+    one.num_machines, one.machine_rank = 1, 0
     launch_training(print, one)
     assert calls == [(print, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("num_gpus", -1, "--num-gpus"),
+        ("num_machines", 0, "--num-machines"),
+        ("machine_rank", 2, "--machine-rank"),
+        ("machine_rank", -1, "--machine-rank"),
+    ],
+)
+def test_numbers_of_processes_that_cannot_be(two_gpus, name, value, part):
+    args = arguments(1)
+    setattr(args, name, value)
+    with raises_naming(ValueError, part, str(value)):
+        launch_training(print, args)
+
+
+class Store:
+    """The counters that the processes of a run share."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, amount: int) -> int:
+        self.counts[name] = self.counts.get(name, 0) + amount
+        return self.counts[name]
+
+
+def test_one_process_says_why_a_run_ends(monkeypatch):
+    assert is_first_to_fail()
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    # Nobody can be asked: better two lines than none.
+    assert is_first_to_fail() and is_first_to_fail()
+    store = Store()
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: store)
+    assert [is_first_to_fail() for _ in range(3)] == [True, False, False]

@@ -215,6 +215,11 @@ def _count(source: CountingSource, num_workers: int | None) -> ClassStats:
         pixel_count, image_count = count_label_maps(source, num_workers)
     if source.labels is not None:
         image_count = count_labels(source)
+    if not image_count.any():
+        raise ValueError(
+            f"the data set {source.dataset_name} has nothing of any class: all is ignored, or not "
+            "annotated"
+        )
     names = source.class_names
     return ClassStats(names, source.num_images, pixel_count, image_count, instance_count)
 

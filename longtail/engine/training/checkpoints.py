@@ -13,6 +13,7 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 
 from longtail.engine.checkpoint import Checkpointer
+from longtail.utils.errors import StoppedError, one_line
 
 PERIODIC = re.compile(r"model_(\d{7})\.pth")
 
@@ -20,8 +21,8 @@ PERIODIC = re.compile(r"model_(\d{7})\.pth")
 class PeriodicCheckpoint(HookBase):
     """Write ``model_NNNNNNN.pth`` by iterations, by minutes, or both, and ``model_final.pth``.
 
-    A disk that is full, or away, does not end the training at once: it goes on, and ends if the
-    next attempt fails as well.
+    A disk that is full, or away, does not end the training at once: the earlier checkpoint stays,
+    and the training goes on. If the next attempt fails as well, a :class:`StoppedError` ends it.
     """
 
     def __init__(
@@ -64,7 +65,11 @@ class PeriodicCheckpoint(HookBase):
             self.save()
         except OSError as error:
             if self._failed:
-                raise
+                raise StoppedError(
+                    f"two checkpoints in a row could not be written, the last one at iteration "
+                    f"{self.trainer.iter} ({one_line(error)}): make room, then the same command "
+                    "with --resume continues"
+                ) from error
             self._failed = True
             logging.getLogger(__name__).warning(
                 "the checkpoint of iteration %d could not be written to %s (%s): make room; the "

@@ -67,11 +67,18 @@ def build_lr_scheduler(
     """``WarmupPolyFloorLR``, or any of detectron2's schedules, by ``SOLVER.LR_SCHEDULER_NAME``.
 
     Raises:
-        ValueError: ``BASE_LR`` is not positive, or below the floor.
+        ValueError: detectron2 has no such schedule; or ``BASE_LR`` is not positive, or below the
+            floor.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupPolyFloorLR":
-        return build_detectron2_scheduler(cfg, optimizer)
+        try:
+            return build_detectron2_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise ValueError(
+                f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}: {error}; expected "
+                "WarmupPolyFloorLR, WarmupMultiStepLR, WarmupCosineLR, or what else detectron2 has"
+            ) from None
     if solver.BASE_LR <= 0:
         raise ValueError(f"SOLVER.BASE_LR must be > 0, got {solver.BASE_LR}")
     schedule = WarmupParamScheduler(

@@ -66,6 +66,8 @@ class StepTrainer(SimpleTrainer):
         # Whether buffers may have moved, and whether parameters have, in an unfinished step.
         self._has_begun = False
         self.is_stepping = False
+        # The last iteration whose step was made.
+        self.finished = -1
         self.dtype = None if dtype is None else AMP_TYPES[dtype]
         self.accumulation_steps = accumulation_steps
         self.grad_scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
@@ -100,6 +102,7 @@ class StepTrainer(SimpleTrainer):
         self.grad_scaler.update()
         self.is_stepping = self._has_begun = False
         self.position = self._loader_state()
+        self.finished = get_event_storage().iter
 
     def keep_buffers(self) -> None:
         """Copy the model's buffers: a forward pass moves them, also one whose step is not made."""

@@ -14,7 +14,12 @@ from detectron2.engine import create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from timm.layers import convert_sync_batchnorm
@@ -61,6 +66,8 @@ from longtail.evaluation import SemSegEvaluator, build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
+from longtail.utils.errors import StoppedError, one_line
+from longtail.utils.io import full_disk
 from longtail.utils.names import registered
 from longtail.utils.text import as_file_name
 
@@ -158,8 +165,13 @@ class Trainer(StatefulTrainer):
         """Train; what fails after a finished iteration leaves a checkpoint of it."""
         try:
             return super().train()
-        except Exception:
+        except Exception as error:
             self._save_after_failure()
+            if full_disk(error) and not isinstance(error, StoppedError):
+                raise StoppedError(
+                    f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {one_line(error)}; when there is room, the "
+                    "same command with --resume continues"
+                ) from error
             raise
 
     def after_train(self) -> None:
@@ -169,11 +181,13 @@ class Trainer(StatefulTrainer):
 
     def _save_after_failure(self) -> None:
         """Write a checkpoint of the last finished iteration, unless the model is half changed."""
-        step, failed = self._trainer, self.iter
-        if not comm.is_main_process() or step.is_stepping or failed <= self.start_iter:
+        step = self._trainer
+        # Of this iteration if it was over: an evaluation or a file has failed.
+        last = self.iter if step.finished == self.iter else self.iter - 1
+        if not comm.is_main_process() or step.is_stepping or last < self.start_iter:
             return
         step.restore_buffers()
-        self.iter = failed - 1
+        self.iter = last
         try:
             self._checkpoint.save()
         # The first failure is what is reported.
@@ -197,6 +211,7 @@ class Trainer(StatefulTrainer):
             (META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE),
             (BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME),
             (SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME),
+            (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME),
         ):
             registered(registry, name, key)
         model = super().build_model(cfg)

@@ -106,14 +106,14 @@ class ClassificationEvaluator(LongTailEvaluator):
             in percent in the main process, None in the others.
 
         Raises:
-            RuntimeError: no image was evaluated.
+            ValueError: no image was evaluated.
             ValueError: two processes had the same image.
         """
         ranks = self._gather_ranks()
         if ranks is None:
             return None
         if not ranks:
-            raise RuntimeError(
+            raise ValueError(
                 f"{self._dataset_name}: no image was evaluated; check "
                 "that the loader yields the data set's images"
             )

@@ -153,7 +153,7 @@ class LVISEvaluator(LongTailEvaluator):
             main one.
 
         Raises:
-            RuntimeError: no image was processed.
+            ValueError: no image was processed.
             ValueError: an image was processed by two processes.
         """
         parts = self.gather(self._seen if self.is_alone else self._seen.packed())
@@ -161,7 +161,7 @@ class LVISEvaluator(LongTailEvaluator):
             return None
         seen = join_seen(parts)
         if not seen.images:
-            raise RuntimeError(
+            raise ValueError(
                 f"{self._dataset_name}: no image was evaluated; check that the loader yields any"
             )
         if len(set(seen.images)) != len(seen.images):

@@ -150,11 +150,11 @@ class SemSegEvaluator(LongTailEvaluator):
             "IoU-<class>", "Acc-<class>"}}`` in percent in the main process, None in the others.
 
         Raises:
-            RuntimeError: nothing to evaluate: no image, or only ignored pixels.
+            ValueError: nothing to evaluate: no image, or only ignored pixels.
         """
         confusion, num_images, predictions = self._gather()
         if not confusion.any():
-            raise RuntimeError(
+            raise ValueError(
                 f"{self._dataset_name}: {num_images} images with no labelled pixel were evaluated, "
                 "so there is no mIoU; check the data set and that the loader yields its images"
             )

@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from longtail.data.datasets.classes import class_names
+from longtail.utils.downloads import file_sha256
 from longtail.utils.io import write_json
 
 # To be raised when the same config gives other features, or the files change: against old caches.
@@ -31,6 +32,8 @@ INDEX_FILE = "cache.json"
 # modules compute. The weights count by their content, not by their place.
 WITHOUT_INFLUENCE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.DISALIGN.")
 SHOWN_KEYS = 3
+# More images than any data set has, and all that six digits can number.
+LARGEST, MOST_FILES = 10**9, 10**6
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     }
-    return Index(
+    index = Index(
         version=FORMAT_VERSION,
         weights=_file_digest(cfg.MODEL.WEIGHTS),
         data=_records_digest(records),
@@ -138,6 +141,9 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         images_per_shard=IMAGES_PER_SHARD,
         epochs=epochs,
     )
+    if problem := _problem(index):
+        raise ValueError(f"--epochs {epochs}: {problem}")
+    return index
 
 
 def check_same(folder: str | os.PathLike, index: Index, expected: Index) -> None:
@@ -179,11 +185,32 @@ def read_index(folder: str | os.PathLike) -> Index:
         if content["version"] == 1:
             # Which did not have the names; check_same says that it is of another version.
             content["class_names"] = []
-        return Index(**{field.name: content[field.name] for field in fields(Index)})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}): delete the folder and make it again"
-        ) from None
+        index = Index(**{field.name: content[field.name] for field in fields(Index)})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, type(error).__name__) from None
+    if problem := _problem(index):
+        raise _damaged(path, problem)
+    return index
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({reason}): delete the folder and make it again")
+
+
+def _problem(index: Index) -> str:
+    """What of an index no cache has; the numbers are divided by, and counted up to."""
+    for name in ("version", "num_images", "images_per_shard", "epochs"):
+        value = getattr(index, name)
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            return f"{name} must be an integer from 1 to {LARGEST}, got {value!r}"
+    shards = index.epochs * index.shards_per_epoch
+    if shards > MOST_FILES:
+        return f"{index.epochs} epochs are {shards} files, more than {MOST_FILES}"
+    kinds = {"weights": str, "data": str, "config": dict, "class_names": list}
+    for name, kind in kinds.items():
+        if not isinstance(getattr(index, name), kind):
+            return f"{name} must be a {kind.__name__}, got {getattr(index, name)!r}"
+    return ""
 
 
 def _flattened(node: CfgNode, prefix: str) -> dict[str, Any]:
@@ -206,12 +233,7 @@ def _file_digest(path: str) -> str:
         raise FileNotFoundError(
             f"the weights {path} do not exist: set MODEL.WEIGHTS to a checkpoint"
         )
-    with open(local, "rb") as file:
-        # hashlib.file_digest is newer than the oldest Python that the project runs on.
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(local)
 
 
 def _records_digest(records: Sequence[dict]) -> str:

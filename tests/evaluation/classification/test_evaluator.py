@@ -279,5 +279,5 @@ def test_two_records_of_one_image_id():
 
 
 def test_nothing_was_evaluated():
-    with pytest.raises(RuntimeError, match="no image was evaluated"):
+    with pytest.raises(ValueError, match="no image was evaluated"):
         ClassificationEvaluator(TEST).evaluate()

@@ -207,7 +207,7 @@ class TestPredictions:
             )
 
     def test_no_images(self, evaluator, tmp_path):
-        with pytest.raises(RuntimeError, match="no image was evaluated"):
+        with pytest.raises(ValueError, match="no image was evaluated"):
             evaluator.evaluate()
         assert not (tmp_path / "out").exists()
 

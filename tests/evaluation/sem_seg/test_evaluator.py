@@ -267,7 +267,7 @@ class TestBadInput:
 
     def test_nothing_evaluated(self, case, tmp_path):
         evaluator = SemSegEvaluator(case[0], output_dir=str(tmp_path / "out"))
-        with pytest.raises(RuntimeError, match="0 images with no labelled pixel"):
+        with pytest.raises(ValueError, match="0 images with no labelled pixel"):
             evaluator.evaluate()
         assert not (tmp_path / "out").exists()
 

@@ -181,9 +181,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
-    try:
-        with ending_in_one_line():
-            cfg = load_config(options.config_file, options.opts)
-            make_cache(cfg, Path(options.output), options.epochs)
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: the same command continues this cache") from None
+    with ending_in_one_line(interrupted="interrupted: the same command continues this cache"):
+        cfg = load_config(options.config_file, options.opts)
+        make_cache(cfg, Path(options.output), options.epochs)

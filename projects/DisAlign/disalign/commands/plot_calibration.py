@@ -274,5 +274,5 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
-    with ending_in_one_line():
+    with ending_in_one_line(options.output):
         plot_calibration(options)

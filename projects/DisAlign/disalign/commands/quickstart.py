@@ -103,5 +103,5 @@ def comparison_table(reports: dict[str, dict]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
-    with ending_in_one_line():
+    with ending_in_one_line(options.output):
         run_quickstart(options)

@@ -138,5 +138,5 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
-    with ending_in_one_line():
+    with ending_in_one_line(options.output):
         run_quickstart(options)
