@@ -41,7 +41,7 @@ PIXELS = [
     *("SOLVER.IMS_PER_BATCH", "4"),
 ]
 BOXES = [
-    *("MODEL.TIMM.NAME", "test_efficientnet", "MODEL.ROI_HEADS.NUM_CLASSES", "6"),
+    *("MODEL.TIMM.NAME", "test_efficientnet", "MODEL.ROI_HEADS.NUM_CLASSES", "11"),
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
     *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "4"),
 ]

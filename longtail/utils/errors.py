@@ -77,10 +77,21 @@ def describe(error: BaseException) -> str:
         return message
     name = type(error).__name__
     text = name if message == name else f"{name}: {_shortened(error)}"
+    explanation = _explanation(error)
+    return explanation.format(text) if explanation else f"{text} (unexpected)"
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an error is of bad input or of a machine at its limits, and not of the code."""
+    return is_input_error(error) or _explanation(error) is not None
+
+
+def _explanation(error: BaseException) -> str | None:
+    said = f"{type(error).__name__} {one_line(error)}"
     for pattern, explanation in EXPLAINED:
-        if re.search(pattern, f"{name} {message}", re.IGNORECASE):
-            return explanation.format(text)
-    return f"{text} (unexpected)"
+        if re.search(pattern, said, re.IGNORECASE):
+            return explanation
+    return None
 
 
 def _shortened(error: BaseException) -> str:

@@ -66,7 +66,7 @@ from longtail.evaluation import SemSegEvaluator, build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
-from longtail.utils.errors import StoppedError, one_line
+from longtail.utils.errors import StoppedError, describe, is_foreseen, one_line
 from longtail.utils.io import full_disk
 from longtail.utils.names import registered
 from longtail.utils.text import as_file_name
@@ -162,15 +162,27 @@ class Trainer(StatefulTrainer):
         return [console, HostMemoryPrinter(), self._metrics, *others]
 
     def train(self) -> dict | None:
-        """Train; what fails after a finished iteration leaves a checkpoint of it."""
+        """Train; what fails after a finished iteration leaves a checkpoint of it.
+
+        Raises:
+            StoppedError: the training can be continued from that checkpoint, or from an earlier
+                one once there is room on the disk.
+        """
         try:
             return super().train()
         except Exception as error:
-            self._save_after_failure()
-            if full_disk(error) and not isinstance(error, StoppedError):
+            saved = self._save_after_failure()
+            if isinstance(error, StoppedError):
+                raise
+            if full_disk(error):
                 raise StoppedError(
                     f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {one_line(error)}; when there is room, the "
                     "same command with --resume continues"
+                ) from error
+            if saved and is_foreseen(error):
+                raise StoppedError(
+                    f"{describe(error)}; the same command with --resume continues after iteration "
+                    f"{self.iter}"
                 ) from error
             raise
 
@@ -179,13 +191,13 @@ class Trainer(StatefulTrainer):
         self.iter = min(self.iter, self.max_iter)
         super().after_train()
 
-    def _save_after_failure(self) -> None:
+    def _save_after_failure(self) -> bool:
         """Write a checkpoint of the last finished iteration, unless the model is half changed."""
         step = self._trainer
         # Of this iteration if it was over: an evaluation or a file has failed.
         last = self.iter if step.finished == self.iter else self.iter - 1
         if not comm.is_main_process() or step.is_stepping or last < self.start_iter:
-            return
+            return False
         step.restore_buffers()
         self.iter = last
         try:
@@ -193,10 +205,11 @@ class Trainer(StatefulTrainer):
         # The first failure is what is reported.
         except Exception as error:
             logging.getLogger(__name__).warning("no checkpoint could be written: %s", error)
-            return
+            return False
         logging.getLogger(__name__).info(
             "a checkpoint of iteration %d was written: --resume continues from it", self.iter
         )
+        return True
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from detectron2.engine.train_loop import HookBase
 
 from benchmarks.run_differences import differences
 from longtail.engine import Trainer
+from longtail.utils.errors import ending_in_one_line
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import classification_config, register_colors
 from tests.tiny_detection import detector_config, register_rectangles
@@ -46,6 +48,9 @@ class KillAt(HookBase):
             os.kill(os.getpid(), signal.Signals[self.moment])
         if self.moment == "damaged image":
             self.damage()
+        if self.moment == "lost worker":
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            time.sleep(10)  # torch notices at once
         if self.moment == "NaN":
             self.trainer.model.register_forward_hook(
                 lambda model, inputs, losses: {k: v * float("nan") for k, v in losses.items()}
@@ -67,7 +72,8 @@ def _train(cfg: CfgNode, resume: bool, kill: tuple[int, str] | None) -> None:
     trainer.resume_or_load(resume=resume)
     if kill is not None:
         trainer.register_hooks([KillAt(*kill)])
-    trainer.train()
+    with ending_in_one_line():
+        trainer.train()
 
 
 def train(cfg: CfgNode, *, resume: bool = False, kill: tuple[int, str] | None = None) -> int:
@@ -149,14 +155,18 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path, data, case):
 
 @pytest.mark.parametrize(
     ("moment", "code", "last"),
-    [("SIGTERM", 143, 3), ("SIGUSR1", 143, 3), ("damaged image", 1, 2), ("NaN", 1, 2)],
+    [
+        *(("SIGTERM", 143, 3), ("SIGUSR1", 143, 3)),
+        *(("damaged image", 143, 2), ("lost worker", 143, 2), ("NaN", 143, 2)),
+    ],
 )
 def test_a_run_that_ends_early_leaves_a_checkpoint(tmp_path, data, moment, code, last):
     """A signal lets the iteration end, a failure leaves the one before; --resume is exact."""
     folders = [tmp_path / "whole", tmp_path / "ended"]
     for folder in folders:
         folder.mkdir()
-    never = ("SOLVER.CHECKPOINT_PERIOD", 1000)
+    never = ["SOLVER.CHECKPOINT_PERIOD", 1000]
+    never += ["DATALOADER.NUM_WORKERS", 1] if moment == "lost worker" else []
     cfgs = [pixels(folder, data["pixels"], *never) for folder in folders]
     assert train(cfgs[0]) == 0
     kept = {p: p.read_bytes() for p in (tmp_path / "stripes" / "images").iterdir()}
