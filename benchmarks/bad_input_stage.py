@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kills import BOXES, DETECTOR, GENERATED, IMAGES, PIXELS, SCENE_RR
 
@@ -28,6 +29,9 @@ SHORT = [
     *("MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "SEED", "1"),
     *("DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu", "TEST.EXPECTED_RESULTS", "[]"),
 ]
+
+
+Change = Callable[[Path], Any]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from bad_input_commands import COMMAND_CASES
 from bad_input_configs import CONFIG_CASES
+from bad_input_data import DATA_CASES
 from bad_input_files import FILE_CASES
 from bad_input_stage import Case, Place, Stage
 from common import save_result
@@ -33,7 +34,7 @@ import longtail.commands
 from longtail.data.datasets import register_all
 from longtail.utils.io import write_json
 
-CASES: list[Case] = [*CONFIG_CASES, *COMMAND_CASES, *FILE_CASES]
+CASES: list[Case] = [*CONFIG_CASES, *COMMAND_CASES, *DATA_CASES, *FILE_CASES]
 MEMORY = 16 * 2**30
 CLEAR = "one clear line"
 # Codes of errors: of programs, of argparse, of a run that can be continued.

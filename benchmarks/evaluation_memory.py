@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of semantic evaluation: does it grow with the images, and with their size?
+
+    python benchmarks/evaluation_memory.py [--images 200 2000]
+
+Each line is the peak of a fresh process that tests the quick start's model with random weights: on
+so many images of 160 x 160 (links to 50 generated ones, 24 classes), and on single images with 150
+classes, as a whole and in windows of 512 x 512.
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from common import in_child, memory, save_result
+from PIL import Image
+
+CONFIG = "quickstart/deeplabv3plus_lite0.yaml"
+LARGE = [("whole", 1500, 2000), ("slide", 1500, 2000), ("whole", 3000, 4000)]
+
+
+def test_memory(folder: Path, classes: int, keys: list[object]) -> float:
+    """Peak memory of this process in MB, with libraries, after a test of the folder's images."""
+    from longtail.config import load_config
+    from longtail.data.datasets import register_sem_seg
+    from longtail.engine import Trainer
+
+    names = [str(index) for index in range(classes)]
+    register_sem_seg("measured", folder / "images", folder / "labels", names)
+    keys = ["DATASETS.TEST", ("measured",), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes, *keys]
+    keys += ["MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "DATALOADER.NUM_WORKERS", 0]
+    cfg = load_config(CONFIG, [*keys, "OUTPUT_DIR", str(folder / "output")])
+    Trainer.test(cfg, Trainer.build_model(cfg))
+    return memory("VmHWM")
+
+
+def many(folder: Path, number: int) -> Path:
+    """A data set of so many images, links to the generated ones."""
+    scenes = folder / "scenes"
+    if not scenes.is_dir():
+        options = ["--num-train", "1", "--num-val", "50", "--size", "160", "--workers", "1"]
+        command = [sys.executable, "-m", "longtail", "generate", "--output", str(scenes), *options]
+        subprocess.run(command, check=True)
+    target = folder / f"{number}_images"
+    for part, source in (("images", "images"), ("labels", "annotations_detectron2")):
+        (target / part).mkdir(parents=True, exist_ok=True)
+        files = itertools.cycle(sorted((scenes / source / "validation").iterdir()))
+        for index, file in zip(range(number), files):  # noqa: B905  (the other has no end)
+            link = target / part / f"{index:06d}{file.suffix}"
+            if not link.exists():
+                os.link(file, link)
+    return target
+
+
+def large(folder: Path, height: int, width: int) -> Path:
+    """A data set of one image."""
+    generator = np.random.default_rng(0)
+    target = folder / f"{height}x{width}"
+    for part, shape, end in (("images", (6, 8, 3), 256), ("labels", (6, 8), 150)):
+        (target / part).mkdir(parents=True, exist_ok=True)
+        small = generator.integers(0, end, shape, dtype=np.uint8)
+        pixels = small.repeat(height // 6, axis=0).repeat(width // 8, axis=1)
+        Image.fromarray(pixels).save(target / part / "0.png")
+    return target
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--output", type=Path, default=Path("output/evaluation_memory"))
+    parser.add_argument("--no-save", action="store_true", help="do not write the result")
+    options = parser.parse_args()
+    folder = options.output.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for number in options.images:
+        figures[f"{number} images of 160 x 160"] = in_child(
+            test_memory, many(folder, number), 24, []
+        )
+        print(figures, flush=True)
+    for mode, height, width in LARGE:
+        keys = ["INPUT.MIN_SIZE_TEST", height, "INPUT.MAX_SIZE_TEST", width]
+        keys += ["TEST.SEM_SEG.MODE", mode, "TEST.SEM_SEG.CROP_SIZE", [512, 512]]
+        keys += ["TEST.SEM_SEG.STRIDE", [341, 341]]
+        name = f"{height} x {width}, 150 classes, {mode}"
+        figures[name] = in_child(test_memory, large(folder, height, width), 150, keys)
+        print(name, figures[name], flush=True)
+    if not options.no_save:
+        save_result("evaluation_memory", {"peak, MB": figures})
+
+
+if __name__ == "__main__":
+    main()
