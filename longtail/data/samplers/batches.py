@@ -27,9 +27,9 @@ class BatchStream:
         """Start at the first draw of the first epoch.
 
         Args:
-        sampler: of image indices.
-        batch_size: images of a batch, over all processes, > 0.
-        groups: the group of every image, or None for one group.
+            sampler: of image indices.
+            batch_size: images of a batch, over all processes, > 0.
+            groups: the group of every image, or None for one group.
         """
         self.sampler = sampler
         self.batch_size = batch_size

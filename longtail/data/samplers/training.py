@@ -32,8 +32,8 @@ class EpochSampler(Sampler):
         """Agree on a seed.
 
         Args:
-        seed: of the stream, the same in every process; by default a random one that they
-            share, for which they must all be here.
+            seed: of the stream, the same in every process; by default a random one that they
+                share, for which they must all be here.
         """
         self.seed = comm.shared_random_seed() if seed is None else int(seed)
 
@@ -121,9 +121,9 @@ class RepeatFactorTrainingSampler(EpochSampler):
         """Take how often each image is repeated.
 
         Args:
-        repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
-            the probability of once more.
-        seed: see :class:`EpochSampler`.
+            repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
+                the probability of once more.
+            seed: see :class:`EpochSampler`.
         """
         super().__init__(seed)
         self.repeat_factors = repeat_factors

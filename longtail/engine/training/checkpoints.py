@@ -31,10 +31,10 @@ class PeriodicCheckpoint(HookBase):
         """Say when checkpoints are due.
 
         Args:
-        checkpointer: writes them.
-        period: iterations from one to the next, > 0.
-        minutes: the longest time from one to the next; 0 for no limit.
-        keep: how many of the newest stay, ``model_final.pth`` apart; 0 for all.
+            checkpointer: writes them.
+            period: iterations from one to the next, > 0.
+            minutes: the longest time from one to the next; 0 for no limit.
+            keep: how many of the newest stay, ``model_final.pth`` apart; 0 for all.
         """
         self._checkpointer = checkpointer
         self._period, self._minutes, self._keep = period, minutes, keep
@@ -96,8 +96,8 @@ class BestCheckpoint(HookBase):
         """Name the metric.
 
         Args:
-        checkpointer: writes them.
-        metric: as in metrics.json, such as ``sem_seg/mIoU``; larger is better.
+            checkpointer: writes them.
+            metric: as in metrics.json, such as ``sem_seg/mIoU``; larger is better.
         """
         self._checkpointer, self._metric = checkpointer, metric
         self._best, self._iteration = -math.inf, -1

@@ -28,7 +28,7 @@ class Interruption(HookBase):
         """Take what writes the last checkpoint.
 
         Args:
-        checkpoint: writes it.
+            checkpoint: writes it.
         """
         self._checkpoint = checkpoint
         self._received = 0

@@ -56,7 +56,7 @@ class MetricsWriter(EventWriter):
         """Name the file.
 
         Args:
-        path: the file; it is opened with the first line, and lines are added to it.
+            path: the file; it is opened with the first line, and lines are added to it.
         """
         self._path = Path(path)
         self._file: IO | None = None
@@ -116,7 +116,7 @@ class LogState(HookBase):
         """Take the writer whose state is kept.
 
         Args:
-        writer: of metrics.json.
+            writer: of metrics.json.
         """
         self._writer = writer
         self._loaded: dict[str, Any] | None = None
@@ -218,7 +218,7 @@ class CatchUp(HookBase):
         """Choose the hooks that have something to catch up on.
 
         Args:
-        hooks: those that come after the checkpoint in every iteration.
+            hooks: those that come after the checkpoint in every iteration.
         """
         self._hooks = [hook for hook in hooks if isinstance(hook, (EvalHook, PeriodicWriter))]
 
