@@ -89,8 +89,8 @@ def grouped_classes(maps: Tensor, finish: Finish, name: str) -> Tensor:
         if best is None:
             best, classes = largest, group
         else:
-            classes = torch.where(largest > best, group.add_(first), classes)
-            best = torch.maximum(best, largest)  # NaN stays
+            torch.where(largest > best, group.add_(first), classes, out=classes)
+            torch.maximum(best, largest, out=best)  # NaN stays
     check_finite(best, f"{name}: logits")
     return classes
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from longtail.modeling.sem_seg.segmentor import Finish, LongTailSemanticSegmentor
 
-# Logits of a group of classes at their last size: 64 MB in float32.
-_GROUP_LOGITS = 2**24
+# Logits of a group of classes at their last size: 64 MB in float32, or those of these few classes.
+# Smaller groups cost time, as each is followed by work on whole planes.
+_GROUP_LOGITS, _FEWEST = 2**24, 6
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -47,7 +48,7 @@ def finished_groups(maps: Tensor, finish: Finish) -> Iterator[tuple[int, Tensor]
         logits = finish(maps[first : first + count].contiguous())
         yield first, logits
         first += count
-        count = max(1, _GROUP_LOGITS * count // logits.numel())
+        count = max(_FEWEST, _GROUP_LOGITS * count // logits.numel())
 
 
 class SlidingWindowInference(nn.Module):
