@@ -168,6 +168,7 @@ class Bench:
         seconds = float((self.reference(name) / "done").read_text())
         made = 0
         while True:
+            start = time.monotonic()
             command = self.command(name, output, resume=output.is_dir())
             process = longtail(*command, environment=self.environment, log=self.log)
             if made == kills:
@@ -186,6 +187,10 @@ class Bench:
                 continue
             if code:
                 raise SystemExit(f"error: {name}: a resumed training has failed: see {self.log}")
+            if made == 0:
+                # The machine is faster now than it was at the unbroken run.
+                seconds = min(seconds, time.monotonic() - start)
+                (self.reference(name) / "done").write_text(f"{seconds}")
             return output, made
 
 

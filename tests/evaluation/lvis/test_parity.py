@@ -167,7 +167,8 @@ def test_real_annotations(shared_data, tmp_path, lvis_api):
         pytest.skip("lvis_val_100.json is not on this machine")
     content = json.loads(path.read_text())
     name = register(tmp_path, content)
-    MetadataCatalog.get(name).thing_classes = [""] * len(content["categories"])
+    names = [category["name"] for category in sorted(content["categories"], key=lambda c: c["id"])]
+    MetadataCatalog.get(name).thing_classes = names
     inputs, outputs = detections_from(content, np.random.default_rng(0))
     results = run(LVISEvaluator(name), inputs, outputs)
     assert_equal_figures(results, lvis_api(name, inputs, outputs))
