@@ -54,8 +54,9 @@ def training_records(cfg: CfgNode) -> list[dict]:
     For image classification a warning names the classes without images.
 
     Raises:
-        ValueError: as :func:`check_training_sets`; or masks are to be trained that objects do not
-            have, or not in the form of INPUT.MASK_FORMAT.
+        ValueError: as :func:`check_training_sets`; objects are to be trained on and there is no
+            list of them; or masks that objects do not have, or not in the form of
+            INPUT.MASK_FORMAT.
     """
     check_training_sets(cfg)
     records = get_detection_dataset_dicts(
@@ -63,6 +64,7 @@ def training_records(cfg: CfgNode) -> list[dict]:
     )
     # Some data sets know their classes once they are loaded.
     check_classes(cfg, cfg.DATASETS.TRAIN)
+    _check_annotated(cfg, records)
     _check_masks(cfg, "DATASETS.TRAIN", records)
     _check_mask_format(cfg, records)
     _warn_of_classes_without_images(cfg, records)
@@ -233,6 +235,18 @@ def _check_task(cfg: CfgNode, name: str, key: str) -> None:
             f"{key}: {name} is for {task}, but MODEL.META_ARCHITECTURE {architecture} is for "
             f"{own}: name data sets of one task, or the config of a model for this one"
         )
+
+
+def _check_annotated(cfg: CfgNode, records: Iterable[dict]) -> None:
+    """Refuse test sets, whose annotations are kept back, for training a detector."""
+    if MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("evaluator_type") in HEADS:
+        return
+    for record in records:
+        if "annotations" not in record:
+            raise ValueError(
+                f"{', '.join(cfg.DATASETS.TRAIN)}: {record['file_name']} comes without "
+                "annotations, as in a test set: name a data set with annotations to train on"
+            )
 
 
 def _check_masks(cfg: CfgNode, owner: str, records: Iterable[dict]) -> None:

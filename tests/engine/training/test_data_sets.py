@@ -56,6 +56,11 @@ class TestDetection:
         cfg = configure()
         assert Trainer(cfg).checkpointer.class_names == CUP_BOLT_LEAF
 
+    def test_annotations_that_are_kept_back(self, configure):
+        cfg = configure(train=lambda content: content.pop("annotations"))
+        with raises_naming(ValueError, TRAIN, "annotations"):
+            training_records(cfg)
+
     def test_classes_in_another_order_are_mapped(self, configure):
         cfg = configure(val=lambda content: rename(content, BOLT_LEAF_CUP))
         Trainer(cfg)
