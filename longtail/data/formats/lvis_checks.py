@@ -113,7 +113,7 @@ def check_annotations(
         images: by id.
         categories: by id.
         keys: what each needs besides ``id``, ``image_id``, ``category_id`` and ``bbox``. An
-            ``area`` must be >= 0. A ``segmentation`` must be what
+            ``area`` must be >= 0 wherever there is one. A ``segmentation`` must be what
             :func:`~longtail.data.formats.lvis_shapes.check_segmentation` accepts; with
             :data:`SHAPES` among the keys also where only some have one.
 
@@ -140,8 +140,7 @@ def check_annotations(
     }
     limits = np.array([reach[item["image_id"]] for item in entries], np.float64)
     _check_boxes(entries, limits)
-    if "area" in needed:
-        _check_areas(entries)
+    _check_areas([item for item in entries if "area" in item])
     if {"segmentation", SHAPES} & {*keys}:
         _check_shapes(entries, images, limits)
 
