@@ -185,7 +185,7 @@ LVIS_CASES = [
     _data(
         "lvis",
         "no file name",
-        _json(lambda d: [i.pop("coco_url", 0) or i.pop("file_name", 0) for i in d["images"]]),
+        _json(lambda d: [(i.pop("coco_url", 0), i.pop("file_name", 0)) for i in d["images"]]),
         FILE,
     ),
     _data(

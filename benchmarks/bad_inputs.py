@@ -23,6 +23,7 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
 from bad_input_commands import COMMAND_CASES
 from bad_input_configs import CONFIG_CASES
 from bad_input_data import DATA_CASES
@@ -148,6 +149,8 @@ def main() -> None:
     for kind in ("pixels", "boxes", "images", "second"):
         stage.model(kind)
     stage.cache()
+    # The threads of this process would not exist in its forks, which would wait for them.
+    torch.set_num_threads(1)
     # A core dump for every killed case would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ.update(stage.environment)

@@ -42,7 +42,8 @@ def many(folder: Path, number: int) -> Path:
     """A data set of so many images, links to the generated ones."""
     scenes = folder / "scenes"
     if not scenes.is_dir():
-        options = ["--num-train", "1", "--num-val", "50", "--size", "160", "--workers", "1"]
+        options = ["--num-train", "20", "--num-val", "50", "--size", "160", "--workers", "1"]
+        options += ["--region-imbalance", "10"]
         command = [sys.executable, "-m", "longtail", "generate", "--output", str(scenes), *options]
         subprocess.run(command, check=True)
     target = folder / f"{number}_images"
