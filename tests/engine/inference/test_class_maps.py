@@ -11,6 +11,8 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import SemanticSegmentor
 from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
 from longtail.engine import Trainer
 from longtail.engine.inference import sliding_window
@@ -68,6 +70,24 @@ RECORDS = [
 def test_whole_images(monkeypatch, head, pad):
     monkeypatch.setattr(sliding_window, "_GROUP_LOGITS", 1)
     model = segmentor(head, pad_to_stride=pad)
+    check_equal(ClassMapInference(model), model)
+
+
+class OwnWay(nn.Module):
+    """Somebody's head, whose ``layers`` are something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.ignore_value = 255
+        self.layers = nn.Conv2d(5, 3, 1)
+
+    def forward(self, features, targets=None):
+        logits = self.layers(features["res2"]).sin()
+        return F.interpolate(logits, scale_factor=4, mode="nearest"), {}
+
+
+def test_heads_of_others_finish_their_logits_themselves():
+    model = segmentor(OwnWay())
     check_equal(ClassMapInference(model), model)
 
 
