@@ -212,7 +212,7 @@ LVIS_CASES = [
         "lvis",
         "a test name that is another",
         _json(
-            lambda d: d["categories"][3].update(name="another"),
+            lambda d: d["categories"][3].update(name="another", synonyms=[]),
             "val",
         ),
         "val",

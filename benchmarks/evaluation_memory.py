@@ -20,7 +20,15 @@ from common import in_child, memory, save_result
 from PIL import Image
 
 CONFIG = "quickstart/deeplabv3plus_lite0.yaml"
-LARGE = [("whole", 1500, 2000), ("slide", 1500, 2000), ("whole", 3000, 4000)]
+# Mode, size of the image, shorter side that the model reads.
+LARGE = [
+    ("whole", 1500, 2000, 512),
+    ("whole", 3000, 4000, 512),
+    ("whole", 1500, 2000, 1500),
+    ("slide", 1500, 2000, 1500),
+    ("slide", 3000, 4000, 3000),
+    ("whole", 3000, 4000, 3000),
+]
 
 
 def test_memory(folder: Path, classes: int, keys: list[object]) -> float:
@@ -84,11 +92,11 @@ def main() -> None:
             test_memory, many(folder, number), 24, []
         )
         print(figures, flush=True)
-    for mode, height, width in LARGE:
-        keys = ["INPUT.MIN_SIZE_TEST", height, "INPUT.MAX_SIZE_TEST", width]
+    for mode, height, width, side in LARGE:
+        keys = ["INPUT.MIN_SIZE_TEST", side, "INPUT.MAX_SIZE_TEST", 4000]
         keys += ["TEST.SEM_SEG.MODE", mode, "TEST.SEM_SEG.CROP_SIZE", [512, 512]]
         keys += ["TEST.SEM_SEG.STRIDE", [341, 341]]
-        name = f"{height} x {width}, 150 classes, {mode}"
+        name = f"{height} x {width}, 150 classes, shorter side {side}, {mode}"
         figures[name] = in_child(test_memory, large(folder, height, width), 150, keys)
         print(name, figures[name], flush=True)
     if not options.no_save:

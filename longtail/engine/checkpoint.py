@@ -48,6 +48,8 @@ class Checkpointer(DetectionCheckpointer):
     # Whether weights of other classes are an error. The first stage of a training may start from
     # them, and only says so.
     same_classes = False
+    # Whether what is loaded is a run's own checkpoint, to be continued.
+    resuming = False
 
     def save(self, name: str, **extra: Any) -> None:
         """Write ``name.pth`` into the save folder and tag it as the last checkpoint.
@@ -120,7 +122,15 @@ class Checkpointer(DetectionCheckpointer):
         if alone and path and "://" not in path and not os.path.isfile(path):
             raise FileNotFoundError(f"the weights {path} do not exist: {self.missing_remedy}")
         self._path = path
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except AssertionError as error:  # of fvcore
+            if "not found" not in str(error):
+                raise
+            raise FileNotFoundError(
+                f"the weights {path} do not exist, or their address is of an unknown kind: "
+                f"{self.missing_remedy}"
+            ) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from the newest checkpoint in the save folder, or load ``path``.
@@ -128,8 +138,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             ValueError: the checkpoint to continue from is of other classes; or as :meth:`load`.
         """
-        if resume and self.has_checkpoint():
-            self.same_classes = True
+        self.resuming = resume and self.has_checkpoint()
         return super().resume_or_load(path, resume=resume)
 
     def _compare_classes(self, checkpoint: dict[str, Any]) -> None:
@@ -144,7 +153,7 @@ class Checkpointer(DetectionCheckpointer):
                 *(f"the checkpoint {self._path}", "the training set", remedy),
             )
         except ValueError as error:
-            if self.same_classes:
+            if self.same_classes or self.resuming:
                 raise
             logging.getLogger(__name__).warning("%s", error)
 
@@ -175,6 +184,14 @@ class Checkpointer(DetectionCheckpointer):
                 f"as {expected}, in its shape, and found {len(own) - len(missing)} of {len(own)}; "
                 f"it has such as {next(iter(self._names), 'none')}. Convert them with "
                 "longtail convert-weights, or set MODEL.WEIGHTS to others"
+            )
+        shapes = {name: pair for name, *pair in incompatible.incorrect_shapes}
+        if self.resuming and (shapes or incompatible.missing_keys):
+            name = next(iter(shapes), None) or incompatible.missing_keys[0]
+            found = "{}, expected {}".format(*shapes[name]) if name in shapes else "missing"
+            raise ValueError(
+                f"--resume: {self._path} is of another model: {name} is {found} (shape); take the "
+                "config back, or start anew in another OUTPUT_DIR"
             )
         super()._log_incompatible_keys(incompatible)
 

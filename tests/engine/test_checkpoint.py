@@ -61,6 +61,31 @@ def test_round_trip(tmp_path):
     assert (read.value, extra["iteration"], extra["note"]) == (7, 3, "x")
 
 
+@pytest.mark.parametrize(
+    ("layer", "facts"),
+    [(nn.Linear(2, 4), ["(3, 2)", "(4, 2)"]), (nn.PReLU(3), ["(3, 2)", "(3,)"])],
+    ids=["wider", "another"],
+)
+def test_only_the_same_model_is_resumed(saved, layer, facts):
+    model = nn.Sequential()
+    model.add_module("first", make_model())
+    model.add_module("second", make_model())
+    Checkpointer(model, str(saved[1].parent)).save("model_0000002", iteration=2)
+    other = nn.Sequential()
+    other.add_module("first", make_model())
+    other.add_module("second", layer)
+    resumed = Checkpointer(other, str(saved[1].parent))
+    with raises_naming(ValueError, "--resume", "model_0000002.pth", "second.weight", *facts):
+        resumed.resume_or_load("", resume=True)
+    # Weights to start from may lack a head.
+    Checkpointer(other).load(str(saved[1].parent / "model_0000002.pth"))
+
+
+def test_weights_at_an_address_of_an_unknown_kind():
+    with raises_naming(FileNotFoundError, "s4://bucket/a.pth"):
+        Checkpointer(make_model()).load("s4://bucket/a.pth")
+
+
 def test_weights_alone_without_resume(tmp_path):
     model = make_model()
     Checkpointer(model, str(tmp_path), counter=Counter(7)).save("last")

@@ -108,7 +108,8 @@ class SecondStageCheckpointer(Checkpointer):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: no file is named; or the checkpoint lacks tensors, has others, or has them
-                in another shape; or as :meth:`Checkpointer.load`.
+                in another shape; or is a first stage's, to be resumed; or as
+                :meth:`Checkpointer.load`.
         """
         if not path:
             raise ValueError(
@@ -121,15 +122,6 @@ class SecondStageCheckpointer(Checkpointer):
                 f"the first stage's weights {path} do not exist: train the config that this one "
                 "is based on, or set MODEL.WEIGHTS to its checkpoint"
             ) from None
-
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Continue the second stage that the save folder holds, or start from the first one's.
-
-        Raises:
-            ValueError: the folder holds a first stage; or as :meth:`load`.
-        """
-        self._resuming = resume and self.has_checkpoint()
-        return super().resume_or_load(path, resume=resume)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         shapes = {name: (given, own) for name, given, own in incompatible.incorrect_shapes}
@@ -145,7 +137,7 @@ class SecondStageCheckpointer(Checkpointer):
         # A first stage has none of the trained parameters. Not "missing == tensors": whatever else
         # is missing would be lost among them, and BatchNorm never misses its num_batches_tracked.
         if parameters <= missing:
-            if getattr(self, "_resuming", False):
+            if self.resuming:
                 raise ValueError(
                     f"{self.save_dir} holds a first stage, which a second one cannot resume: set "
                     "OUTPUT_DIR to another folder"
