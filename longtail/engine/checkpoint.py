@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from longtail.data.datasets.classes import check_same_order
-from longtail.engine.run_folder import checkpoints, damage, newest_whole_checkpoint
+from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint, wrong_checksum
 from longtail.utils import downloads  # noqa: F401  (what MODEL.WEIGHTS may fetch)
 from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
@@ -303,8 +303,8 @@ def load_tensors(file: str) -> Any:
         ValueError: the file is damaged, or holds more than that.
     """
     # torch itself does not compare the checksums in the file.
-    if zipfile.is_zipfile(file) and (reason := damage(file)):
-        raise _damaged(file, ValueError(reason))
+    if zipfile.is_zipfile(file) and (reason := wrong_checksum(file)):
+        raise _damaged(file, ValueError(f"{reason}, or written without checksums"))
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -2,14 +2,18 @@
 """The folder of a run: one run at a time, none overwritten by accident, and its checkpoints."""
 
 import contextlib
+import errno
 import fcntl
+import fnmatch
 import logging
 import os
 import re
 import socket
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import torch
 
 from longtail.utils.errors import first_line
 from longtail.utils.io import remove_temporary_files
@@ -17,7 +21,8 @@ from longtail.utils.io import remove_temporary_files
 LOCK = ".lock"
 TAG = "last_checkpoint"
 # What a run consists of, besides logs: what --overwrite removes.
-FILES = ("model_*.pth", TAG, "metrics.json", "last_evaluation.json", "events.out.tfevents.*")
+LOGS = ("metrics.json", "last_evaluation.json", "events.out.tfevents.*")
+FILES = ("model_*.pth", TAG, *LOGS)
 PERIODIC = re.compile(r"model_(\d{7})\.pth")
 
 
@@ -45,12 +50,18 @@ def run_folder(
         try:
             # Not flock, which the workers of a killed run would hold until they notice.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise ValueError(
-                f"OUTPUT_DIR {folder} is in use by {owner}: wait for it, or set another OUTPUT_DIR"
-            ) from None
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                logging.getLogger(__name__).warning(
+                    "OUTPUT_DIR %s cannot be locked (%s): let no other run use it", folder, error
+                )
+            else:
+                lock.seek(0)
+                owner = lock.read().strip() or "another process"
+                raise ValueError(
+                    f"OUTPUT_DIR {folder} is in use by {owner}: wait for it, or set another "
+                    "OUTPUT_DIR"
+                ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -60,11 +71,19 @@ def run_folder(
             )
         if not resume:
             _check_fresh(path, weights, overwrite)
+        if not checkpoints(path):
+            if resume:
+                logging.getLogger(__name__).warning(
+                    "--resume: OUTPUT_DIR %s has no checkpoint yet: starting at iteration 0", folder
+                )
+            # Of a run that was killed before its first checkpoint.
+            _remove(path, LOGS)
         yield
 
 
 def _check_fresh(path: Path, weights: str, overwrite: bool) -> None:
-    if weights and os.path.realpath(os.path.dirname(weights)) == os.path.realpath(path):
+    own = any(fnmatch.fnmatch(os.path.basename(weights), pattern) for pattern in FILES)
+    if own and os.path.realpath(os.path.dirname(weights)) == os.path.realpath(path):
         raise ValueError(
             f"OUTPUT_DIR {path} holds MODEL.WEIGHTS {weights}, which this run would overwrite: set "
             "another OUTPUT_DIR"
@@ -77,7 +96,11 @@ def _check_fresh(path: Path, weights: str, overwrite: bool) -> None:
             f"OUTPUT_DIR {path} holds a run ({found[0].name}): continue it with --resume, replace "
             "it with --overwrite, or set another OUTPUT_DIR"
         )
-    for pattern in FILES:
+    _remove(path, FILES)
+
+
+def _remove(path: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
         for file in path.glob(pattern):
             file.unlink()
 
@@ -89,8 +112,13 @@ def checkpoints(folder: str | os.PathLike) -> list[Path]:
     """
     path = Path(folder)
     periodic = [p for p in path.glob("model_*.pth") if PERIODIC.fullmatch(p.name)]
+    found = sorted(periodic, reverse=True)
     final = path / "model_final.pth"
-    found = [*([final] if final.is_file() else []), *sorted(periodic, reverse=True)]
+    if final.is_file():
+        # After those that were written before it; a run may have been extended since.
+        time = final.stat().st_mtime_ns
+        newer = [p for p in found if p.stat().st_mtime_ns > time]
+        found = [*newer, final, *(p for p in found if p not in newer)]
     tagged = _tagged(path)
     if tagged is None:
         return found
@@ -141,10 +169,23 @@ def _tagged(path: Path) -> Path | None:
 
 
 def damage(path: str | os.PathLike) -> str | None:
-    """What is wrong with a checkpoint, by the checksums inside; None if it is whole."""
+    """What is wrong with a checkpoint of a run; None if it can be loaded."""
+    if problem := wrong_checksum(path):
+        return problem
+    try:
+        # The checksums do not cover the headers inside the file.
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
+def wrong_checksum(path: str | os.PathLike) -> str | None:
+    """What is wrong with a file of torch's, by the checksums inside; None if they are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    # The module raises these and others, such as struct.error, on bytes that it did not expect.
+    except Exception as error:
         return first_line(error)
     return None if broken is None else f"wrong checksum of {broken}"

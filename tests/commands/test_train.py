@@ -316,7 +316,14 @@ def test_a_mistake_in_the_code_is_one_line_and_a_file(tmp_path, datasets, option
     assert "build_optimizer" in path.read_text()
 
 
-def test_ctrl_c_is_one_line(tmp_path, datasets, options):
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "SIGTERM: stopped after iteration"),
+    ],
+)
+def test_signals_are_one_line(tmp_path, datasets, options, number, code, last):
     command = ["train_net.py", "--config-file", str(tiny_config_file(tmp_path)), *options]
     environment = {
         **os.environ,
@@ -337,11 +344,11 @@ def test_ctrl_c_is_one_line(tmp_path, datasets, options):
     for line in process.stdout:
         if "iter: 19" in line:
             break
-    # As a terminal does: to the workers, too.
-    os.killpg(process.pid, signal.SIGINT)
+    # As a terminal does, or a scheduler: to the workers, too.
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
+    assert process.returncode == code, errors
+    assert errors.splitlines()[-1].startswith(last) and "Traceback" not in errors
 
 
 def test_the_program_fails_in_one_line(tmp_path, damaged, options):

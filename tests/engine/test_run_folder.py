@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run a folder, and the newest checkpoint that is whole."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from longtail.engine.run_folder import damage, newest_whole_checkpoint, run_folder
+from longtail.engine.run_folder import checkpoints, damage, newest_whole_checkpoint, run_folder
 from longtail.utils.io import atomic_write
 
 
@@ -36,6 +38,54 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, cap
     assert damage(newest)
     assert newest_whole_checkpoint(tmp_path) == tmp_path / "model_0000003.pth"
     assert "model_0000007.pth" in caplog.text
+
+
+def test_a_flipped_bit_anywhere_is_damage_or_does_not_matter(tmp_path):
+    """Also in the zip file's own headers, which no checksum covers."""
+    expected = {"model": {"w": torch.arange(4.0)}}
+    path = tmp_path / "model_0000003.pth"
+    torch.save(expected, path)
+    content = path.read_bytes()
+    noticed = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        if damage(path):
+            noticed += 1
+        else:
+            loaded = torch.load(path, weights_only=True)
+            assert torch.equal(loaded["model"]["w"], expected["model"]["w"]), place
+    assert noticed > len(content) / 4
+
+
+def test_what_a_run_without_checkpoint_has_left_is_removed(tmp_path, caplog):
+    names = ("metrics.json", "last_evaluation.json", "model_best.pth", "log.txt")
+    for resume in (True, False):
+        for name in names:
+            (tmp_path / name).write_text("old")
+        with run_folder(tmp_path, resume=resume):
+            assert {p.name for p in tmp_path.iterdir()} == {".lock", *names[2:]}
+    assert "no checkpoint" in caplog.text
+    write(tmp_path, "model_0000003.pth")
+    (tmp_path / "metrics.json").write_text("kept")
+    with run_folder(tmp_path, resume=True):
+        assert (tmp_path / "metrics.json").read_text() == "kept"
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with run_folder(tmp_path):
+        assert "cannot be locked" in caplog.text
+
+
+def test_an_extended_run_is_newer_than_its_first_end(tmp_path):
+    write(tmp_path, "model_0000003.pth", "model_final.pth", "model_0000007.pth")
+    for age, name in enumerate(("model_0000007.pth", "model_final.pth", "model_0000003.pth")):
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    found = [path.name for path in checkpoints(tmp_path)]
+    assert found == ["model_0000007.pth", "model_final.pth", "model_0000003.pth"]
 
 
 def test_without_a_tag_the_newest_is_taken(tmp_path):

@@ -17,6 +17,7 @@ from longtail.data.formats.lvis_shapes import (
     Entry,
     are_plain_polygons,
     check_segmentation,
+    has_segmentation,
 )
 from longtail.data.statistics.groups import LETTERS
 
@@ -142,6 +143,9 @@ def check_annotations(
     _check_boxes(entries, limits)
     _check_areas([item for item in entries if "area" in item])
     if {"segmentation", SHAPES} & {*keys}:
+        if "segmentation" in needed and not all(map(has_segmentation, entries)):
+            item = next(item for item in entries if not has_segmentation(item))
+            raise ValueError(f"annotation {item['id']} has no polygon and no RLE")
         _check_shapes(entries, images, limits)
 
 
@@ -254,7 +258,7 @@ def _check_areas(entries: list[Entry]) -> None:
 
 
 def _check_shapes(entries: list[Entry], images: Mapping[int, Entry], limits: np.ndarray) -> None:
-    shaped = [n for n, item in enumerate(entries) if item.get("segmentation") is not None]
+    shaped = [n for n, item in enumerate(entries) if has_segmentation(item)]
     for start in range(0, len(shaped), BLOCK):
         block = shaped[start : start + BLOCK]
         shapes = [entries[n]["segmentation"] for n in block]

@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.logger import log_first_n
 
 from longtail.data.formats.lvis_reader import LVISContent
-from longtail.data.formats.lvis_shapes import Entry, compressed_rle
+from longtail.data.formats.lvis_shapes import Entry, compressed_rle, has_segmentation
 from longtail.data.formats.paths import path_below
 
 
@@ -77,8 +77,8 @@ def _instance(item: Entry, class_index: int) -> Entry:
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": class_index,
     }
-    shape = item.get("segmentation")
-    if shape is not None:
+    if has_segmentation(item):
+        shape = item["segmentation"]
         # Compressed: the mapper decodes no other RLE.
         instance["segmentation"] = shape if isinstance(shape, list) else compressed_rle(shape)
     if item.get("iscrowd", 0):

@@ -26,6 +26,11 @@ STEPS, MAX_STEPS = 5, 40_000_000
 MAX_CHARACTERS = 7
 
 
+def has_segmentation(item: Entry) -> bool:
+    """Whether an annotation has an outline; some tools write ``[]`` where there is a box alone."""
+    return item.get("segmentation") not in (None, [])
+
+
 def check_segmentation(shape: object, height: int, width: int) -> None:
     """Check polygons or an RLE.
 

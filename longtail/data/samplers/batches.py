@@ -52,16 +52,26 @@ class BatchStream:
     def __iter__(self) -> Iterator[list[Draw]]:
         """Draw on from the position."""
         while True:
+            # With a smaller batch than before a resume more may wait than one batch takes.
+            for group in sorted(self._waiting):
+                yield from self._full(group)
             indices = self.sampler.epoch(self._epoch).tolist()
             while self._place < len(indices):
                 draw = Draw(self._epoch, self._place, indices[self._place])
                 self._place += 1
-                waiting = self._waiting.setdefault(self._group(draw.index), [])
-                waiting.append(draw)
-                if len(waiting) == self.batch_size:
-                    del self._waiting[self._group(draw.index)]
-                    yield waiting
+                group = self._group(draw.index)
+                self._waiting.setdefault(group, []).append(draw)
+                yield from self._full(group)
             self._epoch, self._place = self._epoch + 1, 0
+
+    def _full(self, group: int) -> Iterator[list[Draw]]:
+        """The batches that a group has enough draws for."""
+        while len(self._waiting.get(group, ())) >= self.batch_size:
+            waiting = self._waiting.pop(group)
+            batch, rest = waiting[: self.batch_size], waiting[self.batch_size :]
+            if rest:
+                self._waiting[group] = rest
+            yield batch
 
     def _group(self, index: int) -> int:
         return self.groups[index] if self.groups else 0

@@ -56,7 +56,11 @@ class FiniteDetections(nn.Module):
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
-    """The tensors of nested lists and tuples."""
+    """The tensors of nested lists, tuples and dicts; what else a predictor gives is skipped."""
     if isinstance(outputs, torch.Tensor):
         return [outputs]
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if not isinstance(outputs, (list, tuple)):
+        return []
     return [tensor for part in outputs for tensor in _tensors(part)]

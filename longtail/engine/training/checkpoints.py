@@ -84,7 +84,9 @@ class PeriodicCheckpoint(HookBase):
         if not self._keep:
             return
         folder = Path(self._checkpointer.save_dir)
-        written = sorted(path for path in folder.iterdir() if PERIODIC.fullmatch(path.name))
+        written = [path for path in folder.iterdir() if PERIODIC.fullmatch(path.name)]
+        # By time: after a resume from before a damaged one the newest has a smaller number.
+        written.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in written[: -self._keep]:
             path.unlink(missing_ok=True)
 

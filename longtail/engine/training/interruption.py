@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ending a training so that it can be continued: signals and failures."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -31,11 +32,13 @@ class Interruption(HookBase):
             checkpoint: writes it.
         """
         self._checkpoint = checkpoint
-        self._received = 0
+        # The signal that has come, or 0.
+        self.received = 0
         self._before: dict[int, object] = {}
 
     def before_train(self) -> None:
         """Listen to the signals."""
+        self._process = os.getpid()
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
 
@@ -45,23 +48,44 @@ class Interruption(HookBase):
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
+        # Workers have the handler, too.
+        if os.getpid() != self._process:
+            return
+        self.received = number
+        # Evaluations take longer than schedulers wait; they are repeated after a resume. Several
+        # processes have to end together, after it.
+        if self.trainer.is_evaluating and comm.get_world_size() == 1:
+            self._end(number)
 
     def after_step(self) -> None:
         """End the run if a process was told to."""
-        received = _largest(self._received)
-        if not received or self.trainer.iter + 1 >= self.trainer.max_iter:
-            return
-        if comm.is_main_process():
+        received = _largest(self.received)
+        if received and self.trainer.iter + 1 < self.trainer.max_iter:
+            self._end(received)
+
+    def _end(self, received: int) -> None:
+        # In the last evaluation the iteration is one more than the last one, which is saved.
+        last = min(self.trainer.iter, self.trainer.max_iter - 1)
+        if comm.is_main_process() and last + 1 < self.trainer.max_iter:
             self._checkpoint.save()
+        comm.synchronize()
+        raise self.ended(received, last)
+
+    def ended(self, number: int, last: int) -> SystemExit:
+        """What ends the program after a signal, with a line of the main process.
+
+        Args:
+            number: of the signal.
+            last: the iteration whose checkpoint is written.
+        """
+        if comm.is_main_process():
             print(
-                f"{signal.Signals(received).name}: stopped after iteration {self.trainer.iter}, "
-                f"the same command with --resume continues",
+                f"{signal.Signals(number).name}: stopped after iteration {last}, the same command "
+                "with --resume continues",
                 file=sys.stderr,
                 flush=True,
             )
-        comm.synchronize()
-        raise SystemExit(EXIT_CODE)
+        return SystemExit(EXIT_CODE)
 
 
 def _largest(number: int) -> int:

@@ -220,7 +220,7 @@ class CatchUp(HookBase):
         Args:
             hooks: those that come after the checkpoint in every iteration.
         """
-        self._hooks = [hook for hook in hooks if isinstance(hook, (EvalHook, PeriodicWriter))]
+        self._hooks = hooks
 
     def before_train(self) -> None:
         """Run them for the last iteration that was trained."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step: in full or mixed precision, on a batch at once or in parts."""
 
+import logging
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -157,6 +158,7 @@ class StepTrainer(SimpleTrainer):
             "grad_scaler": self.grad_scaler.state_dict(),
             "seed": self.seed,
             "position": self.position,
+            "num_processes": comm.get_world_size(),
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -178,6 +180,14 @@ class StepTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        before, now = state_dict.get("num_processes"), comm.get_world_size()
+        if before not in (None, now):
+            logging.getLogger(__name__).warning(
+                "the checkpoint is of %d processes, this run has %d: it continues at the same "
+                "image, but what it computes agrees up to rounding and batch statistics, not in "
+                "every bit",
+                *(before, now),
+            )
         self.seed = state_dict.get("seed", self.seed)
         self.position = state_dict.get("position")
         if self.position is not None and isinstance(self.data_loader, TrainingLoader):

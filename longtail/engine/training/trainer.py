@@ -80,6 +80,9 @@ class Trainer(StatefulTrainer):
     optimizer's state, and data, optimizer, schedule and evaluators are ours.
     """
 
+    # Whether it tests the model at the moment.
+    is_evaluating = False
+
     def __init__(self, cfg: CfgNode) -> None:
         """Build model, optimizer, data and hooks, after checks of the config.
 
@@ -150,10 +153,15 @@ class Trainer(StatefulTrainer):
         if comm.is_main_process():
             last.append(Writers(self.build_writers(), period=20))
         watchdog = [Watchdog(cfg.SOLVER.HANG_MINUTES)] if cfg.SOLVER.HANG_MINUTES else []
-        return [*watchdog, *hooks, *last, CatchUp(last), Interruption(checkpoint)]
+        self._interruption = Interruption(checkpoint)
+        return [*watchdog, *hooks, *last, CatchUp(last), self._interruption]
 
     def _evaluate(self) -> dict:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        self.is_evaluating = True
+        try:
+            self._last_eval_results = self.test(self.cfg, self.model)
+        finally:
+            self.is_evaluating = False
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
@@ -172,6 +180,9 @@ class Trainer(StatefulTrainer):
             return super().train()
         except Exception as error:
             saved = self._save_after_failure()
+            if saved and (number := self._interruption.received):
+                # It has reached the data loader's workers, too, and what failed is their loss.
+                raise self._interruption.ended(number, self.iter) from None
             if isinstance(error, StoppedError):
                 raise
             if full_disk(error):
@@ -196,10 +207,13 @@ class Trainer(StatefulTrainer):
         step = self._trainer
         # Of this iteration if it was over: an evaluation or a file has failed.
         last = self.iter if step.finished == self.iter else self.iter - 1
-        if not comm.is_main_process() or step.is_stepping or last < self.start_iter:
+        if step.is_stepping or last < self.start_iter:
             return False
         step.restore_buffers()
         self.iter = last
+        if not comm.is_main_process():
+            # The main process loses this one, and writes it.
+            return True
         try:
             self._checkpoint.save()
         # The first failure is what is reported.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from detectron2.data import DatasetCatalog
 
+from longtail.data.datasets.classes import class_order
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.groups import shot_groups
 from longtail.evaluation.base import LongTailEvaluator
@@ -151,12 +152,13 @@ class ClassificationEvaluator(LongTailEvaluator):
                 f"images, since the training set is not here ({error})"
             )
             return None
-        if list(stats.class_names) != list(self._class_names):
-            raise ValueError(
-                f"{self._dataset_name} and its training set {training_set} have different classes: "
-                "register both with the same names"
-            )
-        return stats.image_count.tolist()
+        remedy = "register both with the same names"
+        names = f"its training set {training_set}", self._dataset_name
+        order = class_order(stats.class_names, self._class_names, *names, remedy)
+        counts = [0] * len(order)
+        for place, count in zip(order, stats.image_count.tolist(), strict=True):
+            counts[place] = count
+        return counts
 
     def _gather_ranks(self) -> dict[int, int] | None:
         """Join the ranks of all processes in the main process."""

@@ -240,7 +240,7 @@ def _ground_truth(
         boxes=np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4),
         area=np.array([item["area"] for item in items], np.float64),
         ignored=np.array([bool(item.get("ignore", 0)) for item in items], bool),
-        segmentation=[_compact(item.get("segmentation")) for item in items],
+        segmentation=[_compact(item.get("segmentation") or None) for item in items],
         negative=indices("neg_category_ids"),
         not_exhaustive=indices("not_exhaustive_category_ids"),
     )

@@ -213,6 +213,8 @@ def test_segmentations_may_be_missing_but_not_wrong(read):
     del given["annotations"][0]["segmentation"]
     given["annotations"][1]["segmentation"] = None
     assert read(given, **needs).annotations == given["annotations"]
+    given["annotations"][1]["segmentation"] = []
+    assert read(given, **needs).annotations == given["annotations"]
     given["annotations"][2]["segmentation"] = [[1, 2, 3, 4]]
     with pytest.raises(ValueError, match="annotation 12 has an invalid polygon"):
         read(given, **needs)

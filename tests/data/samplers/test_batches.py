@@ -35,6 +35,21 @@ def indices(stream: BatchStream, number: int) -> list[list[int]]:
     return [[draw.index for draw in batch] for batch in itertools.islice(stream, number)]
 
 
+def test_a_smaller_batch_after_a_resume_takes_all_that_wait():
+    """Seven of a group wait for a batch of eight; afterwards two go at a time."""
+    groups = [0, 0, 0, 1, 1]
+    stream = BatchStream(Listed(0), 8, groups)
+    state = {"epoch": 2, "place": 0, "waiting": [[0, p, i] for p, i in enumerate([0, 1, 2, 0, 1])]}
+    state["waiting"] += [[0, 9, 3]]
+    stream.load_state_dict(state)
+    stream.batch_size = 2
+    # 0 1 | 2 0 wait in pairs, then 1 with the next epoch's 0, and so on; 3 with its own.
+    found = indices(stream, 6)
+    assert found == [[0, 1], [2, 0], [1, 0], [1, 2], [3, 3], [0, 1]]
+    # Nothing piles up.
+    assert sum(len(draws) for draws in stream._waiting.values()) < 4
+
+
 def test_batches_go_on_over_epochs():
     found = indices(BatchStream(Listed(0), 3), 4)
     assert found == [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4, 0, 1]]

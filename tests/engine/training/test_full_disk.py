@@ -128,7 +128,7 @@ def test_what_fails_after_a_step_leaves_that_iteration(tmp_path, keys, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "test", fails)
-        with pytest.raises(ValueError, match="no evaluation"):
+        with pytest.raises(StoppedError, match=r"no evaluation.* after iteration 3"):
             fit(cfgs[1])
     assert written(cfgs[1]) == ["model_0000003.pth"]
     fit(cfgs[1], resume=True)

@@ -55,6 +55,9 @@ class KillAt(HookBase):
             self.trainer.model.register_forward_hook(
                 lambda model, inputs, losses: {k: v * float("nan") for k, v in losses.items()}
             )
+        if self.moment in ("evaluation", "SIGTERM in the evaluation"):
+            number = signal.SIGKILL if self.moment == "evaluation" else signal.SIGTERM
+            self.trainer.test = lambda *_: os.kill(os.getpid(), number)
         if self.moment == "step":
             os.kill(os.getpid(), signal.SIGKILL)
         save = torch.save
@@ -193,6 +196,48 @@ def test_a_run_that_is_killed_in_its_last_evaluation(tmp_path, data):
     resumed = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [record["iteration"] for record in resumed] == numbers
     assert resumed[-1] == json.loads(lines[-1])
+
+
+@pytest.mark.parametrize("last", [1, 5])
+def test_a_signal_does_not_wait_for_an_evaluation(tmp_path, data, last, capfd):
+    """After iteration 1, and the one at the end, where the final checkpoint is written already."""
+    for name in ("whole", "ended"):
+        (tmp_path / name).mkdir()
+    keys = ("SOLVER.CHECKPOINT_PERIOD", 1000, "TEST.EVAL_PERIOD", 2 if last == 1 else 0)
+    cfgs = [pixels(tmp_path / name, data["pixels"], *keys) for name in ("whole", "ended")]
+    assert train(cfgs[0]) == 0
+    assert train(cfgs[1], kill=(last, "SIGTERM in the evaluation")) == 143
+    assert f"SIGTERM: stopped after iteration {last}" in capfd.readouterr().err
+    written = [path.name for path in Path(cfgs[1].OUTPUT_DIR).glob("model_*.pth")]
+    assert written == ["model_0000001.pth" if last == 1 else "model_final.pth"]
+    assert train(cfgs[1], resume=True) == 0
+    assert differences(*(Path(cfg.OUTPUT_DIR) for cfg in cfgs)) == []
+
+
+def test_the_best_is_of_the_iteration_that_was_evaluated(tmp_path, data):
+    """Also if the run was killed between the checkpoint and the evaluation."""
+    keys = ["SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 2]
+    keys += ["SOLVER.BEST_CHECKPOINT_METRIC", "sem_seg/mIoU"]
+    states = []
+    for name, kills in (("whole", []), ("broken", [(1, "evaluation")])):
+        (tmp_path / name).mkdir()
+        cfg = pixels(tmp_path / name, data["pixels"], *keys)
+        for kill in kills:
+            assert train(cfg, kill=kill) == -signal.SIGKILL
+        assert train(cfg, resume=bool(kills)) == 0
+        best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
+        states.append(torch.load(best, weights_only=True)["model"])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_another_number_of_processes_is_said(tmp_path, data, caplog):
+    cfg = pixels(tmp_path, data["pixels"])
+    state = Trainer(cfg)._trainer.state_dict()
+    trainer = Trainer(cfg)._trainer
+    trainer.load_state_dict(state)
+    assert "processes" not in caplog.text
+    trainer.load_state_dict({**state, "num_processes": 4})
+    assert "4 processes" in caplog.text and "not in every bit" in caplog.text
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path, data):

@@ -18,6 +18,7 @@ from longtail.engine.training import trainer as trainer_module
 from longtail.engine.training.step import StepTrainer
 from longtail.engine.training.trainer import convert_sync_batchnorm
 from longtail.modeling import TimmBackbone
+from longtail.utils.errors import StoppedError
 from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.tiny import register_stripes
@@ -288,8 +289,9 @@ def test_another_number_of_classes(configure):
 
 def test_a_loss_that_is_not_finite(one_image):
     cfg = one_image("diverged", "SOLVER.BASE_LR", 1e6)
-    with pytest.raises(FloatingPointError, match="Loss became infinite or NaN"):
+    with pytest.raises(StoppedError, match=r"Loss became infinite or NaN.*--resume") as caught:
         train(cfg)
+    assert isinstance(caught.value.__cause__, FloatingPointError)
 
 
 def test_multi_scale_testing_has_results_of_its_own(configure):

@@ -240,7 +240,22 @@ def test_sets_that_cannot_be_evaluated():
     with pytest.raises(ValueError, match="has no thing_classes"):
         other_set(thing_classes=None)
     with pytest.raises(ValueError, match=r"its training set .* have different classes"):
-        other_set(thing_classes=NAMES[::-1])
+        other_set(thing_classes=[*NAMES[:5], "sea"])
+
+
+def test_a_training_set_with_the_classes_in_another_order():
+    """The first of the reversed classes is bay, of which there is one image."""
+    labels = [5 - label for label in TEST_LABELS]
+    register("evaluator_labels_other", labels, thing_classes=NAMES[::-1])
+    try:
+        evaluator = ClassificationEvaluator("evaluator_labels_other")
+        reversed_outputs = [{"scores": output["scores"].flip(0)} for output in make_outputs()]
+        given = run(evaluator, outputs=reversed_outputs)["classification"]
+    finally:
+        unregister("evaluator_labels_other")
+    expected = run(ClassificationEvaluator(TEST))["classification"]
+    assert given == pytest.approx({key: expected[key] for key in given})
+    assert any("many" in key for key in given) and any("few" in key for key in given)
 
 
 @pytest.mark.parametrize(
