@@ -29,7 +29,7 @@ from bad_input_configs import CONFIG_CASES
 from bad_input_data import DATA_CASES
 from bad_input_files import FILE_CASES
 from bad_input_stage import Case, Place, Stage
-from common import save_result
+from common import ROOT, save_result
 
 import longtail.commands
 from longtail.data.datasets import register_all
@@ -123,7 +123,7 @@ def run(case: Case, stage: Stage, folder: Path, limit: float) -> dict:
     how, line = verdict(case, code, printed)
     row = {
         "how": how,
-        "line": line.replace(str(folder.parent), "")[:600],
+        "line": line.replace(str(folder.parent), "").replace(f"{ROOT}/", "")[:600],
         "seconds": round(time.monotonic() - start, 1),
         "crafted": case.crafted,
         "program": case.program,

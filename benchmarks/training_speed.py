@@ -23,7 +23,10 @@ from common import save_result
 from longtail.config import get_config_file
 
 CONFIG = "quickstart/deeplabv3plus_lite0_rr.yaml"
-GENERATED = ["--num-train", "40", "--num-val", "8", "--size", "160", "--workers", "1"]
+GENERATED = [
+    *("--num-train", "40", "--num-val", "8", "--size", "160", "--workers", "1"),
+    *("--region-imbalance", "10"),
+]
 KEYS = [
     *("MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "TEST.EXPECTED_RESULTS", "[]"),
     *("DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "4"),

@@ -151,9 +151,7 @@ class SlidingWindowInference(nn.Module):
             done = following - top
             yield total[:, :done].div_(count[:done])
             for sums in (total, count):
-                rest = sums[..., done:, :].clone()
-                sums[..., : rest.shape[-2], :] = rest
-                sums[..., rest.shape[-2] :, :] = 0
+                _move_up(sums, done)
 
     def _window(self, crop: Tensor) -> tuple[Tensor, Finish]:
         """(3, rows, columns) to logits, and what brings them to that size."""
@@ -161,3 +159,13 @@ class SlidingWindowInference(nn.Module):
         if isinstance(self.model, LongTailSemanticSegmentor):
             return self.model.logit_maps([inputs])[0]
         return self.model([inputs])[0]["sem_seg"], lambda logits: logits
+
+
+def _move_up(sums: Tensor, rows: int) -> None:
+    """Drop the first rows of (..., height, w) in place, and append as many zeros."""
+    height = sums.shape[-2]
+    # Parts that do not overlap with where they go: a copy of all would need the memory again.
+    for start in range(0, height - rows, rows):
+        stop = min(start + rows, height - rows)
+        sums[..., start:stop, :] = sums[..., start + rows : stop + rows, :]
+    sums[..., height - rows :, :] = 0

@@ -149,7 +149,6 @@ def test_masks(read):
 @pytest.mark.parametrize(
     ("shape", "fact"),
     [
-        ([], "polygon"),
         ([[1, 2, 3, 4]], "3 points"),
         ([[1] * 7], "3 points"),
         ([["x"] * 6], "polygon"),

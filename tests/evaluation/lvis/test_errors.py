@@ -193,7 +193,7 @@ class TestPredictions:
                 if a["image_id"] == record["image_id"] and a["area"]
             )
             name = register(tmp_path, content)
-            if shape is None:
+            if not shape:
                 evaluator = LVISEvaluator(name)
                 self.check(evaluator, record, instances, f"{name}.json: image 1000", "segmentation")
             else:
