@@ -248,7 +248,7 @@ RESUME_CASES = [
     Case(
         "--resume: another optimizer",
         ("SOLVER.OPTIMIZER",),
-        _resumed(_nothing, "pixels", "SOLVER.OPTIMIZER", "AdamW"),
+        _resumed(_nothing, "pixels", "SOLVER.OPTIMIZER", "SGD"),
     ),
     Case(
         "--resume: another backbone",
