@@ -16,6 +16,12 @@ def _line(expect: tuple[str, ...], *argv: str, program: bool = False) -> Case:
     return Case(" ".join(argv), expect, make, program=program)
 
 
+def _pictures(expect: str, folder: str, dataset: str, *options: str) -> Case:
+    """Pictures of the predictions in a folder."""
+    predictions = ("--predictions", "a", folder, "--dataset", dataset)
+    return _line((expect,), "visualize", "--output", "FOLDER/p", *predictions, *options)
+
+
 def _trained(*options: str, expect: tuple[str, ...], keys: tuple[str, ...] = ()) -> Case:
     name = " ".join(["train", *options, *keys])
     return Case(name, expect, lambda place: place.train("pixels", *keys, options=options))
@@ -144,52 +150,10 @@ COMMAND_CASES = [
     ),
     _line(("--output",), "visualize"),
     _line(("--model",), "visualize", "--output", "FOLDER/p"),
-    _line(
-        ("nowhere",),
-        "visualize",
-        "--output",
-        "FOLDER/p",
-        "--predictions",
-        "a",
-        "nowhere",
-        "--dataset",
-        "synthetic_sem_seg_val",
-    ),
-    _line(
-        ("none",),
-        "visualize",
-        "--output",
-        "FOLDER/p",
-        "--predictions",
-        "a",
-        ".",
-        "--dataset",
-        "none",
-    ),
-    _line(
-        ("stuff_classes",),
-        "visualize",
-        "--output",
-        "FOLDER/p",
-        "--predictions",
-        "a",
-        ".",
-        "--dataset",
-        "synthetic_lt_val",
-    ),
-    _line(
-        ("--num-images",),
-        "visualize",
-        "--output",
-        "FOLDER/p",
-        "--predictions",
-        "a",
-        ".",
-        "--dataset",
-        "synthetic_sem_seg_val",
-        "--num-images",
-        "0",
-    ),
+    _pictures("nowhere", "nowhere", "synthetic_sem_seg_val"),
+    _pictures("none", ".", "none"),
+    _pictures("stuff_classes", ".", "synthetic_lt_val"),
+    _pictures("--num-images", ".", "synthetic_sem_seg_val", "--num-images", "0"),
     _line(
         ("nowhere.yaml",),
         "visualize",

@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -113,6 +114,13 @@ def verdict(case: Case, code: int | None, printed: str) -> tuple[str, str]:
     return (f"does not name {missing[0]}" if missing else CLEAR), last
 
 
+def _without_paths(line: str, folder: Path) -> str:
+    """A line without the folders of this machine."""
+    for path in (str(folder.parent), f"{ROOT}/", tempfile.gettempdir()):
+        line = line.replace(path, "")
+    return line
+
+
 def run(case: Case, stage: Stage, folder: Path, limit: float) -> dict:
     """Run a case."""
     name = "".join(c if c.isalnum() else "_" for c in case.name)[:80]
@@ -123,7 +131,7 @@ def run(case: Case, stage: Stage, folder: Path, limit: float) -> dict:
     how, line = verdict(case, code, printed)
     row = {
         "how": how,
-        "line": line.replace(str(folder.parent), "").replace(f"{ROOT}/", "")[:600],
+        "line": _without_paths(line, folder)[:600],
         "seconds": round(time.monotonic() - start, 1),
         "crafted": case.crafted,
         "program": case.program,

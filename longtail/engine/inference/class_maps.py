@@ -7,14 +7,24 @@ Shape alphabet:
     H, W: height and width of the original image
 """
 
+from functools import partial
+
 import torch
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from longtail.engine.inference.sliding_window import SlidingWindowInference, finished_groups
+from longtail.engine.inference.sliding_window import (
+    SlidingWindowInference,
+    finished_groups,
+    unchanged,
+)
 from longtail.evaluation.metrics import check_finite
 from longtail.evaluation.sem_seg.metrics import largest_logits
-from longtail.modeling.sem_seg.segmentor import Finish, LongTailSemanticSegmentor
+from longtail.modeling.sem_seg.segmentor import (
+    Finish,
+    LongTailSemanticSegmentor,
+    at_original_size,
+    original_size,
+)
 
 
 class ClassMapInference(nn.Module):
@@ -59,14 +69,12 @@ class ClassMapInference(nn.Module):
 
     def _in_windows(self, record: dict) -> Tensor:
         size = tuple(record["image"].shape[1:])
-        output = record.get("height", size[0]), record.get("width", size[1])
-        if output == size:
+        if original_size(record, size) == size:
             bands = self.model.bands(record["image"])
-            return torch.cat([grouped_classes(band, _unchanged, _name(record)) for band in bands])
+            return torch.cat([grouped_classes(band, unchanged, _name(record)) for band in bands])
         logits = self.model.logits(record["image"])
-        return grouped_classes(
-            logits, lambda z: sem_seg_postprocess(z, size, *output), _name(record)
-        )
+        finish = partial(at_original_size, size=size, record=record)
+        return grouped_classes(logits, finish, _name(record))
 
 
 def grouped_classes(maps: Tensor, finish: Finish, name: str) -> Tensor:
@@ -93,10 +101,6 @@ def grouped_classes(maps: Tensor, finish: Finish, name: str) -> Tensor:
             torch.maximum(best, largest, out=best)  # NaN stays
     check_finite(best, f"{name}: logits")
     return classes
-
-
-def _unchanged(logits: Tensor) -> Tensor:
-    return logits
 
 
 def _name(record: dict) -> str:

@@ -10,10 +10,13 @@ Shape alphabet:
 from collections.abc import Iterator, Sequence
 
 import torch
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from longtail.modeling.sem_seg.segmentor import Finish, LongTailSemanticSegmentor
+from longtail.modeling.sem_seg.segmentor import (
+    Finish,
+    LongTailSemanticSegmentor,
+    at_original_size,
+)
 
 # Logits of a group of classes at their last size: 64 MB in float32, or those of these few classes.
 # Smaller groups cost time, as each is followed by work on whole planes.
@@ -49,6 +52,11 @@ def finished_groups(maps: Tensor, finish: Finish) -> Iterator[tuple[int, Tensor]
         yield first, logits
         first += count
         count = max(_FEWEST, _GROUP_LOGITS * count // logits.numel())
+
+
+def unchanged(logits: Tensor) -> Tensor:
+    """Finish logits that have their last size already."""
+    return logits
 
 
 class SlidingWindowInference(nn.Module):
@@ -100,9 +108,7 @@ class SlidingWindowInference(nn.Module):
 
     def _segment(self, record: dict) -> Tensor:
         logits = self.logits(record["image"])
-        size = logits.shape[1:]
-        output = record.get("height", size[0]), record.get("width", size[1])
-        return sem_seg_postprocess(logits, size, *output)
+        return at_original_size(logits, logits.shape[1:], record)
 
     def logits(self, image: Tensor) -> Tensor:
         """Mean logits at the size of the image.
@@ -158,7 +164,7 @@ class SlidingWindowInference(nn.Module):
         inputs = {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
         if isinstance(self.model, LongTailSemanticSegmentor):
             return self.model.logit_maps([inputs])[0]
-        return self.model([inputs])[0]["sem_seg"], lambda logits: logits
+        return self.model([inputs])[0]["sem_seg"], unchanged
 
 
 def _move_up(sums: Tensor, rows: int) -> None:

@@ -4,7 +4,6 @@
 import logging
 import math
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 
 from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.run_folder import PERIODIC
 from longtail.utils.errors import StoppedError, one_line
-
-PERIODIC = re.compile(r"model_(\d{7})\.pth")
 
 
 class PeriodicCheckpoint(HookBase):

@@ -12,11 +12,10 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 
 from longtail.engine.training.checkpoints import PeriodicCheckpoint
+from longtail.utils.errors import RESUMABLE
 
 # What schedulers send before they take a machine away: SLURM, Kubernetes, spot instances.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# 128 + SIGTERM: the run can be continued.
-EXIT_CODE = 143
 
 
 class Interruption(HookBase):
@@ -85,7 +84,7 @@ class Interruption(HookBase):
                 file=sys.stderr,
                 flush=True,
             )
-        return SystemExit(EXIT_CODE)
+        return SystemExit(RESUMABLE)
 
 
 def _largest(number: int) -> int:

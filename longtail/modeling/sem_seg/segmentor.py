@@ -8,7 +8,7 @@ Shape alphabet:
     H, W: height and width of the original image
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -117,7 +117,7 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
             inputs = [_without_original_size(record) for record in batched_inputs]
             logits = [output["sem_seg"] for output in self(inputs)]
             return [
-                (z, partial(_at_original_size, size=z.shape[1:], record=record))
+                (z, partial(at_original_size, size=z.shape[1:], record=record))
                 for z, record in zip(logits, batched_inputs, strict=True)
             ]
         return self._maps(self._normalized(batched_inputs), batched_inputs)
@@ -152,12 +152,26 @@ class LongTailSemanticSegmentor(SemanticSegmentor):
             logits = resize(maps[None], scale_factor=stride)[0]
         else:
             logits = resize(maps[None], size=size)[0]
-        return _at_original_size(logits, size, record)
+        return at_original_size(logits, size, record)
 
 
-def _at_original_size(logits: Tensor, size: tuple[int, int], record: dict) -> Tensor:
-    """(k, h', w'), of which (k, h, w) are the image's, to (k, H, W)."""
-    output = record.get("height", size[0]), record.get("width", size[1])
+def original_size(record: dict, size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of a record's original image; ``size`` if it does not say another."""
+    return record.get("height", size[0]), record.get("width", size[1])
+
+
+def at_original_size(logits: Tensor, size: Sequence[int], record: dict) -> Tensor:
+    """Bring logits to the size of the original image.
+
+    Args:
+        logits: (k, h', w'), of which (k, h, w) are the image's.
+        size: h and w.
+        record: with ``height`` and ``width`` of the original image if that has another size.
+
+    Returns:
+        (k, H, W).
+    """
+    output = original_size(record, size)
     if output == tuple(size):  # resizing would copy every value
         return logits[:, : size[0], : size[1]]
     return sem_seg_postprocess(logits, size, *output)
