@@ -4,11 +4,10 @@ r"""Run a config with several values of some keys, and table the metrics.
 Every value is trained with every seed; what is finished is not run again, and what was interrupted
 continues. A first stage that the config starts from is trained once a seed, for all values:
 
-    longtail sweep ADE20K/deeplabv3plus_R_50c_160k_rr.yaml --num-gpus 8 \
-        MODEL.REGION_REBALANCE.LOSS_WEIGHT=0.1,0.2,0.3,0.4,0.5
-    longtail sweep CamVid/deeplabv3plus_lite0_disalign.yaml MODEL.DISALIGN.RHO=0.2,0.3 --seeds 3
-    longtail sweep ... --dry-run            # print the commands
-    longtail sweep ... --launcher slurm     # write array jobs; the same line tables them at the end
+    longtail sweep CamVid/deeplabv3plus_lite0.yaml SOLVER.BASE_LR=0.001,0.003,0.01 --seeds 3
+    longtail sweep digits-LT/linear_lws.yaml SOLVER.BASE_LR=0.1,0.2 SOLVER.MAX_ITER=150,300
+    longtail sweep CONFIG KEY=V1,V2,... --num-gpus 8 --dry-run           # print the commands
+    longtail sweep CONFIG KEY=V1,V2,... --num-gpus 8 --launcher slurm    # write array jobs
 
 The strength of a post hoc method needs no training: with --weights all values share one pass over
 the data. Choose it on validation images, never on those that are reported:

@@ -57,7 +57,7 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
             f"--num-machines {args.num_machines}: this machine has no GPU; processes on CPUs of "
             "several machines are started with torchrun --nnodes N ..."
         )
-    several = args.num_gpus > 1
+    several = args.num_gpus * args.num_machines > 1
     with passing_signals_on() if several else contextlib.nullcontext():
         launch(
             main,
