@@ -82,7 +82,9 @@ def _summary(file: str, benchmark: str) -> dict:
     results = json.loads((RESULTS / file).read_text(encoding="utf-8"))
     rows = results["figures"]["tables"][benchmark]["rows"]
     metrics = next(iter(rows.values()))[SUMMARY]
-    return {metric: {name: row[SUMMARY][metric] for name, row in rows.items()} for metric in metrics}
+    return {
+        metric: {name: row[SUMMARY][metric] for name, row in rows.items()} for metric in metrics
+    }
 
 
 def main() -> None:

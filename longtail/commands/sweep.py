@@ -99,19 +99,24 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def rows_of(config: str, values: dict[str, list[str]]) -> dict[tuple[str, ...], Row]:
+def rows_of(
+    config: str, values: dict[str, list[str]], dataset: str | None = None
+) -> dict[tuple[str, ...], Row]:
     """The row of every combination of values.
 
     Args:
         config: of all rows.
         values: by key.
+        dataset: that is evaluated on; by default the config's.
     """
+    test = ("DATASETS.TEST", f"('{dataset}',)") if dataset else ()
+    folder = f"{as_file_name(dataset)}/" if dataset else ""
     names = short_names(values)
     rows = {}
     for combination in itertools.product(*values.values()):
         options = tuple(item for pair in zip(values, combination, strict=True) for item in pair)
         labels = (f"{name}={value}" for name, value in zip(names, combination, strict=True))
-        rows[combination] = Row(config, options, as_file_name(",".join(labels)))
+        rows[combination] = Row(config, (*options, *test), folder + as_file_name(",".join(labels)))
     return rows
 
 
@@ -133,12 +138,11 @@ def sweep(options: argparse.Namespace) -> None:
     """
     values = parse_values(options.values)
     _check_post_hoc(options, values)
-    rows = rows_of(options.config, values)
+    rows = rows_of(options.config, values, options.dataset)
     if options.weights:
         found = _in_one_pass(options, rows)
     else:
-        test = ["DATASETS.TEST", f"('{options.dataset}',)"] if options.dataset else []
-        _, runs = run_rows(rows.values(), options, options=test)
+        _, runs = run_rows(rows.values(), options)
         found = {combination: runs[row] for combination, row in rows.items()} if runs else {}
     if found:
         metrics = {group: [run.metrics() for run in runs] for group, runs in found.items()}
@@ -185,10 +189,9 @@ def _in_one_pass(
 
     cfgs = []
     for row in rows.values():
-        folder = options.output / config_name(row.config) / as_file_name(options.dataset)
+        folder = options.output / config_name(row.config) / row.variant
         common = [METHOD, POST_HOC[row.options[0]], "MODEL.WEIGHTS", options.weights]
-        common += ["DATASETS.TEST", (options.dataset,), "OUTPUT_DIR", str(folder / row.variant)]
-        cfgs.append(load_config(row.config, [*row.options, *common]))
+        cfgs.append(load_config(row.config, [*row.options, *common, "OUTPUT_DIR", str(folder)]))
         cfgs[-1].freeze()
     if options.dry_run:
         print("\n".join(f"# in one pass: {cfg.OUTPUT_DIR}" for cfg in cfgs))

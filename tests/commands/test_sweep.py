@@ -80,8 +80,13 @@ def test_dry_run_trains_the_first_stage_once(configs, tmp_path, capsys):
         "# Stage 1: 2 jobs, 0 of them done",
         "# Stage 2: 6 jobs, 0 of them done",
     ]
-    run(tmp_path, configs["first"], f"{RATE}=1", "--seeds", "1", "--dry-run", "--dataset", "other")
-    assert "DATASETS.TEST '('\"'\"'other'\"'\"',)'" in capsys.readouterr().out
+    options = (f"{RATE}=1", "--seeds", "1", "--dry-run", "--dataset", "other")
+    run(tmp_path, configs["second"], *options)
+    _, first, _, second = capsys.readouterr().out.splitlines()
+    # The first stage is that of other calls as well.
+    assert "DATASETS.TEST" not in first and first.endswith("/out/first/seed0")
+    assert "DATASETS.TEST '('\"'\"'other'\"'\"',)'" in second
+    assert second.endswith("/out/second/other/BASE_LR=1/seed0")
 
 
 def test_bad_input_is_one_line(configs, tmp_path):
