@@ -153,8 +153,8 @@ def sweep(options: argparse.Namespace) -> None:
 def _title(options: argparse.Namespace, found: dict[tuple[str, ...], list[Run]]) -> str:
     runs = next(iter(found.values()))
     test_set = runs[0].test_sets[0]
-    seeds = "" if options.weights else f", {len(runs)} seeds, mean ± standard deviation"
-    return f"{options.config} on {test_set}{seeds}"
+    several = f", {len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else ""
+    return f"{options.config} on {test_set}{several}"
 
 
 def _check_post_hoc(options: argparse.Namespace, values: dict[str, list[str]]) -> None:
