@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""What is computed from finished runs: comparisons, correlations, confusion and their figures."""
