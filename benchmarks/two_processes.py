@@ -39,7 +39,15 @@ def evaluated(bench: Bench, name: str, processes: int) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"error: {name}: the evaluation has failed: see {bench.log}")
     files = sorted((output / "inference").rglob("*.json"))
-    return {str(path.relative_to(output)): json.loads(path.read_text()) for path in files}
+    return {str(path.relative_to(output)): _without_origin(path) for path in files}
+
+
+def _without_origin(path: Path) -> Any:
+    """A report without its time."""
+    content = json.loads(path.read_text())
+    if isinstance(content, dict):
+        content.pop("provenance", None)
+    return content
 
 
 def main() -> None:

@@ -45,6 +45,8 @@ def _add_lvis_config(cfg: CfgNode) -> None:
     cfg.TEST.LVIS.MODES = ["standard"]
     # Also write detections that count for nothing here, for an evaluation server.
     cfg.TEST.LVIS.KEEP_ALL_DETECTIONS = False
+    # Also write the precision at every IoU, recall, category and size: precision_*.npy.
+    cfg.TEST.LVIS.WRITE_PRECISION = False
 
 
 def _add_model_config(cfg: CfgNode) -> None:

@@ -1,21 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part that the evaluators of all tasks share: a registered data set and several processes."""
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 import longtail.data  # noqa: F401  (registers the data sets)
+from longtail.evaluation.provenance import moment
 
 T = TypeVar("T")
+# Of the reports; raised where a reader of older ones would misunderstand newer ones.
+FORMAT = 1
+
+
+def test_set_fingerprint(class_names: Sequence[str], *columns: np.ndarray | Sequence[str]) -> str:
+    """Compute a hexadecimal SHA-256 that tells one test set from another.
+
+    It is the same on every machine: neither folders nor times are part of it.
+
+    Args:
+        class_names: K names in the test set's order.
+        columns: of images or annotations, in an order of their own: numbers, or names.
+    """
+    digest = hashlib.sha256(json.dumps(list(class_names)).encode())
+    for column in columns:
+        if isinstance(column, np.ndarray):
+            digest.update(f"{column.dtype.str} {column.shape}".encode())
+            digest.update(np.ascontiguousarray(column).tobytes())
+        else:
+            digest.update(json.dumps(list(column)).encode())
+    return digest.hexdigest()
 
 
 class LongTailEvaluator(DatasetEvaluator):
-    """An evaluator of one registered data set, in one process or in several."""
+    """An evaluator of one registered data set, in one process or in several.
+
+    Attributes:
+        task: what reports call it, set by each evaluator.
+        provenance: what reports say about the origin of the metrics, see
+            :func:`~longtail.evaluation.provenance.provenance`; empty if nobody sets it.
+        max_iter: iterations of the training run that the evaluation is part of.
+    """
+
+    task = ""
 
     def __init__(
         self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True
@@ -37,6 +72,28 @@ class LongTailEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
+        self.provenance: Mapping[str, Any] = {}
+        self.max_iter = 0
+
+    def recorded(self, fingerprint: str, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Complete a report with what every task's says: of which data, and how it came about.
+
+        Args:
+            fingerprint: of :func:`test_set_fingerprint`.
+            report: the metrics, and whatever belongs to the task.
+
+        Returns:
+            ``{"format": FORMAT, "task", "dataset", "fingerprint", ..., "provenance": {...}}``.
+        """
+        origin = {**self.provenance, **moment(self.max_iter)}
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "dataset": self._dataset_name,
+            "fingerprint": fingerprint,
+            **report,
+            "provenance": origin,
+        }
 
     def needed_metadata(self, key: str, meaning: str) -> Any:
         """Look a value up that the metadata of the data set must have.

@@ -5,8 +5,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
+from longtail.evaluation.base import LongTailEvaluator
 from longtail.evaluation.classification.evaluator import ClassificationEvaluator
 from longtail.evaluation.lvis.evaluator import LVISEvaluator
+from longtail.evaluation.provenance import provenance
 from longtail.evaluation.sem_seg.evaluator import SemSegEvaluator
 
 
@@ -16,7 +18,7 @@ def build_evaluator(
     """Build the evaluator for ``dataset_name``.
 
     Args:
-        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS``, or ``TEST.LVIS`` and ``DATASETS.TRAIN`` are read.
+        cfg: the complete config; reports hold it.
         dataset_name: a registered data set; ``evaluator_type`` in its metadata is ``"sem_seg"``,
             ``"classification"``, ``"coco"`` or ``"lvis"``.
         output_dir: where the evaluator writes its results; nothing is written without it.
@@ -34,9 +36,12 @@ def build_evaluator(
         "sem_seg": lambda: SemSegEvaluator(
             dataset_name,
             output_dir=output_dir,
+            training_sets=cfg.DATASETS.TRAIN,
             write_predictions=cfg.TEST.SEM_SEG.WRITE_PREDICTIONS,
         ),
-        "classification": lambda: ClassificationEvaluator(dataset_name, output_dir=output_dir),
+        "classification": lambda: ClassificationEvaluator(
+            dataset_name, output_dir=output_dir, training_sets=cfg.DATASETS.TRAIN
+        ),
         "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_dir),
         "lvis": lambda: LVISEvaluator(
             dataset_name,
@@ -44,6 +49,7 @@ def build_evaluator(
             modes=cfg.TEST.LVIS.MODES,
             keep_all_detections=cfg.TEST.LVIS.KEEP_ALL_DETECTIONS,
             training_sets=cfg.DATASETS.TRAIN,
+            write_precision=cfg.TEST.LVIS.WRITE_PRECISION,
         ),
     }
     if evaluator_type not in builders:
@@ -51,4 +57,8 @@ def build_evaluator(
             f"no evaluator for data set {dataset_name!r} of type {evaluator_type!r}: set "
             f"evaluator_type in its metadata to one of {', '.join(builders)}"
         )
-    return builders[evaluator_type]()
+    evaluator = builders[evaluator_type]()
+    if isinstance(evaluator, LongTailEvaluator):
+        evaluator.provenance = provenance(cfg)
+        evaluator.max_iter = cfg.SOLVER.MAX_ITER
+    return evaluator

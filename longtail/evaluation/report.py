@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tabulate import tabulate
 
@@ -23,6 +24,7 @@ from longtail.utils.io import atomic_write, write_json
 from longtail.utils.text import write_csv
 
 Report = dict[str, Any]
+CONFUSION = "confusion_matrix.npz"
 
 
 class ReportLayout(NamedTuple):
@@ -118,6 +120,34 @@ def write_report(report: Report, folder: str | os.PathLike, layout: ReportLayout
     with atomic_write(folder / f"{layout.file_name}.csv") as file:
         cells = ({key: "" if _is_nan(value) else value for key, value in r.items()} for r in rows)
         write_csv(file, list(rows[0]), cells)
+
+
+def write_confusion(
+    folder: str | os.PathLike,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    counts: np.ndarray,
+    num_classes: int,
+) -> None:
+    """Write a confusion matrix (K, K) as ``confusion_matrix.npz``, atomically.
+
+    ``scipy.sparse.load_npz`` reads it: rows are the ground truth, columns the predictions. With
+    thousands of classes nearly all entries are 0, so that only the others are kept.
+
+    Args:
+        folder: made if missing.
+        target: (N,) class indices of the ground truth.
+        prediction: (N,) class indices that were predicted.
+        counts: (N,) how often; entries of one pair are added up.
+        num_classes: K.
+    """
+    import scipy.sparse  # takes 0.1 s, of which a training run need not know at its start
+
+    shape = (num_classes, num_classes)
+    matrix = scipy.sparse.coo_array((counts, (target, prediction)), shape=shape)
+    matrix.sum_duplicates()
+    with atomic_write(Path(folder) / CONFUSION, "wb") as file:
+        scipy.sparse.save_npz(file, matrix)
 
 
 def group_table(report: Report, layout: ReportLayout) -> str:

@@ -4,19 +4,16 @@
 import uuid
 
 import pytest
-from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
+from longtail.config.loading import get_cfg
 from longtail.evaluation import LVISEvaluator, SemSegEvaluator, build_evaluator
 
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    cfg.TEST.SEM_SEG = CfgNode({"WRITE_PREDICTIONS": False})
-    cfg.TEST.LVIS = CfgNode({"MODES": ["standard"], "KEEP_ALL_DETECTIONS": False})
-    return cfg
+    return get_cfg()
 
 
 def register(evaluator_type, **metadata):

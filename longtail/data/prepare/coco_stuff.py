@@ -5,7 +5,6 @@
 with the numbers themselves and 0 for unlabeled.
 """
 
-import importlib.util
 import os
 
 import numpy as np
@@ -28,7 +27,7 @@ def read_mat(path: str) -> np.ndarray:
         SourceError: there is no variable ``S``, or it is not a label map.
         Exception: whatever SciPy raises for a broken file.
     """
-    import scipy.io  # of the extra coco-stuff
+    import scipy.io  # takes a while, for one data set
 
     content = scipy.io.loadmat(path, variable_names=["S"])
     if "S" not in content:
@@ -59,12 +58,6 @@ def _splits_164k(source: str, root: str) -> list[Split]:
 
 
 def _splits_10k(source: str, root: str) -> list[Split]:
-    # Once, and not for every file.
-    if importlib.util.find_spec("scipy") is None:
-        raise ImportError(
-            "coco_stuff_10k needs scipy, which reads .mat files: pip install "
-            "'detectron2-longtail[coco-stuff]'"
-        )
     image_target, label_target = coco_stuff.image_and_label_folders_10k(root)
     return [
         Split(

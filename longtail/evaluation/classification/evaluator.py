@@ -9,17 +9,17 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
 
-from longtail.data.datasets.classes import class_order
-from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.groups import shot_groups
-from longtail.evaluation.base import LongTailEvaluator
+from longtail.evaluation.base import LongTailEvaluator, test_set_fingerprint
 from longtail.evaluation.classification.metrics import label_ranks
 from longtail.evaluation.classification.report import LAYOUT, build_report, format_table
 from longtail.evaluation.metrics import check_finite
-from longtail.evaluation.report import flat_results, write_report
+from longtail.evaluation.report import flat_results, write_confusion, write_report
+from longtail.evaluation.training_counts import training_counts
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,19 @@ class ClassificationEvaluator(LongTailEvaluator):
     """Top-1, top-5 and the class-balanced accuracy of a data set, per class and group.
 
     The groups are classes of many (more than 100), medium (20 to 100) and few training images.
-    Only the place of the right class is kept of an image, whatever the number of classes.
+    Only the place of the right class, and the class in the first place, are kept of an image,
+    whatever the number of classes.
     """
 
+    task = "classification"
+
     def __init__(
-        self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        training_sets: Sequence[str] = (),
     ) -> None:
         """Look the data set up and count its training images.
 
@@ -44,8 +52,10 @@ class ClassificationEvaluator(LongTailEvaluator):
                 :func:`~longtail.data.statistics.class_stats.get_class_stats`.
             distributed: gather the images of all processes. Otherwise each process evaluates what
                 it has seen.
-            output_dir: where ``classification_evaluation.json`` and ``.csv`` go; nothing is
-                written without it.
+            output_dir: where ``classification_evaluation.json`` and ``.csv`` and
+                ``confusion_matrix.npz`` go; nothing is written without it.
+            training_sets: what takes the place of the metadata's ``training_set``, if that is
+                not given.
 
         Raises:
             ValueError: the data set is not registered or lacks something, or the training set has
@@ -55,12 +65,20 @@ class ClassificationEvaluator(LongTailEvaluator):
         # First: some data sets know their classes once they are loaded.
         self._labels = _labels(dataset_name)
         self._class_names = self.needed_metadata("thing_classes", "class names")
-        self._train_images = self._count_training_images(self._metadata.get("training_set", None))
+        own = self._metadata.get("training_set", None)
+        training_sets = (own,) if own else training_sets
+        if not training_sets:
+            logger.warning(
+                f"{dataset_name}: no accuracy of classes with many, medium and few training "
+                "images: register it with its training_set"
+            )
+        self._train_counts = training_counts(training_sets, self._class_names, dataset_name)
         self.reset()
 
     def reset(self) -> None:
         """Forget what was processed."""
-        self._ranks: dict[int, int] = {}
+        # Rank of the right class, and the predicted class.
+        self._seen: dict[int, tuple[int, int]] = {}
 
     @torch.no_grad()
     def process(
@@ -94,10 +112,13 @@ class ClassificationEvaluator(LongTailEvaluator):
         first = finite.index(False) if not all(finite) else 0
         check_finite(scores[first], f"image_id {ids[first]}: scores")
         labels = torch.tensor([self._labels[i] for i in ids], device=scores.device)
-        for image_id, rank in zip(ids, label_ranks(scores, labels).tolist(), strict=True):
-            if image_id in self._ranks:
+        ranks = label_ranks(scores, labels)
+        # Of equal scores the right class counts only if it is first, here as in the ranks.
+        predicted = torch.where(ranks == 0, labels, scores.argmax(dim=1))
+        for image_id, *seen in zip(ids, ranks.tolist(), predicted.tolist(), strict=True):
+            if image_id in self._seen:
                 raise self._seen_twice(image_id)
-            self._ranks[image_id] = rank
+            self._seen[image_id] = tuple(seen)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Compute, log and write the metrics over all images.
@@ -110,68 +131,45 @@ class ClassificationEvaluator(LongTailEvaluator):
             ValueError: no image was evaluated.
             ValueError: two processes had the same image.
         """
-        ranks = self._gather_ranks()
-        if ranks is None:
+        seen = self._gather_seen()
+        if seen is None:
             return None
-        if not ranks:
+        if not seen:
             raise ValueError(
                 f"{self._dataset_name}: no image was evaluated; check "
                 "that the loader yields the data set's images"
             )
         # In one order, whichever process had which image.
-        ids = sorted(ranks)
-        report = {
-            "dataset": self._dataset_name,
-            **build_report(
-                torch.tensor([ranks[i] for i in ids]),
-                torch.tensor([self._labels[i] for i in ids]),
-                self._class_names,
-                self._train_images,
-                None if self._train_images is None else shot_groups(self._train_images),
-            ),
-        }
+        ids = sorted(seen)
+        ranks, predicted = torch.tensor([seen[i] for i in ids]).unbind(dim=1)
+        labels = torch.tensor([self._labels[i] for i in ids])
+        counts = self._train_counts
+        groups = shot_groups(counts["train_images"]) if counts else {}
+        report = self.recorded(
+            test_set_fingerprint(self._class_names, np.array(ids), labels.numpy()),
+            build_report(ranks, labels, self._class_names, counts, groups),
+        )
         if self._output_dir:
+            pairs = labels.numpy(), predicted.numpy()
+            ones = np.ones(len(ids), np.int64)
+            write_confusion(self._output_dir, *pairs, ones, len(self._class_names))
             write_report(report, self._output_dir, LAYOUT)
         where = f"\nevery class: {self._output_dir}" if self._output_dir else ""
         logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}{where}")
         return OrderedDict(classification=flat_results(report, LAYOUT))
 
-    def _count_training_images(self, training_set: str | None) -> list[int] | None:
-        """Count the (K,) training images; None if they cannot be known."""
-        if training_set is None:
-            logger.warning(
-                f"{self._dataset_name}: no accuracy of classes with many, medium and few training "
-                "images: register it with its training_set"
-            )
-            return None
-        try:
-            stats = get_class_stats(training_set)
-        except FileNotFoundError as error:
-            logger.warning(
-                f"{self._dataset_name}: no accuracy of classes with many, medium and few training "
-                f"images, since the training set is not here ({error})"
-            )
-            return None
-        remedy = "register both with the same names"
-        names = f"its training set {training_set}", self._dataset_name
-        order = class_order(stats.class_names, self._class_names, *names, remedy)
-        counts = [0] * len(order)
-        for place, count in zip(order, stats.image_count.tolist(), strict=True):
-            counts[place] = count
-        return counts
-
-    def _gather_ranks(self) -> dict[int, int] | None:
-        """Join the ranks of all processes in the main process."""
-        parts = self.gather(self._ranks)
+    def _gather_seen(self) -> dict[int, tuple[int, int]] | None:
+        """Join the images of all processes in the main process."""
+        parts = self.gather(self._seen)
         if parts is None:
             return None
-        ranks: dict[int, int] = {}
+        joined: dict[int, tuple[int, int]] = {}
         for part in parts:
-            shared = part.keys() & ranks.keys()
+            shared = part.keys() & joined.keys()
             if shared:
                 raise self._seen_twice(min(shared))
-            ranks |= part
-        return ranks
+            joined |= part
+        return joined
 
     def _seen_twice(self, image_id: int) -> ValueError:
         return ValueError(

@@ -31,8 +31,8 @@ def build_report(
     ranks: Tensor,
     labels: Tensor,
     class_names: Sequence[str],
-    train_images: Sequence[int] | None = None,
-    groups: Mapping[str, Sequence[int]] | None = None,
+    train_counts: Mapping[str, Sequence[int]],
+    groups: Mapping[str, Sequence[int]],
 ) -> Report:
     """Compute all metrics of a set of images.
 
@@ -40,32 +40,32 @@ def build_report(
         ranks: (N,) of :func:`~longtail.evaluation.classification.metrics.label_ranks`, N > 0.
         labels: (N,) integers, 0..K-1.
         class_names: K names.
-        train_images: (K,) training images of each class, None if they are not known.
-        groups: class indices by group name, each class in at most one; None for no groups.
+        train_counts: (K,) counts of :func:`~longtail.evaluation.training_counts.training_counts`,
+            empty if they are not known.
+        groups: class indices by group name, each class in at most one; empty for no groups.
 
     Returns:
         ``{"num_images": N, "top1", "top5": over all images, "mean_acc": the mean over the classes
         with images, "groups": {group: {"mean_acc", "num_classes"}}, "classes": [{"index", "name",
-        "train_images", "test_images", "acc", "group"}, ...]}``. With fewer than 5 classes top5
-        is 100.
+        "group", "train_images", "test_images", "acc"}, ...]}``. With fewer than 5 classes top5
+        is 100. Counts that are not known are left out.
     """
     num_classes = len(class_names)
     acc = class_accuracy(ranks, labels, num_classes)
-    counts = [None] * num_classes if train_images is None else [int(n) for n in train_images]
     columns = {
         "index": range(num_classes),
         "name": class_names,
-        "train_images": counts,
+        "group": group_of_classes(groups, num_classes),
+        **train_counts,
         "test_images": torch.bincount(labels, minlength=num_classes).tolist(),
         "acc": acc.tolist(),
-        "group": group_of_classes(groups or {}, num_classes),
     }
     return {
         "num_images": len(ranks),
         "top1": top_k_accuracy(ranks, 1),
         "top5": top_k_accuracy(ranks, 5),
         "mean_acc": acc.nanmean().item(),
-        "groups": group_entries({"mean_acc": acc}, groups or {}),
+        "groups": group_entries({"mean_acc": acc}, groups),
         "classes": class_rows(columns),
     }
 

@@ -67,9 +67,9 @@ class LVISAnnotations:
     Attributes:
         json_file: where it was read.
         category_ids: (K,) sorted.
-        categories: K dicts ``{"id", "name", "frequency", "image_count"}`` in this order;
-            ``image_count`` (training images) is None where the file lacks it, ``frequency`` where
-            it lacks both.
+        categories: K dicts ``{"id", "name", "frequency", "image_count", "instance_count"}`` in
+            this order; the counts are those of the training set, and None where the file lacks
+            them, ``frequency`` where it lacks ``image_count`` as well.
         image_ids: (N,) sorted.
         sizes: N pairs (height, width).
         images: the annotations of the N images.
@@ -215,6 +215,7 @@ def _arrays(content: LVISContent) -> LVISAnnotations:
                 "name": item.get("name", str(item["id"])),
                 "frequency": item.get("frequency") or _letter(item.get("image_count")),
                 "image_count": item.get("image_count"),
+                "instance_count": item.get("instance_count"),
             }
             for item in content.categories
         ],

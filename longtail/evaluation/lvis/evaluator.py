@@ -30,7 +30,12 @@ from longtail.evaluation.lvis.frequencies import derive_frequencies
 from longtail.evaluation.lvis.gathering import Seen, join_seen, write_results
 from longtail.evaluation.lvis.matches import Matches, join_matches, prune_matches
 from longtail.evaluation.lvis.precision import MODES, compute_metrics
-from longtail.evaluation.lvis.report import build_report, format_table
+from longtail.evaluation.lvis.report import (
+    build_report,
+    fingerprint,
+    format_table,
+    write_precision,
+)
 from longtail.evaluation.metrics import check_finite
 from longtail.utils.io import write_json
 
@@ -59,6 +64,8 @@ class LVISEvaluator(LongTailEvaluator):
     and an annotation whose id is 0 can be found.
     """
 
+    task = "lvis"
+
     def __init__(
         self,
         dataset_name: str,
@@ -68,6 +75,7 @@ class LVISEvaluator(LongTailEvaluator):
         max_dets_per_image: int = 300,
         tasks: Sequence[str] | None = None,
         training_sets: Sequence[str] = (),
+        write_precision: bool = False,
     ) -> None:
         """Read the annotations of the data set.
 
@@ -86,6 +94,8 @@ class LVISEvaluator(LongTailEvaluator):
             training_sets: registered data sets whose images tell rare, common and frequent
                 categories where the file does not. Every process has to be here, see
                 :func:`~longtail.data.statistics.class_stats.get_class_stats`.
+            write_precision: also write what :meth:`precision_recall` gives, as
+                ``precision_<task>_<mode>.npy``.
 
         Raises:
             ValueError: the data set is not registered or has no ``json_file``, its file or the
@@ -113,6 +123,7 @@ class LVISEvaluator(LongTailEvaluator):
         self._image_index = {int(i): n for n, i in enumerate(self.annotations.image_ids)}
         self._category_of_class = category_of_class(self.annotations, self._metadata, dataset_name)
         self._curves: dict[tuple[str, str], np.ndarray] = {}
+        self._write_precision = write_precision
         self.reset()
 
     def reset(self) -> None:
@@ -181,9 +192,11 @@ class LVISEvaluator(LongTailEvaluator):
         matches = join_matches(seen.matches, tasks)
         metrics, self._curves = compute_metrics(matches, self.annotations, tasks, self._modes)
         if self._output_dir:
-            name, number = self._dataset_name, len(seen.images)
-            report = build_report(name, number, self.annotations, metrics, self._curves)
+            report = build_report(len(seen.images), self.annotations, metrics, self._curves)
+            report = self.recorded(fingerprint(self.annotations), report)
             write_json(self._output_dir / "lvis_evaluation.json", report)
+            if self._write_precision:
+                write_precision(self._output_dir, self._curves)
         logger.info(f"{self._dataset_name}, {len(seen.images)} images:\n{format_table(metrics)}")
         return OrderedDict((task, metrics[task]) for task in sorted(tasks))
 

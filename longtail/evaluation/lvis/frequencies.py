@@ -14,7 +14,8 @@ def derive_frequencies(
 ) -> None:
     """Let training images tell the frequency of the categories that are without, in place.
 
-    Categories that nothing tells about stay without; a warning says so.
+    Their counts of training images and instances come from there as well. Categories that nothing
+    tells about stay without; a warning says so.
 
     Args:
         annotations: their ``categories`` are changed.
@@ -30,16 +31,17 @@ def derive_frequencies(
     unknown = [item for item in annotations.categories if item["frequency"] is None]
     if not unknown:
         return
-    image_count: dict[str, int] = {}
+    counted: dict[str, dict[str, int]] = {}
     if training_sets:
         try:
-            stats = get_class_stats(training_sets)
-            image_count = dict(zip(stats.class_names, stats.image_count.tolist(), strict=True))
+            rows = get_class_stats(training_sets).to_dict()["classes"]
+            counted = {row["name"]: row for row in rows}
         except FileNotFoundError as error:
             logger.warning(f"{dataset_name}: the training set is not here ({error})")
     for item in unknown:
-        if item["name"] in image_count:
-            item["image_count"] = image_count[item["name"]]
+        if row := counted.get(item["name"]):
+            item["image_count"] = row["image_count"]
+            item["instance_count"] = row.get("instance_count")
             item["frequency"] = frequency_letter(item["image_count"])
     left = [item["name"] for item in unknown if item["frequency"] is None]
     if left:

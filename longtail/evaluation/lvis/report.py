@@ -5,17 +5,19 @@ Shapes: K categories; T, R and A as in :mod:`longtail.evaluation.lvis.metrics`.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from longtail.evaluation.base import test_set_fingerprint
 from longtail.evaluation.lvis.annotations import LVISAnnotations
 from longtail.evaluation.lvis.precision import ENDINGS
 from longtail.evaluation.report import plain_table
+from longtail.utils.io import atomic_write
 
 
 def build_report(
-    dataset_name: str,
     num_images: int,
     annotations: LVISAnnotations,
     metrics: Mapping[str, Mapping[str, float]],
@@ -24,28 +26,64 @@ def build_report(
     """Build the content of ``lvis_evaluation.json``.
 
     Args:
-        dataset_name: the registered name.
         num_images: number of evaluated images.
         annotations: the data set's.
         metrics: in percent, by task.
         curves: (T, R, K, A) precision by task and mode.
 
     Returns:
-        ``{"dataset", "num_images", "tasks": metrics, "categories": [{"id", "name", "frequency",
-        "image_count", "bbox": {"AP", "AP_fixed"}, "segm": ...}, ...]}``, all AP in percent and
-        NaN where a category has no annotation.
+        ``{"num_images", "tasks": metrics, "categories": [{"id", "name", "frequency",
+        "train_images", "train_instances", "bbox": {"AP", "AP_fixed"}, "segm": ...}, ...]}``, all
+        AP in percent and NaN where a category has no annotation; counts that are not known are
+        None.
     """
-    rows = [dict(category) for category in annotations.categories]
+    rows = [
+        {
+            **{key: category[key] for key in ("id", "name", "frequency")},
+            "train_images": category["image_count"],
+            "train_instances": category["instance_count"],
+        }
+        for category in annotations.categories
+    ]
     for (task, mode), precision in curves.items():
         # A category's precision over all areas is known everywhere or nowhere.
         for row, ap in zip(rows, precision[..., 0].mean(axis=(0, 1)).tolist(), strict=True):
             row.setdefault(task, {})[f"AP{ENDINGS[mode]}"] = 100 * ap
     return {
-        "dataset": dataset_name,
         "num_images": num_images,
         "tasks": {task: dict(values) for task, values in metrics.items()},
         "categories": rows,
     }
+
+
+def fingerprint(annotations: LVISAnnotations) -> str:
+    """Compute what tells the ground truth from others, see :func:`test_set_fingerprint`.
+
+    Args:
+        annotations: the data set's.
+    """
+    images = annotations.images
+    boxes = [image.boxes for image in images]
+    return test_set_fingerprint(
+        [category["name"] for category in annotations.categories],
+        annotations.image_ids,
+        np.array(annotations.sizes, np.int64),
+        np.array([len(image.category) for image in images], np.int64),
+        np.concatenate([image.category for image in images] or [np.empty(0, np.int32)]),
+        np.concatenate(boxes or [np.empty((0, 4))]),
+    )
+
+
+def write_precision(folder: Path, curves: Mapping[tuple[str, str], np.ndarray]) -> None:
+    """Write precision-recall curves, a file for each task and mode, atomically.
+
+    Args:
+        folder: made if missing.
+        curves: (T, R, K, A) precision by task and mode.
+    """
+    for (task, mode), precision in curves.items():
+        with atomic_write(folder / f"precision_{task}_{mode}.npy", "wb") as file:
+            np.save(file, precision)
 
 
 def format_table(metrics: Mapping[str, Mapping[str, float]]) -> str:

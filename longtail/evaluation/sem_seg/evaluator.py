@@ -23,10 +23,11 @@ from longtail.data.datasets.classes import class_order
 from longtail.data.formats.headers import check_label_size, read_header
 from longtail.data.formats.images import read_label_map
 from longtail.data.statistics.groups import checked_groups, groups_by_pixel_share
-from longtail.evaluation.base import LongTailEvaluator
-from longtail.evaluation.report import flat_results, write_report
+from longtail.evaluation.base import LongTailEvaluator, test_set_fingerprint
+from longtail.evaluation.report import flat_results, write_confusion, write_report
 from longtail.evaluation.sem_seg.metrics import as_class_map, confusion_matrix
 from longtail.evaluation.sem_seg.report import LAYOUT, build_report, format_tables
+from longtail.evaluation.training_counts import training_counts
 from longtail.utils.io import write_json
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,12 @@ class SemSegEvaluator(LongTailEvaluator):
 
     The groups are, in this order: ``class_groups`` if given; ``class_groups`` of the data set's
     metadata (ADE20K: Table 16 of DisAlign); thirds of the classes by pixels
-    (:func:`~longtail.data.statistics.groups.groups_by_pixel_share`), namely by
-    ``pixel_count`` if given, and otherwise by the ground truth that was evaluated. The last is the
-    only choice that depends on which images were evaluated.
+    (:func:`~longtail.data.statistics.groups.groups_by_pixel_share`), namely by those of the
+    training sets, and only if they are not known by the ground truth that was evaluated, with a
+    warning: that choice depends on which images were evaluated.
     """
+
+    task = "sem_seg"
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class SemSegEvaluator(LongTailEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         class_groups: Mapping[str, Sequence[int]] | None = None,
-        pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None = None,
+        training_sets: Sequence[str] = (),
         write_predictions: bool = False,
     ) -> None:
         """Look the data set and its groups of classes up.
@@ -64,18 +67,19 @@ class SemSegEvaluator(LongTailEvaluator):
                 predictions be translated.
             distributed: add up the matrices of all processes. Otherwise each process evaluates
                 what it has seen.
-            output_dir: where ``sem_seg_evaluation.json`` and ``.csv`` go; nothing is written
-                without it.
+            output_dir: where ``sem_seg_evaluation.json`` and ``.csv`` and
+                ``confusion_matrix.npz`` go; nothing is written without it.
             class_groups: class indices by group name, each class in exactly one group.
-            pixel_count: (K,) pixels of each class in the training set, to cut the groups by
-                where there are no ``class_groups``.
+            training_sets: registered data sets, whose classes are counted for the report and, where
+                there are no ``class_groups``, to cut the groups by their pixels. Every process has
+                to be here, see :func:`~longtail.data.statistics.class_stats.get_class_stats`.
             write_predictions: also write ``sem_seg_predictions.json``, one RLE per image and
                 class in COCO's result format.
 
         Raises:
             ValueError: the data set is not registered or lacks something, the groups do not hold
-                every class once, ``pixel_count`` does not have K entries, or predictions are to
-                be written without ``output_dir``.
+                every class once, the training sets have other classes, or predictions are to be
+                written without ``output_dir``.
         """
         if write_predictions and not output_dir:
             raise ValueError("SemSegEvaluator: write_predictions needs an output_dir to write to")
@@ -89,8 +93,9 @@ class SemSegEvaluator(LongTailEvaluator):
         )
         ids = self._metadata.get("stuff_dataset_id_to_contiguous_id", {})
         self._dataset_ids = {index: dataset_id for dataset_id, index in ids.items()}
+        self._train_counts = training_counts(training_sets, self._class_names, dataset_name)
         self._class_groups = self._choose_groups(
-            class_groups or self._metadata.get("class_groups", None), pixel_count
+            class_groups or self._metadata.get("class_groups", None)
         )
         self._ground_truth_files = _ground_truth_files(dataset_name)
         self.reset()
@@ -160,13 +165,25 @@ class SemSegEvaluator(LongTailEvaluator):
             )
         if self._distributed and not comm.is_main_process():
             return None
-        groups = self._class_groups or groups_by_pixel_share(confusion.sum(dim=1))
-        report = {
-            "dataset": self._dataset_name,
-            "num_images": num_images,
-            **build_report(confusion, self._class_names, groups),
-        }
+        groups = self._class_groups
+        if groups is None:
+            logger.warning(
+                f"{self._dataset_name}: head, body and tail are cut by the evaluated pixels, since "
+                "those of the training set are not known"
+            )
+            groups = groups_by_pixel_share(confusion.sum(dim=1))
+        report = self.recorded(
+            self._fingerprint(confusion),
+            {
+                "num_images": num_images,
+                **build_report(confusion, self._class_names, groups, self._train_counts),
+            },
+        )
         if self._output_dir:
+            target, prediction = confusion.nonzero(as_tuple=True)
+            counts = confusion[target, prediction]
+            pairs = (array.numpy() for array in (target, prediction, counts))
+            write_confusion(self._output_dir, *pairs, len(confusion))
             write_report(report, self._output_dir, LAYOUT)
         if self._write_predictions:
             write_json(self._output_dir / "sem_seg_predictions.json", predictions)
@@ -176,23 +193,19 @@ class SemSegEvaluator(LongTailEvaluator):
     def _choose_groups(
         self,
         class_groups: Mapping[str, Sequence[int]] | None,
-        pixel_count: Sequence[int] | np.ndarray | torch.Tensor | None,
     ) -> dict[str, list[int]] | None:
         """Choose the groups; None where only the evaluated ground truth can give them."""
-        num_classes = len(self._class_names)
         if class_groups:
             return checked_groups(
-                class_groups, num_classes, f"SemSegEvaluator: {self._dataset_name!r}"
+                class_groups, len(self._class_names), f"SemSegEvaluator: {self._dataset_name!r}"
             )
-        if pixel_count is None:
-            return None
-        if len(pixel_count) != num_classes:
-            raise ValueError(
-                f"SemSegEvaluator: pixel_count has {len(pixel_count)} entries, but "
-                f"{self._dataset_name!r} has {num_classes} classes; pass the counts of its "
-                "training set"
-            )
-        return groups_by_pixel_share(pixel_count)
+        pixels = self._train_counts.get("train_pixels")
+        return None if pixels is None else groups_by_pixel_share(pixels)
+
+    def _fingerprint(self, confusion: torch.Tensor) -> str:
+        """Of the images' names and of the pixels of each class, all of which were evaluated."""
+        names = sorted(os.path.basename(file) for file in self._ground_truth_files.values())
+        return test_set_fingerprint(self._class_names, names, confusion.sum(dim=1).numpy())
 
     def _update(
         self, prediction: torch.Tensor, target: torch.Tensor, ground_truth_file: str

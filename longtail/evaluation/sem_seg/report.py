@@ -35,6 +35,7 @@ def build_report(
     confusion: torch.Tensor,
     class_names: Sequence[str],
     class_groups: Mapping[str, Sequence[int]],
+    train_counts: Mapping[str, Sequence[int]],
 ) -> Report:
     """Compute all metrics of a confusion matrix.
 
@@ -42,21 +43,26 @@ def build_report(
         confusion: (K, K) pixel counts, rows = target, columns = prediction.
         class_names: K names.
         class_groups: class indices by group name; each class is in exactly one group.
+        train_counts: (K,) counts of :func:`~longtail.evaluation.training_counts.training_counts`,
+            empty if they are not known.
 
     Returns:
         ``{"mIoU", "mAcc", "aAcc", "fwIoU": percent,
         "groups": {group: {"mIoU", "mAcc": percent, "num_classes"}},
-        "classes": [{"index", "name", "group", "pixel_share", "IoU", "Acc"}, ...]}``, where
-        ``pixel_share`` is the class's share of the evaluated ground truth pixels in percent.
+        "classes": [{"index", "name", "group", "train_pixels", "train_images", "train_instances",
+        "train_share", "test_pixels", "IoU", "Acc"}, ...]}``, where ``train_share`` is the class's
+        share of the training pixels in percent. Counts that are not known are left out.
     """
     scores = iou_from_confusion(confusion)
     iou, acc = 100 * scores.iou, 100 * scores.acc
-    pixels = confusion.sum(dim=1).to("cpu", torch.float64)
+    pixels = confusion.sum(dim=1)
     columns = {
         "index": range(len(class_names)),
         "name": class_names,
         "group": group_of_classes(class_groups, len(class_names)),
-        "pixel_share": (100 * pixels / pixels.sum()).tolist(),
+        **train_counts,
+        **_share(train_counts.get("train_pixels")),
+        "test_pixels": pixels.tolist(),
         "IoU": iou.tolist(),
         "Acc": acc.tolist(),
     }
@@ -68,6 +74,13 @@ def build_report(
         "groups": group_entries({"mIoU": iou, "mAcc": acc}, class_groups),
         "classes": class_rows(columns),
     }
+
+
+def _share(pixels: Sequence[int] | None) -> dict[str, list[float]]:
+    if pixels is None:
+        return {}
+    total = sum(pixels)
+    return {"train_share": [100 * number / total for number in pixels]}
 
 
 def format_tables(report: Report) -> str:

@@ -258,14 +258,3 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_continues(root):
     assert read_label(done[0]) == read_label(done[-1]) == expected
     assert run_tool("camvid", "--splits", "train") == 0
     assert len(list(written.iterdir())) == total
-
-
-def test_without_scipy_one_line_names_the_extra(root, monkeypatch):
-    """At once, and not for every file; data sets without .mat files do not need it."""
-    (root / "coco-stuff-10k").mkdir(parents=True)
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    message = run_tool("coco_stuff_10k", "--source", str(root / "coco-stuff-10k"))
-    assert message.startswith("error: coco_stuff_10k needs scipy")
-    assert "detectron2-longtail[coco-stuff]" in message and "\n" not in message
-    make_camvid(root / "camvid")
-    assert run_tool("camvid") == 0

@@ -259,7 +259,7 @@ class TestSemSeg:
 
 
 def test_the_checks_read_one_image_of_a_set(tmp_path, configure, monkeypatch):
-    """Start-up does not depend on the number of images."""
+    """Start-up does not depend on the number of images to be evaluated."""
     write_stripes(tmp_path / "tiny_stripes_val", 20)
     opened = []
     original = Image.open
@@ -268,5 +268,5 @@ def test_the_checks_read_one_image_of_a_set(tmp_path, configure, monkeypatch):
     )
     cfg = configure()
     check_test_sets(cfg, Trainer.build_evaluator, check_training_sets(cfg))
-    names = [file for file in opened if "tiny_stripes" in file]
+    names = [file for file in opened if "tiny_stripes_val" in file]
     assert len(names) <= 2

@@ -15,9 +15,9 @@ from tests.evaluation.classification.scores import K, place, scores_and_labels
 NAMES = [f"class{c}" for c in range(K)]
 
 
-def report(**options):
+def report(counts=None, groups=None):
     scores, labels = scores_and_labels()
-    return build_report(label_ranks(scores, labels), labels, NAMES, **options)
+    return build_report(label_ranks(scores, labels), labels, NAMES, counts or {}, groups or {})
 
 
 def test_figures():
@@ -25,7 +25,7 @@ def test_figures():
     pairs = [(place(s, y), y) for s, y in zip(scores.tolist(), labels.tolist(), strict=True)]
     groups = {"many": [0, 1], "medium": [3], "few": [3, 4, 5, 6, 2]}
     groups["few"].remove(3)
-    given = report(train_images=range(0, 70, 10), groups=groups)
+    given = report({"train_images": range(0, 70, 10)}, groups)
     assert given["num_images"] == 60
     assert given["top1"] == pytest.approx(100 * sum(r < 1 for r, _ in pairs) / 60, abs=1e-12)
     assert given["top5"] == pytest.approx(100 * sum(r < 5 for r, _ in pairs) / 60, abs=1e-12)
@@ -56,18 +56,19 @@ def test_figures():
 def test_on_balanced_images_the_mean_over_classes_is_top1():
     labels = torch.arange(K).repeat(9)
     ranks = torch.from_numpy(np.random.default_rng(0).integers(0, 3, 9 * K))
-    given = build_report(ranks, labels, NAMES)
+    given = build_report(ranks, labels, NAMES, {}, {})
     assert given["mean_acc"] == pytest.approx(given["top1"], abs=1e-12)
 
 
 def test_without_training_counts():
     given = report()
     assert given["groups"] == {}
-    assert all(row["train_images"] is row["group"] is None for row in given["classes"])
+    assert list(given["classes"][0]) == ["index", "name", "group", "test_images", "acc"]
+    assert all(row["group"] is None for row in given["classes"])
 
 
 def test_fewer_than_five_classes():
-    given = build_report(torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2]), ["a", "b", "c"])
+    given = build_report(torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2]), ["a", "b", "c"], {}, {})
     assert given["top5"] == 100 and given["top1"] == pytest.approx(100 / 3)
 
 
@@ -82,7 +83,7 @@ def test_flat_results():
 def test_table():
     ranks, labels = torch.tensor([0, 6, 0, 0, 5]), torch.tensor([0, 0, 1, 1, 2])
     groups = {"many": [0], "few": [1, 2], "none": [3]}
-    given = build_report(ranks, labels, NAMES, range(K), groups)
+    given = build_report(ranks, labels, NAMES, {"train_images": range(K)}, groups)
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in format_table(given).splitlines()]
     assert rows[0] == ["classes", "number", "mean_acc"]
     # Classes 0, 1 and 2: 1 of 2, 2 of 2, 0 of 1.

@@ -36,7 +36,13 @@ def annotations(images, frequencies="rcf", size=(100, 120)):
         json_file="toy.json",
         category_ids=np.arange(1, len(frequencies) + 1),
         categories=[
-            {"id": k + 1, "name": f"name{k}", "frequency": letter, "image_count": 5 * k}
+            {
+                "id": k + 1,
+                "name": f"name{k}",
+                "frequency": letter,
+                "image_count": 5 * k,
+                "instance_count": 7 * k,
+            }
             for k, letter in enumerate(frequencies)
         ],
         image_ids=10 * np.arange(1, len(images) + 1),

@@ -30,9 +30,9 @@ def document():
     size = {"height": 20, "width": 30}
     return {
         "categories": [
-            {"id": 9, "name": "ant", "frequency": "f", "image_count": 500},
+            {"id": 9, "name": "ant", "frequency": "f", "image_count": 500, "instance_count": None},
             {"id": 4, "frequency": "r"},
-            {"id": 7, "name": "cat", "frequency": "f", "image_count": 101},
+            {"id": 7, "name": "cat", "frequency": "f", "image_count": 101, "instance_count": None},
         ],
         "images": [
             {"id": 30, **size, "neg_category_ids": [9], "not_exhaustive_category_ids": [7]},
@@ -64,9 +64,9 @@ def test_arrays(read, tmp_path, caplog):
     assert found.json_file == str(tmp_path / "toy.json")
     assert found.category_ids.tolist() == [4, 7, 9]
     assert found.categories == [
-        {"id": 4, "name": "4", "frequency": "r", "image_count": None},
-        {"id": 7, "name": "cat", "frequency": "f", "image_count": 101},
-        {"id": 9, "name": "ant", "frequency": "f", "image_count": 500},
+        {"id": 4, "name": "4", "frequency": "r", "image_count": None, "instance_count": None},
+        {"id": 7, "name": "cat", "frequency": "f", "image_count": 101, "instance_count": None},
+        {"id": 9, "name": "ant", "frequency": "f", "image_count": 500, "instance_count": None},
     ]
     assert found.image_ids.tolist() == [20, 30]
     assert found.sizes == [(20, 30), (20, 30)]

@@ -23,19 +23,19 @@ def test_report():
     given = {"bbox": {"AP": 72.5, "AP_pool": 60.0}, "segm": {"AP": 10.0}}
     data = annotations([ground_truth()] * 2)
     precision = {("bbox", "standard"): curves(), ("bbox", "fixed"): curves() / 2}
-    report = build_report("toy", 2, data, given, {**precision, ("segm", "standard"): curves()})
-    assert (report["dataset"], report["num_images"], report["tasks"]) == ("toy", 2, given)
-    assert list(report) == ["dataset", "num_images", "tasks", "categories"]
+    report = build_report(2, data, given, {**precision, ("segm", "standard"): curves()})
+    assert (report["num_images"], report["tasks"]) == (2, given)
+    assert list(report) == ["num_images", "tasks", "categories"]
     first, second, third = report["categories"]
     # The mean of 0, 0.1, ..., 0.9.
     assert first["bbox"] == pytest.approx({"AP": 45, "AP_fixed": 22.5})
     assert third["segm"] == pytest.approx({"AP": 100})
     assert math.isnan(second["bbox"]["AP"]) and math.isnan(second["segm"]["AP"])
-    assert {key: third[key] for key in ("id", "name", "frequency", "image_count")} == {
+    assert {key: third[key] for key in ("id", "name", "frequency", "train_images")} == {
         "id": 3,
         "name": "name2",
         "frequency": "f",
-        "image_count": 10,
+        "train_images": 10,
     }
     # The data set's own categories stay as they were.
     assert "bbox" not in data.categories[0]

@@ -9,6 +9,7 @@ import uuid
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+import scipy.sparse
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -45,6 +46,16 @@ def make_dataset(folder, num_images=4, seed=0, name=None, **metadata):
     settings = {"stuff_classes": NAMES, "ignore_label": 255, "evaluator_type": "sem_seg"}
     MetadataCatalog.get(name).set(**{**settings, **metadata})
     return name, [{"file_name": record["file_name"]} for record in records], outputs
+
+
+def training_set(folder, names=NAMES):
+    """Of one image with 1 + i pixels of the i-th of the names."""
+    labels = np.full((H, W), 255, np.uint8)
+    labels.flat[: K * (K + 1) // 2] = np.repeat(np.arange(K), np.arange(1, K + 1))
+    (folder / "train").mkdir()
+    name = make_dataset(folder / "train", 1, stuff_classes=names)[0]
+    write_labels(0, name, labels)
+    return name
 
 
 def write_labels(index, name, labels):
@@ -118,10 +129,11 @@ class TestAgainstDetectron2:
 
 
 class TestGroups:
-    def test_metadata_then_argument_then_pixel_count(self, tmp_path):
+    def test_metadata_then_argument_then_training_pixels(self, tmp_path):
         groups = {"head": [6, 0], "body": [1, 2], "tail": [3, 4, 5]}
         name, inputs, outputs = make_dataset(tmp_path, class_groups=groups)
-        results = run(SemSegEvaluator(name, pixel_count=range(K)), inputs, outputs)["sem_seg"]
+        evaluator = SemSegEvaluator(name, training_sets=(training_set(tmp_path),))
+        results = run(evaluator, inputs, outputs)["sem_seg"]
         tail = [results[f"IoU-class{c}"] for c in (3, 4, 5)]
         assert results["mIoU-tail"] == pytest.approx(sum(tail) / 3, abs=1e-12)
         mine = {"odd": [1, 3, 5], "even": [0, 2, 4, 6]}
@@ -130,17 +142,31 @@ class TestGroups:
         assert results["mAcc-odd"] == pytest.approx(sum(odd) / 3, abs=1e-12)
         assert "mIoU-tail" not in results
 
-    def test_pixel_count_decides_without_groups(self, tmp_path):
+    @pytest.mark.parametrize("names", [NAMES, NAMES[::-1]])
+    def test_training_pixels_decide_without_groups(self, tmp_path, names):
+        """Also if the training set has the classes in another order."""
         name, inputs, outputs = make_dataset(tmp_path)
-        results = run(SemSegEvaluator(name, pixel_count=range(K)), inputs, outputs)["sem_seg"]
-        tail = [results[f"IoU-class{c}"] for c in (0, 1)]  # the fewest training pixels
+        train = training_set(tmp_path, names)
+        evaluator = SemSegEvaluator(name, output_dir=str(tmp_path / "out"), training_sets=(train,))
+        results = run(evaluator, inputs, outputs)["sem_seg"]
+        order = [int(name.removeprefix("class")) for name in names]
+        tail = [results[f"IoU-class{c}"] for c in order[:2]]  # the fewest training pixels
         assert results["mIoU-tail"] == pytest.approx(sum(tail) / 2, abs=1e-12)
+        report = json.loads((tmp_path / "out" / "sem_seg_evaluation.json").read_text())
+        for place, index in enumerate(order):
+            row = report["classes"][index]
+            assert (row["train_pixels"], row["train_images"]) == (place + 1, 1)
+            assert row["train_share"] == pytest.approx(100 * (place + 1) / 28, abs=1e-12)
 
-    def test_evaluated_ground_truth_decides_last(self, tmp_path):
+    def test_evaluated_ground_truth_decides_last(self, tmp_path, caplog):
         name, inputs, outputs = make_dataset(tmp_path, 1)
         labels = np.repeat(np.arange(K, dtype=np.uint8), [60, 50, 40, 15, 9, 4, 2]).reshape(H, W)
         write_labels(0, name, labels)
-        results = run(SemSegEvaluator(name), inputs, outputs)["sem_seg"]
+        with caplog.at_level("WARNING", logger="longtail"):
+            results = run(SemSegEvaluator(name, training_sets=("gone",)), inputs, outputs)[
+                "sem_seg"
+            ]
+        assert "gone is not registered" in caplog.text and "by the evaluated pixels" in caplog.text
         tail = [results[f"IoU-class{c}"] for c in (5, 6)]
         assert results["mIoU-tail"] == pytest.approx(sum(tail) / 2, abs=1e-12)
 
@@ -154,7 +180,8 @@ class TestFiles:
         folder = tmp_path / "new" / "folder"
         results = run(SemSegEvaluator(name, output_dir=str(folder)), inputs, outputs)["sem_seg"]
         written = sorted(path.name for path in folder.iterdir())
-        assert written == ["sem_seg_evaluation.csv", "sem_seg_evaluation.json"]
+        files = ["confusion_matrix.npz", "sem_seg_evaluation.csv", "sem_seg_evaluation.json"]
+        assert written == files
 
         report = json.loads((folder / "sem_seg_evaluation.json").read_text())
         assert (report["dataset"], report["num_images"]) == (name, 1)
@@ -166,7 +193,11 @@ class TestFiles:
             rows = list(csv.DictReader(file))
         assert [row["name"] for row in rows] == NAMES
         assert rows[2]["group"] == "head" and rows[6]["group"] == "tail"
-        assert float(rows[2]["pixel_share"]) == pytest.approx(100 * 5 / 15, abs=1e-12)
+        assert int(rows[2]["test_pixels"]) == 5 * H
+        matrix = scipy.sparse.load_npz(folder / "confusion_matrix.npz").toarray()
+        expected = np.zeros((K, K), int)
+        np.add.at(expected, (labels, outputs[0]["sem_seg"].argmax(dim=0).numpy()), 1)
+        np.testing.assert_array_equal(matrix, expected)
         assert float(rows[2]["IoU"]) == results["IoU-class2"]
         assert float(rows[2]["Acc"]) == results["Acc-class2"]
         assert rows[5]["IoU"] == rows[5]["Acc"] == ""
@@ -279,8 +310,9 @@ class TestBadInput:
             SemSegEvaluator(name, write_predictions=True)
         with pytest.raises(ValueError, match=r"each class index 0\.\.6 exactly once"):
             SemSegEvaluator(name, class_groups={"head": [0, 1], "tail": [1, 2]})
-        with pytest.raises(ValueError, match=r"pixel_count has 3 entries.*7 classes"):
-            SemSegEvaluator(name, pixel_count=[1, 2, 3])
+        others = make_dataset(tmp_path, 1, stuff_classes=[*NAMES[1:], "another"])[0]
+        with pytest.raises(ValueError, match=r"training set .* different classes"):
+            SemSegEvaluator(name, training_sets=(others,))
         nameless = make_dataset(tmp_path, 1, stuff_classes=[])[0]
         with pytest.raises(ValueError, match="has no stuff_classes"):
             SemSegEvaluator(nameless)

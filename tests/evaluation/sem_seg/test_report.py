@@ -14,13 +14,15 @@ from longtail.evaluation.sem_seg.report import LAYOUT, build_report, format_tabl
 CONFUSION = torch.tensor([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0]])
 NAMES = ["wall, hall", "tree", "bus", "car"]
 GROUPS = {"tail": [3, 1], "head": [0], "none": [2]}
+# Not in the order of the evaluated pixels.
+COUNTS = {"train_pixels": [20, 30, 0, 150], "train_images": [4, 5, 0, 9]}
 # Hits over target + predicted - hits.
 IOU = {0: 100 * 6 / (8 + 7 - 6), 1: 100 * 3 / (4 + 5 - 3), 3: 0}
 ACC = {0: 75, 1: 75, 3: 0}
 
 
 def test_report():
-    report = build_report(CONFUSION, NAMES, GROUPS)
+    report = build_report(CONFUSION, NAMES, GROUPS, COUNTS)
     assert report["mIoU"] == pytest.approx(sum(IOU.values()) / 3, abs=1e-12)
     assert report["mAcc"] == pytest.approx(50, abs=1e-12)
     assert report["aAcc"] == pytest.approx(100 * 9 / 16, abs=1e-12)
@@ -33,10 +35,13 @@ def test_report():
     assert math.isnan(report["groups"]["none"]["mAcc"])
     assert report["groups"]["none"]["num_classes"] == 1
     for index, row in enumerate(report["classes"]):
-        assert list(row) == ["index", "name", "group", "pixel_share", "IoU", "Acc"]
+        counts = ["train_pixels", "train_images", "train_share", "test_pixels"]
+        assert list(row) == ["index", "name", "group", *counts, "IoU", "Acc"]
         assert (row["index"], row["name"]) == (index, NAMES[index])
         assert row["group"] == ["head", "tail", "none", "tail"][index]
-        assert row["pixel_share"] == [50, 25, 0, 25][index]
+        assert row["test_pixels"] == [8, 4, 0, 4][index]
+        assert row["train_images"] == [4, 5, 0, 9][index]
+        assert row["train_share"] == pytest.approx([10, 15, 0, 75][index], abs=1e-12)
         if index == 2:
             assert math.isnan(row["IoU"]) and math.isnan(row["Acc"])
         else:
@@ -45,7 +50,7 @@ def test_report():
 
 
 def test_flat_results_have_the_names_that_configs_verify():
-    flat = flat_results(build_report(CONFUSION, NAMES, GROUPS), LAYOUT)
+    flat = flat_results(build_report(CONFUSION, NAMES, GROUPS, COUNTS), LAYOUT)
     groups = ("tail", "head", "none")
     assert list(flat) == [
         *("mIoU", "mAcc", "aAcc", "fwIoU"),
@@ -61,7 +66,7 @@ def test_flat_results_have_the_names_that_configs_verify():
 def test_tables():
     """Classes go down the columns, 3 of them beside one another, by their first names."""
     names = [f"class{c}, other" for c in range(7)]
-    report = build_report(torch.diag(torch.arange(7)), names, {"all": range(7)})
+    report = build_report(torch.diag(torch.arange(7)), names, {"all": range(7)}, {})
     text = format_tables(report)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert rows[0] == ["classes", "number", "mIoU", "mAcc"]
