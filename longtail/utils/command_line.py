@@ -53,7 +53,7 @@ def add_analysis_arguments(parser: argparse.ArgumentParser, *, of_runs: bool = T
             "--dataset",
             default="",
             metavar="NAME",
-            help="the test set, of runs that were tested on several (default: the first)",
+            help="the test set (default: the first that all runs were tested on)",
         )
     parser.add_argument(
         "--output",

@@ -76,6 +76,18 @@ def plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(formatter)
 
 
+def legend_below(axes: Axes, columns: int = 3) -> None:
+    """Add a legend where it covers no value.
+
+    Args:
+        axes: with labelled values.
+        columns: of the legend.
+    """
+    axes.legend(
+        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, frameon=False
+    )
+
+
 def run_color(index: int) -> str:
     """The colour of a run by its position; they repeat from the seventh on."""
     return RUN_COLORS[index % len(RUN_COLORS)]
@@ -123,7 +135,7 @@ def sorted_class_axis(
         axes.tick_params(axis="x", labelsize=8)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"classes, sorted by {unit}")
+    axes.set_xlabel(f"classes, sorted by {unit}")
     return order, frequency
 
 

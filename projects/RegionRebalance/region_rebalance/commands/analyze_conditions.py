@@ -14,12 +14,12 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from longtail.analysis.runs import Evaluation, Run, read_run
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from tabulate import tabulate
 
 from longtail.analysis.gain import frequency_order
+from longtail.analysis.runs import Evaluation, Run, read_run
 from longtail.analysis.studies.confusion import confusion_of
 from longtail.analysis.study import (
     FREQUENCIES,
