@@ -4,6 +4,7 @@
 Shapes: K classes.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ FREQUENCY_COLOR = "0.86"
 # More class names than this cannot be read below an axis.
 MOST_NAMES = 40
 LONGEST_NAME = 18
+LEGEND_COLUMNS = 3
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -76,16 +78,20 @@ def plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(formatter)
 
 
-def legend_below(axes: Axes, columns: int = 3) -> None:
-    """Add a legend where it covers no value.
+def legend_above(axes: Axes, title: str) -> None:
+    """Add a title and, below it, a legend that covers no value.
 
     Args:
         axes: with labelled values.
-        columns: of the legend.
+        title: of the panel.
     """
+    entries = len(axes.get_legend_handles_labels()[1])
+    columns = min(entries, LEGEND_COLUMNS)
     axes.legend(
-        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, frameon=False
+        fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=columns, frameon=False
     )
+    # In points, as many as the lines of the legend.
+    axes.set_title(title, pad=8 + 13 * math.ceil(entries / columns))
 
 
 def run_color(index: int) -> str:

@@ -24,7 +24,7 @@ from longtail.analysis.study import (
 )
 from longtail.evaluation.metrics import grouped_mean
 from longtail.visualization.figures import (
-    legend_below,
+    legend_above,
     new_figure,
     plain_numbers,
     run_color,
@@ -109,8 +109,7 @@ def _draw_classes(
         ax.lines[-1].set_label(labels[number])
     mean = f", mean of {window} classes" if window > 1 else ""
     ax.set_ylabel(f"{metric} (%)")
-    ax.set_title(f"per class{mean}")
-    legend_below(ax)
+    legend_above(ax, f"per class{mean}")
     plain_numbers(ax)
 
 
@@ -124,6 +123,5 @@ def _draw_bars(ax: Axes, means: dict[str, dict[str, float]], metric: str) -> Non
     ax.set_xticks(range(len(columns)), columns)
     ax.set_ylabel(f"mean {metric} of classes (%)")
     ax.margins(y=0.1)
-    legend_below(ax)
-    ax.set_title("all classes and groups")
+    legend_above(ax, "all classes and groups")
     plain_numbers(ax)

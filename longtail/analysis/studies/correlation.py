@@ -26,7 +26,7 @@ from longtail.analysis.study import (
 )
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.visualization.figures import (
-    legend_below,
+    legend_above,
     new_figure,
     plain_numbers,
     run_color,
@@ -138,6 +138,5 @@ def _draw(
             ax.plot(running_mean(values, window), color=color, linewidth=1.6, label=label)
     ax.set_ylabel(f"{metric} (%)")
     ax.set_ylim(-3, 103)
-    ax.set_title(f"{metric} over {unit}")
-    legend_below(ax)
+    legend_above(ax, f"{metric} over {unit}")
     plain_numbers(ax)

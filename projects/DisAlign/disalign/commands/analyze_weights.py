@@ -22,7 +22,7 @@ from longtail.analysis.study import Study
 from longtail.data.statistics.class_stats import ClassStats, get_class_stats
 from longtail.utils.command_line import add_analysis_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
-from longtail.visualization.figures import legend_below, new_figure, run_color, sorted_class_axis
+from longtail.visualization.figures import legend_above, new_figure, run_color, sorted_class_axis
 
 # Those of the figure.
 RHO = (0.0, 0.3, 1.0)
@@ -53,8 +53,7 @@ def study_weights(dataset: str, stats: ClassStats, rhos: Sequence[float]) -> Stu
         ax.plot(np.arange(len(order)), values[order], label=f"rho = {rho:g}", **mark)
     ax.set_yscale("log")
     ax.set_ylabel("weight of a sample, mean of classes 1")
-    ax.set_title(dataset)
-    legend_below(ax)
+    legend_above(ax, dataset)
     rows = [
         [rho, values.min(), values.max(), values.max() / values.min()]
         for rho, values in weights.items()
