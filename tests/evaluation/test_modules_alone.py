@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every module of analysis, data, evaluation and visualization works as the first that is imported."""
+"""Every module of these packages works as the first that is imported."""
 
 import pytest
 

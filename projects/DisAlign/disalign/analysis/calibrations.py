@@ -192,9 +192,11 @@ def read_history(model: nn.Module, weights: str) -> dict[str, Any]:
     for path in sorted(folder.glob("model_*.pth")):
         if match := _PERIODIC.fullmatch(path.name):
             content = load_tensors(str(path))
-            # Numbered from 0.
-            done = 1 + int(content.get("iteration", -1 if match[1] == "final" else match[1]))
-            steps[done] = content.get("model", content)
+            number = content.get("iteration", match[1])
+            # Of a last checkpoint that somebody has stripped, nobody knows when it was.
+            if number != "final":
+                # Numbered from 0.
+                steps[int(number) + 1] = content.get("model", content)
     if len(steps) < 2:
         raise ValueError(
             f"--history: {folder} has {len(steps)} checkpoints model_*.pth of different "
