@@ -160,7 +160,7 @@ def _draw(
     ax.set_yscale("symlog", linthresh=10)
     plain_numbers(ax)
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_ylabel("K n_y - (FP_r - (1+K) FP), % of n_y")
+    ax.set_ylabel("K n_y - (FP_r - (1+K) FP)\n% of n_y")
     ax.legend(handles=[Patch(color=color, label=name) for name, color in COLORS.items()])
 
 
