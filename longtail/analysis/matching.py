@@ -6,7 +6,7 @@ A run is one of a packaged config if all keys are equal but those of
 :func:`same_start`.
 """
 
-from collections import Counter
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -91,7 +91,8 @@ class Matching:
 
     Attributes:
         runs: those that count, by config, in the order of their seeds; one a seed.
-        remarks: a sentence for each run, or several alike, that counts for nothing, and why.
+        remarks: sentences: on runs that count for nothing, and why, and on test sets that are not
+            the same in all runs.
     """
 
     runs: dict[str, list[Run]]
@@ -131,7 +132,7 @@ def match_runs(runs: Sequence[Run], configs: Sequence[str], others: Sequence[str
             elsewhere.append(run)
     for recipe in recipes:
         found[recipe.config] = _one_a_seed(found[recipe.config], recipe.test_set, remarks)
-    _same_ground_truth(found, remarks)
+    remarks += _versions(found)
     if elsewhere:
         remarks.append(f"{_folders(elsewhere)}: of configs that are in no row here")
     for test_sets, group in _by_test_sets(strangers).items():
@@ -205,22 +206,20 @@ def _one_a_seed(runs: list[Run], test_set: str, remarks: list[str]) -> list[Run]
     return list(kept.values())
 
 
-def _same_ground_truth(found: dict[str, list[Run]], remarks: list[str]) -> None:
-    """Leave runs out whose test set has other images or labels than that of most runs."""
-    prints: dict[str, Counter[str]] = {}
+def _versions(found: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Say which test set is not the same in all runs; one that is drawn by seed is not."""
+    versions: dict[str, dict[str, Run]] = {}
     for config, runs in found.items():
         test_set = read_recipe(config).test_set
-        prints.setdefault(test_set, Counter()).update(_on(r, test_set)[0].fingerprint for r in runs)
-    for config, runs in found.items():
-        test_set = read_recipe(config).test_set
-        for run in list(runs):
-            own = {evaluation.fingerprint for evaluation in _on(run, test_set)}
-            if own != {prints[test_set].most_common(1)[0][0]}:
-                runs.remove(run)
-                remarks.append(
-                    f"{run.folder}: its {test_set} has other images or labels than that of the "
-                    "other runs (the fingerprints differ)"
-                )
+        for run in runs:
+            for evaluation in _on(run, test_set):
+                versions.setdefault(test_set, {}).setdefault(evaluation.fingerprint, run)
+    return [
+        f"{test_set} has other images or labels (another fingerprint) in some of these runs: "
+        f"{_folders(list(runs.values()))}"
+        for test_set, runs in versions.items()
+        if len(runs) > 1
+    ]
 
 
 def _by_test_sets(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -236,5 +235,5 @@ def _folders(runs: Sequence[Run]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    text = str(value)
+    return repr(value) if isinstance(value, str) else textwrap.shorten(text, 60)
