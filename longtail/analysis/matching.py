@@ -48,8 +48,8 @@ def same_start(start: str | None, recipe: Recipe, runs: Mapping[Path, Run]) -> b
     """Tell whether a run started from the weights that its recipe names.
 
     - Pretrained weights: a file of the same name, in whatever folder.
-    - Weights of a first stage: those of a run, among ``runs``, of the first stage's recipe. Of
-      folders that are not among them, one in the path has the name of the recipe's OUTPUT_DIR.
+    - Weights of a first stage: those of a run, among ``runs``, of the first stage's recipe. If the
+      run is not among them, a folder in the path is named like that config, or its OUTPUT_DIR.
     - Nobody knows: yes.
 
     Args:
@@ -64,7 +64,8 @@ def same_start(start: str | None, recipe: Recipe, runs: Mapping[Path, Run]) -> b
         return PurePosixPath(start).name == PurePosixPath(recipe.values[WEIGHTS]).name
     base = runs.get(Path(start).parent.resolve())
     if base is None:
-        return first.output.name in PurePosixPath(start).parts
+        names = {first.output.name, PurePosixPath(first.config).stem}
+        return bool(names & {*PurePosixPath(start).parts})
     return first.test_set in base.test_sets and not run_differences(base, first, runs)
 
 

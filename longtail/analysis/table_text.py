@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tabulate import tabulate
 
-from longtail.analysis.metric_names import MULTI_SCALE
+from longtail.analysis.metric_names import MULTI_SCALE_ENDING
 from longtail.analysis.paper_tables import Cell, FilledTable, Line
 from longtail.utils.text import write_csv
 
@@ -85,9 +85,9 @@ def _title(filled: FilledTable) -> str:
 
 def _metrics(filled: FilledTable) -> list[str]:
     """The columns of numbers: one for one scale and several, if no row has both."""
-    single = [name for name in filled.metrics if not name.endswith(MULTI_SCALE)]
+    single = [name for name in filled.metrics if not name.endswith(MULTI_SCALE_ENDING)]
     both = any(
-        name in line.cells and f"{name}{MULTI_SCALE}" in line.cells
+        name in line.cells and f"{name}{MULTI_SCALE_ENDING}" in line.cells
         for line in filled.lines
         for name in single
     )
@@ -123,7 +123,7 @@ def _rows(filled: FilledTable, line: Line, marks: str) -> list[list[Number]]:
         config = f"class statistics of {line.row.dataset}"
     label, source = line.row.label, "published" if filled.table.paper else "recorded"
     if not line.cells.keys() & {*_metrics(filled)}:
-        label += MULTI_SCALE
+        label += MULTI_SCALE_ENDING
     label += marks
     if not _has_values(filled):
         row = _row(filled, line, label, source, _published, config)
@@ -149,7 +149,7 @@ def _row(
     last: str,
 ) -> list[Number]:
     cells = (
-        line.cells.get(metric, line.cells.get(f"{metric}{MULTI_SCALE}"))
+        line.cells.get(metric, line.cells.get(f"{metric}{MULTI_SCALE_ENDING}"))
         for metric in _metrics(filled)
     )
     numbers = [text(cell) if cell else ("", "") for cell in cells]

@@ -162,6 +162,15 @@ def test_weights_tell_second_stages_apart(tmp_path):
     assert matched(tmp_path) == ({SHORT: ["y"], LONG: ["x"]}, [])
 
 
+@pytest.mark.parametrize("folder", ["baseline", "deeplabv3plus_lite0"])
+def test_a_folder_may_be_named_as_the_config_or_its_output(tmp_path, folder):
+    """Which differ in the quick start."""
+    config = "quickstart/deeplabv3plus_lite0_disalign.yaml"
+    weights = ("MODEL.WEIGHTS", f"/elsewhere/{folder}/seed0/model_final.pth")
+    run_of(tmp_path, config, *weights, dataset="synthetic_sem_seg_val", iteration=10**7)
+    assert len(match_runs(find_runs([tmp_path]), [config]).runs[config]) == 1
+
+
 def test_other_weights_are_another_recipe(tmp_path):
     second_stage(tmp_path / "x", "/somewhere/R_50_90e_cosine/model_final.pth")
     found, [remark] = matched(tmp_path)
