@@ -89,30 +89,52 @@ class FilledTable:
         table: as printed.
         metrics: its columns, without those that nobody has a number of.
         lines: one a row.
-        remarks: sentences on runs that count for no row.
+        num_runs: that were looked at.
     """
 
     table: Table
     metrics: tuple[str, ...]
     lines: tuple[Line, ...]
+    num_runs: int
+
+
+@dataclass(frozen=True)
+class FilledTables:
+    """Tables beside the same runs.
+
+    Attributes:
+        tables: one or more.
+        remarks: sentences on runs that count for no row, and why.
+    """
+
+    tables: tuple[FilledTable, ...]
     remarks: tuple[str, ...]
 
 
-def fill_table(table: Table, leaves: Mapping[str, Leaf], runs: Sequence[Run]) -> FilledTable:
+def fill_tables(
+    tables: Sequence[Table], leaves: Mapping[str, Leaf], runs: Sequence[Run]
+) -> FilledTables:
     """Put the runs of each row beside what it prints.
 
     Args:
-        table: any.
+        tables: any.
         leaves: of :func:`longtail.config.tables.read_leaves`.
         runs: any; which row each belongs to is found by its config.
 
     Raises:
         ValueError, OSError: class statistics that are needed cannot be counted.
     """
-    configs = [row.config for row in table.rows if row.config]
+    configs = [row.config for table in tables for row in table.rows if row.config]
     folders = {config.partition("/")[0] for config in configs}
     others = [c for c in leaves if c.partition("/")[0] in folders and c not in configs]
-    matching = match_runs(runs, configs, others) if runs else Matching({}, [])
+    matching = match_runs(runs, configs, others) if runs and configs else Matching({}, [])
+    filled = [_fill(table, leaves, matching, len(runs)) for table in tables]
+    return FilledTables(tuple(filled), tuple(matching.remarks))
+
+
+def _fill(
+    table: Table, leaves: Mapping[str, Leaf], matching: Matching, num_runs: int
+) -> FilledTable:
     counted = {row.dataset: get_class_stats(row.dataset) for row in table.rows if row.dataset}
     lines = []
     for index, row in enumerate(table.rows):
@@ -128,7 +150,7 @@ def fill_table(table: Table, leaves: Mapping[str, Leaf], runs: Sequence[Run]) ->
     known = {name for line in lines for name, cell in line.cells.items() if cell.is_known}
     # Of a plot nothing is known.
     shown = [name for name in table.metrics if name in known or not known]
-    return FilledTable(table, tuple(shown), tuple(lines), tuple(matching.remarks))
+    return FilledTable(table, tuple(shown), tuple(lines), num_runs)
 
 
 def _published(table: Table, row: Row, leaf: Leaf | None) -> Mapping[str, Measurement]:

@@ -9,46 +9,66 @@ from collections.abc import Callable, Mapping, Sequence
 from tabulate import tabulate
 
 from longtail.analysis.metric_names import MULTI_SCALE_ENDING
-from longtail.analysis.paper_tables import Cell, FilledTable, Line
+from longtail.analysis.paper_tables import Cell, FilledTable, FilledTables, Line
 from longtail.utils.text import write_csv
 
 # Between columns, and the length of lines below a table.
 GAP, WIDTH = "  ", 100
+HEADING = "About the runs"
 # A number, and what follows it: the numbers are aligned at their points.
 Number = tuple[str, str]
 COLUMNS = ("table", "row", "config", "metric", "published", "mean", "deviation", "difference")
 
 
-def to_text(filled: FilledTable, notes: Mapping[str, str]) -> str:
-    """Write a table for a terminal.
+def to_text(filled: FilledTables, notes: Mapping[str, str]) -> str:
+    """Write tables for a terminal.
 
     Args:
-        filled: the table.
+        filled: the tables.
         notes: sentences by name, of :func:`longtail.config.tables.read_notes`.
     """
-    lines = _aligned(_headers(filled), _columns(filled))
-    remarks = [
-        textwrap.fill(remark, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-        for remark in _remarks(filled, notes)
-    ]
-    return "\n".join([_title(filled), "", *lines, "", *remarks]).rstrip() + "\n"
+    parts = []
+    for table in filled.tables:
+        remarks = [_wrapped(remark) for remark in _remarks(table, notes)]
+        lines = _aligned(_headers(table), _columns(table))
+        parts.append(_joined(_title(table), "\n".join(lines), "\n".join(remarks)))
+    if filled.remarks:
+        parts.append("\n".join([f"{HEADING}:", *map(_wrapped, filled.remarks), ""]))
+    return "\n\n".join(parts)
 
 
-def to_markdown(filled: FilledTable, notes: Mapping[str, str]) -> str:
-    """Write a table for a page in Markdown; arguments as of :func:`to_text`."""
+def to_markdown(filled: FilledTables, notes: Mapping[str, str]) -> str:
+    """Write tables for a page in Markdown; arguments as of :func:`to_text`."""
+    parts = [_markdown(table, notes) for table in filled.tables]
+    if filled.remarks:
+        parts.append("\n".join([f"### {HEADING}", "", *(f"- {r}" for r in filled.remarks), ""]))
+    return "\n".join(parts)
+
+
+def _markdown(filled: FilledTable, notes: Mapping[str, str]) -> str:
     columns = [[" ".join(filter(None, cell)) for cell in column] for column in _columns(filled)]
     rows = [[cell.replace("|", r"\|") for cell in row] for row in zip(*columns, strict=True)]
     headers = [header.replace("\n", " ") for header in _headers(filled)]
     align = ["right" if header in filled.metrics else "left" for header in headers]
     text = tabulate(rows, headers, "pipe", disable_numparse=True, colalign=align)
     remarks = [f"- {remark}" for remark in _remarks(filled, notes)]
-    return "\n".join([f"### {_title(filled)}", "", text, "", *remarks]).rstrip() + "\n"
+    return _joined(f"### {_title(filled)}", text, "\n".join(remarks))
 
 
-def to_csv(tables: Sequence[FilledTable]) -> str:
+def _joined(*blocks: str) -> str:
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _wrapped(remark: str) -> str:
+    return textwrap.fill(remark, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def to_csv(filled: FilledTables) -> str:
     """Write tables as CSV: a line a row and metric, numbers with all their digits."""
     file = io.StringIO()
-    write_csv(file, [*COLUMNS, "runs", "seeds"], [r for table in tables for r in _records(table)])
+    write_csv(
+        file, [*COLUMNS, "runs", "seeds"], [r for table in filled.tables for r in _records(table)]
+    )
     return file.getvalue()
 
 
@@ -214,6 +234,6 @@ def _remarks(filled: FilledTable, notes: Mapping[str, str]) -> list[str]:
     missing = [line for line in with_config if not line.runs]
     if table.paper and not any(line.row.metrics for line in lines):
         found.append("No number is printed: a row is a part of a plot.")
-    if missing and (_has_values(filled) or filled.remarks):
+    if missing and filled.num_runs:
         found.append(f"{len(missing)} of {len(with_config)} rows have no run.")
-    return [*found, *filled.remarks]
+    return found

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from longtail.analysis.paper_tables import fill_table
+from longtail.analysis.paper_tables import fill_tables
 from longtail.analysis.runs import Run, find_runs
 from longtail.analysis.table_text import to_csv, to_markdown, to_text
 from longtail.config.tables import Table, find_table, read_leaves, read_notes, read_tables
@@ -73,14 +73,12 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
     if options.output and Path(options.output).is_dir():
         raise ValueError(f"--output {options.output} is a folder: name a file")
     runs, leaves, notes = _find_runs(options.runs), read_leaves(), read_notes()
-    filled = [fill_table(table, leaves, runs) for table in tables]
+    filled = fill_tables(tables, leaves, runs)
     if options.format == "csv":
         text = to_csv(filled)
-        for remark in dict.fromkeys(remark for table in filled for remark in table.remarks):
-            print(remark, file=sys.stderr)
+        print(*filled.remarks, sep="\n", end="\n" * bool(filled.remarks), file=sys.stderr)
     else:
-        write = to_text if options.format == "text" else to_markdown
-        text = "\n\n".join(write(table, notes) for table in filled)
+        text = (to_text if options.format == "text" else to_markdown)(filled, notes)
     if not options.output:
         print(text, end="")
         return

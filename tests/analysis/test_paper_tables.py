@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from longtail.analysis.paper_tables import fill_table
+from longtail.analysis.paper_tables import fill_tables
 from longtail.analysis.runs import find_runs
 from longtail.analysis.table_text import to_csv, to_markdown, to_text
 from longtail.config.tables import find_table, read_leaves, read_notes, read_tables
@@ -21,7 +21,11 @@ VAL = "ade20k_sem_seg_val"
 
 def fill(name, folder=None):
     runs = find_runs([folder]) if folder else []
-    return fill_table(find_table(TABLES, name), LEAVES, runs)
+    return fill_tables([find_table(TABLES, name)], LEAVES, runs)
+
+
+def lines_of(name, folder=None):
+    return fill(name, folder).tables[0].lines
 
 
 def write(folder, config, values, several=()):
@@ -36,20 +40,20 @@ def write(folder, config, values, several=()):
 def test_mean_deviation_difference(tmp_path):
     """45, 46, 48: mean 46.33, squared deviations 16/9 + 1/9 + 25/9 = 14/3, halved, the root."""
     write(tmp_path / "rr", RR, [45.0, 46.0, 48.0])
-    filled = fill("rr-table1", tmp_path)
-    line = filled.lines[-1]
+    lines = lines_of("rr-table1", tmp_path)
+    line = lines[-1]
     assert (line.row.config, line.seeds) == (RR, (0, 1, 2))
     cell = line.cells["mIoU"]
     assert cell.published.mean == Decimal("45.02")
     assert cell.mean == pytest.approx(139 / 3)
     assert cell.deviation == pytest.approx(math.sqrt(7 / 3))
     assert cell.difference == pytest.approx(139 / 3 - 45.02)
-    assert [len(line.runs) for line in filled.lines] == [0, 0, 0, 0, 3]
+    assert [len(line.runs) for line in lines] == [0, 0, 0, 0, 3]
 
 
 def test_one_run_has_no_deviation(tmp_path):
     write(tmp_path, RR, [45.0])
-    cell = fill("rr-table1", tmp_path).lines[-1].cells["mIoU"]
+    cell = lines_of("rr-table1", tmp_path)[-1].cells["mIoU"]
     assert (cell.mean, cell.count, math.isnan(cell.deviation)) == (45.0, 1, True)
 
 
@@ -90,7 +94,7 @@ def test_rows_of_several_scales_share_the_columns(tmp_path):
     config = "ADE20K/fcn_R_50c_160k.yaml"
     write(tmp_path, config, [36.0], [38.2])
     filled = fill("disalign-table15", tmp_path)
-    single, several = filled.lines[0], filled.lines[2]
+    single, _, several = filled.tables[0].lines[:3]
     assert single.cells["mIoU"].mean == 36.0 and several.cells["mIoU (m.s.)"].mean == 38.2
     assert "mIoU" not in several.cells
     lines = to_text(filled, NOTES).splitlines()
@@ -114,7 +118,9 @@ def test_markdown(tmp_path):
 
 def test_csv(tmp_path):
     write(tmp_path, RR, [45.0, 46.0])
-    [*rows] = csv.DictReader(io.StringIO(to_csv([fill("rr-table5", tmp_path), fill("rr-table6")])))
+    tables = [find_table(TABLES, name) for name in ("rr-table5", "rr-table6")]
+    filled = fill_tables(tables, LEAVES, find_runs([tmp_path]))
+    [*rows] = csv.DictReader(io.StringIO(to_csv(filled)))
     assert [row["table"] for row in rows] == ["rr-table5"] * 5 + ["rr-table6"] * 4
     row = rows[3]
     assert (row["row"], row["config"], row["metric"]) == ("λ = 0.3", RR, "mIoU")
@@ -133,7 +139,7 @@ def test_a_table_of_ours_stands_beside_what_was_recorded(tmp_path):
     config = "digits-LT/linear.yaml"
     write_classification(tmp_path, 83.5, dataset="digits_lt_test", config=recorded(config),
                          iteration=None)  # fmt: skip
-    line = fill("digits-lt", tmp_path).lines[0]
+    line = lines_of("digits-lt", tmp_path)[0]
     # 82.6 ± 1.6 in measured_images.csv.
     assert str(line.cells["average"].published) == "82.6 ± 1.6"
     assert line.cells["average"].difference == pytest.approx(0.9)
@@ -146,7 +152,7 @@ def test_detection(tmp_path):
     metrics = {"bbox": {"AP": 21.0, "APr": 3.0}, "segm": {"AP": 21.5, "APr": float("nan")}}
     write_detection(tmp_path, metrics, dataset="lvis_v0.5_val", config=recorded(config),
                     iteration=90000)  # fmt: skip
-    cells = fill("disalign-table17", tmp_path).lines[0].cells
+    cells = lines_of("disalign-table17", tmp_path)[0].cells
     assert (cells["box AP"].difference, cells["box APr"].mean) == (pytest.approx(0.2), 3.0)
     assert cells["mask APr"].count == 0
 
@@ -156,16 +162,16 @@ def test_a_plot_shows_what_is_here(tmp_path):
     assert "No number is printed" in to_text(fill("disalign-figure5"), NOTES)
     write_classification(tmp_path, 40.0, dataset="imagenet_lt_val", config=recorded(config),
                          iteration=None)  # fmt: skip
-    line = fill("disalign-figure5", tmp_path).lines[1]
+    line = lines_of("disalign-figure5", tmp_path)[1]
     assert line.cells["average"].mean == 40.0 and math.isnan(line.cells["average"].difference)
 
 
 def test_class_statistics():
     """The paper's Figure 5b: 827, 282, 2612, 528; it cuts digits off. Table 16's shares fall."""
-    lines = fill("rr-figure5b").lines
+    lines = lines_of("rr-figure5b")
     found = [cell.mean for line in lines for cell in line.cells.values()]
     assert [int(value) for value in found] == [827, 282, 2612, 528]
-    shares = [line.cells["pixel share"].mean for line in fill("disalign-table16").lines]
+    shares = [line.cells["pixel share"].mean for line in lines_of("disalign-table16")]
     assert shares[0] == pytest.approx(0.1693, abs=5e-5) and sum(shares) == pytest.approx(1)
     assert "longtail class-statistics" in to_text(fill("disalign-table16"), NOTES)
 
@@ -175,11 +181,12 @@ def test_every_table_can_be_printed(name):
     """With all its printed cells, in each form."""
     filled = fill(name)
     text, markdown = to_text(filled, NOTES), to_markdown(filled, NOTES)
-    rows = list(csv.DictReader(io.StringIO(to_csv([filled]))))
-    for row in filled.table.rows:
+    rows = list(csv.DictReader(io.StringIO(to_csv(filled))))
+    [table] = filled.tables
+    for row in table.table.rows:
         assert row.label in text and row.label in markdown
         printed = {r["metric"]: r["published"] for r in rows if r["row"] == row.label}
         for metric, value in row.metrics.items():
             assert str(value) in text and str(value) in markdown
             assert metric in printed
-    assert len(rows) == sum(len(line.cells) for line in filled.lines)
+    assert len(rows) == sum(len(line.cells) for line in table.lines)
