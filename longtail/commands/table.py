@@ -70,8 +70,10 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
-    if options.output and Path(options.output).is_dir():
-        raise ValueError(f"--output {options.output} is a folder: name a file")
+    path = Path(options.output or "")
+    # A device would be replaced by a file, too.
+    if options.output and path.exists() and not path.is_file():
+        raise ValueError(f"--output {path} is a folder, or no regular file: name a file")
     runs, leaves, notes = _find_runs(options.runs), read_leaves(), read_notes()
     filled = fill_tables(tables, leaves, runs)
     if options.format == "csv":

@@ -2,6 +2,7 @@
 """longtail table, as users call it, and the scripts that print all tables of a data set."""
 
 import ast
+import os
 import subprocess
 import sys
 
@@ -82,6 +83,9 @@ def test_bad_input_is_said_in_one_line(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert_names(error_of("camvid", "--runs", tmp_path / "empty"), str(tmp_path / "empty"))
     assert_names(error_of("camvid", "--output", tmp_path), "--output", str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    assert_names(error_of("camvid", "--output", tmp_path / "pipe"), str(tmp_path / "pipe"))
+    assert (tmp_path / "pipe").is_fifo()
     report = run / "inference" / VAL / "sem_seg_evaluation.json"
     report.write_text(report.read_text()[:200])
     assert_names(error_of("camvid", "--runs", run), str(report), "--eval-only")
