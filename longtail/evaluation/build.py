@@ -16,7 +16,8 @@ def build_evaluator(
     """Build the evaluator for ``dataset_name``.
 
     Args:
-        cfg: ``TEST.SEM_SEG.WRITE_PREDICTIONS``, or ``TEST.LVIS`` and ``DATASETS.TRAIN`` are read.
+        cfg: ``WRITE_PREDICTIONS`` of ``TEST.SEM_SEG`` and ``TEST.CLASSIFICATION``, or ``TEST.LVIS``
+            and ``DATASETS.TRAIN`` are read.
         dataset_name: a registered data set; ``evaluator_type`` in its metadata is ``"sem_seg"``,
             ``"classification"``, ``"coco"`` or ``"lvis"``.
         output_dir: where the evaluator writes its results; nothing is written without it.
@@ -36,7 +37,11 @@ def build_evaluator(
             output_dir=output_dir,
             write_predictions=cfg.TEST.SEM_SEG.WRITE_PREDICTIONS,
         ),
-        "classification": lambda: ClassificationEvaluator(dataset_name, output_dir=output_dir),
+        "classification": lambda: ClassificationEvaluator(
+            dataset_name,
+            output_dir=output_dir,
+            write_predictions=cfg.TEST.CLASSIFICATION.WRITE_PREDICTIONS,
+        ),
         "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_dir),
         "lvis": lambda: LVISEvaluator(
             dataset_name,

@@ -16,6 +16,10 @@ _MARGIN = 8
 _PAPER, _INK, _PALE_INK = (255, 255, 255), (20, 20, 20), (90, 90, 90)
 
 
+# Smaller images are enlarged to about this many pixels a side, so that names can be read on them.
+_READABLE = 256
+
+
 class Column(NamedTuple):
     """One picture of a row."""
 
@@ -51,7 +55,7 @@ def side_by_side(columns: Sequence[Column], legend: Sequence[tuple[str, Color]])
     font = ImageFont.load_default(max(15, height // 22))
     line = sum(font.getmetrics()) + 2
     captions = [(column.name, column.note) for column in columns]
-    cell = max(width, *(_text_width(font, text) for caption in captions for text in caption))
+    cell = max(width, *(text_width(font, text) for caption in captions for text in caption))
     caption_height = line * (2 if any(column.note for column in columns) else 1)
     top = 2 * _MARGIN + caption_height
     swatches = _LegendGrid(font, line, legend, (cell + _MARGIN) * len(columns) - _MARGIN)
@@ -81,7 +85,7 @@ class _LegendGrid:
         width: int,
     ) -> None:
         self._font, self._line, self._legend = font, line, legend
-        names = [_text_width(font, name) for name, _ in legend]
+        names = [text_width(font, name) for name, _ in legend]
         self._cell = max(names, default=0) + line + 2 * _MARGIN
         self.width = max(width, self._cell)
         self._per_row = self.width // self._cell
@@ -99,5 +103,16 @@ class _LegendGrid:
             draw.text((x + self._line, y), name, _INK, self._font)
 
 
-def _text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
+def enlargement(height: int, width: int) -> int:
+    """By how many times an image is enlarged that names are to be written on."""
+    return max(1, _READABLE // min(height, width))
+
+
+def enlarged(image: np.ndarray, times: int) -> np.ndarray:
+    """Repeat every pixel of an (H, W, ...) image or mask."""
+    return image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
+    """The pixels that a line of text takes."""
     return int(np.ceil(font.getlength(text)))

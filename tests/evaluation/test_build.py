@@ -15,6 +15,7 @@ from longtail.evaluation import LVISEvaluator, SemSegEvaluator, build_evaluator
 def cfg():
     cfg = get_cfg()
     cfg.TEST.SEM_SEG = CfgNode({"WRITE_PREDICTIONS": False})
+    cfg.TEST.CLASSIFICATION = CfgNode({"WRITE_PREDICTIONS": False})
     cfg.TEST.LVIS = CfgNode({"MODES": ["standard"], "KEEP_ALL_DETECTIONS": False})
     return cfg
 

@@ -17,6 +17,7 @@ from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.groups import shot_groups
 from longtail.evaluation.base import LongTailEvaluator
 from longtail.evaluation.classification.metrics import label_ranks
+from longtail.evaluation.classification.predictions import best_of_batch, write_predictions
 from longtail.evaluation.classification.report import LAYOUT, build_report, format_table
 from longtail.evaluation.metrics import check_finite
 from longtail.evaluation.report import flat_results, write_report
@@ -32,7 +33,12 @@ class ClassificationEvaluator(LongTailEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        write_predictions: bool = False,
     ) -> None:
         """Look the data set up and count its training images.
 
@@ -46,21 +52,29 @@ class ClassificationEvaluator(LongTailEvaluator):
                 it has seen.
             output_dir: where ``classification_evaluation.json`` and ``.csv`` go; nothing is
                 written without it.
+            write_predictions: also write ``classification_predictions.json``, see
+                :mod:`.predictions`.
 
         Raises:
-            ValueError: the data set is not registered or lacks something, or the training set has
-                other classes.
+            ValueError: the data set is not registered or lacks something, the training set has
+                other classes, or predictions are to be written without ``output_dir``.
         """
+        if write_predictions and not output_dir:
+            raise ValueError(
+                "ClassificationEvaluator: write_predictions needs an output_dir to write to"
+            )
         super().__init__(dataset_name, output_dir, distributed=distributed)
         # First: some data sets know their classes once they are loaded.
         self._labels = _labels(dataset_name)
         self._class_names = self.needed_metadata("thing_classes", "class names")
         self._train_images = self._count_training_images(self._metadata.get("training_set", None))
+        self._write_predictions = write_predictions
         self.reset()
 
     def reset(self) -> None:
         """Forget what was processed."""
         self._ranks: dict[int, int] = {}
+        self._predictions: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def process(
@@ -98,6 +112,8 @@ class ClassificationEvaluator(LongTailEvaluator):
             if image_id in self._ranks:
                 raise self._seen_twice(image_id)
             self._ranks[image_id] = rank
+        if self._write_predictions:
+            self._predictions += best_of_batch(inputs, scores)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Compute, log and write the metrics over all images.
@@ -111,6 +127,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             ValueError: two processes had the same image.
         """
         ranks = self._gather_ranks()
+        predictions = self.gather(self._predictions) if self._write_predictions else None
         if ranks is None:
             return None
         if not ranks:
@@ -132,6 +149,9 @@ class ClassificationEvaluator(LongTailEvaluator):
         }
         if self._output_dir:
             write_report(report, self._output_dir, LAYOUT)
+        if predictions is not None:
+            names = self._dataset_name, self._class_names
+            write_predictions(self._output_dir, *names, predictions)
         where = f"\nevery class: {self._output_dir}" if self._output_dir else ""
         logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}{where}")
         return OrderedDict(classification=flat_results(report, LAYOUT))
