@@ -63,7 +63,10 @@ def draw_objects(
     thick = max(2, min(canvas.size) // 200)
     corners = np.rint(times * objects.boxes).astype(int)
     # A box holds the pixels before its lower right corner.
-    corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
+    corners[:, 2:] -= 1
+    # Edges outside of the image are drawn along its border.
+    corners = corners.clip(0, np.tile(canvas.size, 2) - 1)
+    corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2])
     for index in order:
         color = tuple(colors[objects.classes[index]])
         draw.rectangle(corners[index].tolist(), None, color, thick if strong[index] else 1)
@@ -104,7 +107,7 @@ def comparison_of_objects(
     for name, objects in [*truth.items(), *predictions.items()]:
         which = strong[name] if highlight and objects is predictions.get(name) else None
         picture = draw_objects(image, objects, class_names, colors, which)
-        note = f"{len(objects)} objects" if objects is target else found_note(objects, target)
+        note = found_note(objects, None if objects is target else target)
         columns.append(Column(name, picture, note))
     classes = [objects.classes for objects in (*truth.values(), *predictions.values())]
     number = np.bincount(np.concatenate(classes), minlength=len(colors))
@@ -123,9 +126,10 @@ def found_note(objects: Objects, target: Objects | None) -> str:
         Such as ``"found 3 of 5, 2 others"``; others may be objects that are not annotated.
     """
     if target is None:
-        return f"{len(objects)} objects"
+        return f"{len(objects)} object{'s' * (len(objects) != 1)}"
     found = int(matched(objects, target).sum())
-    return f"found {found} of {len(target)}, {len(objects) - found} others"
+    others = len(objects) - found
+    return f"found {found} of {len(target)}, {others} other{'s' * (others != 1)}"
 
 
 def _write_name(

@@ -2,7 +2,6 @@
 """The files of pictures, and a contact sheet of them all."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,13 +25,18 @@ def picture_names(files: Sequence[str]) -> list[str]:
     Returns:
         Different names, without ending.
     """
-    stems = [Path(file).stem for file in files]
-    if max(Counter(stems).values(), default=0) < 2 and SHEET not in stems:
-        return stems
-    common = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    paths = [os.path.relpath(os.path.abspath(file), os.path.dirname(common)) for file in files]
-    # With the ending: a.jpg may lie beside a.png.
-    return [path.replace(os.sep, "_") for path in paths]
+    paths = [os.path.abspath(file) for file in files]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    below = [os.path.relpath(path, common).replace(os.sep, "_") for path in paths]
+    # The last ones differ: the folder is named, and the ending is kept.
+    for names in (
+        [Path(path).stem for path in paths],
+        [os.path.splitext(path)[0] for path in below],
+        [f"{os.path.basename(common)}_{path}" for path in below],
+    ):
+        if len(set(names)) == len(names) and SHEET not in names:
+            break
+    return names
 
 
 def write_pictures(folder: str, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -63,12 +67,15 @@ def contact_sheet(pictures: Sequence[tuple[str, Image.Image]]) -> np.ndarray:
     aspect = np.mean([picture.height / picture.width for _, picture in pictures])
     per_row = min(len(pictures), max(1, round((len(pictures) * aspect) ** 0.5)))
     cell = (_SHEET_WIDTH - _MARGIN) // per_row - _MARGIN
+    # None is enlarged.
+    cell = min(cell, max(picture.width for _, picture in pictures))
     font = ImageFont.load_default(15)
     line = sum(font.getmetrics()) + 2
     scaled = [(name, _scaled(picture, cell)) for name, picture in pictures]
     rows = [scaled[i : i + per_row] for i in range(0, len(scaled), per_row)]
     heights = [line + max(picture.height for _, picture in row) + _MARGIN for row in rows]
-    canvas = Image.new("RGB", (_SHEET_WIDTH, _MARGIN + sum(heights)), _PAPER)
+    width = _MARGIN + per_row * (cell + _MARGIN)
+    canvas = Image.new("RGB", (width, _MARGIN + sum(heights)), _PAPER)
     draw = ImageDraw.Draw(canvas)
     top = _MARGIN
     for row, height in zip(rows, heights, strict=True):
