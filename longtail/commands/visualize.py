@@ -18,8 +18,9 @@ Every image becomes OUTPUT/<name of the image>.png; OUTPUT/contact_sheet.png sho
 """
 
 import argparse
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,21 @@ def _picture(
 ) -> np.ndarray:
     image, truth = task.read(record)
     predictions = _predictions(record, predictors)
-    try:
+    with _naming(record):
         return task.picture(image, truth, predictions, highlight=highlight)
+
+
+def _difference(record: Record, predictors: Mapping[str, Predictor], task: Task) -> float:
+    predictions = _predictions(record, predictors)
+    with _naming(record):
+        return task.difference(predictions, record)
+
+
+@contextlib.contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Name the image in an error."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{record['file_name']}: {error}") from None
 
@@ -211,7 +225,7 @@ def _most_different(
     """The records whose predictions differ most, those first; fewer if fewer differ."""
     differences = np.array(
         [
-            task.difference(_predictions(record, predictors), record)
+            _difference(record, predictors, task)
             for record in tqdm(records, "comparing predictions", unit="image")
         ]
     )

@@ -28,7 +28,17 @@ def disagreement(
 
     Returns:
         (H, W) bool.
+
+    Raises:
+        ValueError: they have different sizes.
     """
+    sizes = {each.shape for each in (*maps, *([] if target is None else [target]))}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise ValueError(
+            f"label maps of one image have the sizes {shown} (width x height): give all of them "
+            "the image's size"
+        )
     differs = np.zeros(maps[0].shape, bool)
     for labels in maps[1:]:
         differs |= labels != maps[0]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from detectron2.data.catalog import Metadata
 
-from longtail.data.formats.images import read_image, read_pair
+from longtail.data.formats.images import read_image, read_label_map, read_pair
 from longtail.data.statistics.counting import class_metadata
 from longtail.evaluation.sem_seg.metrics import as_class_map
 from longtail.visualization.comparison import comparison
@@ -125,8 +125,9 @@ class SemSegTask(Task):
 
     def difference(self, predictions: Mapping[str, np.ndarray], record: Record) -> float:
         """The share of the pixels."""
-        maps = list(predictions.values())
-        return disagreement_share(maps, self.read(record)[1], self.ignore_label)
+        label_file = record.get("sem_seg_file_name")
+        target = None if label_file is None else read_label_map(label_file)
+        return disagreement_share(list(predictions.values()), target, self.ignore_label)
 
 
 class ObjectsTask(Task):

@@ -130,6 +130,16 @@ def test_label_maps_that_differ_most(sem_seg, tmp_path, capsys):
         assert len(positions(pictures["1"], fade(painted, region))) == 1
 
 
+def test_label_maps_of_other_sizes_are_named(sem_seg, tmp_path):
+    columns = []
+    for name in "ab":
+        columns += ["--predictions", name, label_maps(sem_seg, tmp_path / name, {})]
+    first = Path(records(sem_seg)[0]["file_name"])
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "b" / first.name)
+    options = [*columns, "--dataset", sem_seg.dataset, "--most-different", 1]
+    assert_names(fail(tmp_path / "out", *options), str(first), "9x8", "32x32")
+
+
 def detection(image: int, category: int, box: list, score: float = 0.9) -> dict:
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
