@@ -25,6 +25,8 @@ from longtail.visualization.predictions import Objects
 
 # Share of the class colour where a mask is.
 _MASK_SHARE = 0.5
+# Smaller images are enlarged, so that names do not hide what they are of.
+_SIDE = 512
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
 
 
@@ -45,9 +47,9 @@ def draw_objects(
         strong: (N,) bool; of others there is a thin box alone. By default all.
 
     Returns:
-        (H', W', 3) uint8, small images enlarged by :func:`.layout.enlargement`.
+        (H', W', 3) uint8, small images enlarged.
     """
-    times = enlargement(*image.shape[:2])
+    times = enlargement(image, _SIDE)
     strong = np.ones(len(objects), bool) if strong is None else strong
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     # Weak ones first, they are to hide nothing.
@@ -70,11 +72,12 @@ def draw_objects(
     for index in order:
         color = tuple(colors[objects.classes[index]])
         draw.rectangle(corners[index].tolist(), None, color, thick if strong[index] else 1)
+    names = _Names(canvas)
     for index in order[strong[order]]:
         name = class_names[objects.classes[index]]
         if objects.scores is not None:
             name += f" {100 * objects.scores[index]:.0f}%"
-        _write_name(draw, canvas.size, corners[index], name, colors[objects.classes[index]])
+        names.write(name, corners[index], colors[objects.classes[index]])
     return np.asarray(canvas)
 
 
@@ -102,7 +105,7 @@ def comparison_of_objects(
         objects first.
     """
     strong = dict(zip(predictions, unmatched(list(predictions.values())), strict=True))
-    columns = [Column("image", enlarged(image, enlargement(*image.shape[:2])))]
+    columns = [Column("image", enlarged(image, enlargement(image, _SIDE)))]
     truth = {} if target is None else {"ground truth": target}
     for name, objects in [*truth.items(), *predictions.items()]:
         which = strong[name] if highlight and objects is predictions.get(name) else None
@@ -132,22 +135,32 @@ def found_note(objects: Objects, target: Objects | None) -> str:
     return f"found {found} of {len(target)}, {others} other{'s' * (others != 1)}"
 
 
-def _write_name(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    corners: np.ndarray,
-    name: str,
-    color: Color,
-) -> None:
-    """Write a name on a box's colour, above the box if there is room, otherwise inside."""
-    font = ImageFont.load_default(max(11, min(size) // 36))
-    width, height = text_width(font, name) + 4, sum(font.getmetrics())
-    left = max(0, min(int(corners[0]), size[0] - width))
-    top = int(corners[1]) - height
-    if top < 0:
-        top = max(0, int(corners[1]))
-    # As bright as the eye sees it (ITU-R BT.601).
-    brightness = np.dot(color, (0.299, 0.587, 0.114))
-    ink = _DARK if brightness > 127 else _LIGHT
-    draw.rectangle((left, top, left + width - 1, top + height - 1), tuple(color))
-    draw.text((left + 2, top), name, ink, font)
+class _Names:
+    """Names on the colours of their boxes, where there is room."""
+
+    def __init__(self, canvas: Image.Image) -> None:
+        self._draw, self._size = ImageDraw.Draw(canvas), canvas.size
+        self._font = ImageFont.load_default(max(11, min(canvas.size) // 36))
+        self._taken: list[tuple[int, int, int, int]] = []
+
+    def write(self, name: str, corners: np.ndarray, color: Color) -> None:
+        """Write above the box, otherwise inside of it or below, if there only is no other name."""
+        width, height = text_width(self._font, name) + 4, sum(self._font.getmetrics())
+        left = max(0, min(int(corners[0]), self._size[0] - width))
+        tops = int(corners[1]) - height, int(corners[1]), int(corners[3]) + 1
+        places = [
+            (left, top, left + width - 1, top + height - 1)
+            for top in tops
+            if 0 <= top <= self._size[1] - height
+        ] or [(left, 0, left + width - 1, height - 1)]
+        free = (place for place in places if not any(_overlap(place, o) for o in self._taken))
+        box = next(free, places[0])
+        self._taken.append(box)
+        # As bright as the eye sees it (ITU-R BT.601).
+        ink = _DARK if np.dot(color, (0.299, 0.587, 0.114)) > 127 else _LIGHT
+        self._draw.rectangle(box, tuple(color))
+        self._draw.text((left + 2, box[1]), name, ink, self._font)
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return all(one[i] <= other[i + 2] and other[i] <= one[i + 2] for i in (0, 1))

@@ -16,10 +16,6 @@ _MARGIN = 8
 _PAPER, _INK, _PALE_INK = (255, 255, 255), (20, 20, 20), (90, 90, 90)
 
 
-# Smaller images are enlarged to about this many pixels a side, so that names can be read on them.
-_READABLE = 256
-
-
 class Column(NamedTuple):
     """One picture of a row."""
 
@@ -103,9 +99,12 @@ class _LegendGrid:
             draw.text((x + self._line, y), name, _INK, self._font)
 
 
-def enlargement(height: int, width: int) -> int:
-    """By how many times an image is enlarged that names are to be written on."""
-    return max(1, _READABLE // min(height, width))
+def enlargement(image: np.ndarray, side: int) -> int:
+    """By how many times an (H, W, ...) image is enlarged to be at most ``side`` on its shorter one.
+
+    Larger ones stay as they are.
+    """
+    return max(1, side // min(image.shape[:2]))
 
 
 def enlarged(image: np.ndarray, times: int) -> np.ndarray:

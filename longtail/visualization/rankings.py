@@ -23,8 +23,8 @@ from longtail.visualization.predictions import Ranking
 
 _INK, _TRACK = (20, 20, 20), (225, 225, 225)
 _PANEL, _HIGHLIGHT = (246, 246, 246), (255, 243, 190)
-# Narrower images get margins, so that names and bars have room.
-_WIDTH = 256
+# Smaller images are enlarged, and narrower ones get margins, so that names and bars have room.
+_SIDE = 256
 _MARGIN = 8
 
 
@@ -96,7 +96,7 @@ def comparison_of_rankings(
     Returns:
         (height, width, 3) uint8.
     """
-    shown = _widened(enlarged(image, enlargement(*image.shape[:2])))
+    shown = _widened(enlarged(image, enlargement(image, _SIDE)))
     size = shown.shape[:2]
     differs = highlight and top1_differs(list(predictions.values()))
     background = _HIGHLIGHT if differs else _PANEL
@@ -124,7 +124,7 @@ def rank_note(ranking: Ranking, label: int | None, num_classes: int) -> str:
 
 
 def _widened(image: np.ndarray) -> np.ndarray:
-    missing = max(0, _WIDTH - image.shape[1])
+    missing = max(0, _SIDE - image.shape[1])
     left = missing // 2
     return np.pad(image, ((0, 0), (left, missing - left), (0, 0)), constant_values=255)
 

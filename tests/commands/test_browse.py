@@ -92,7 +92,7 @@ def test_objects_are_where_they_are_annotated(objects, tmp_path, options):
         truth = objects_of_record(record)
         # Red is class 0, and every image has one.
         assert (picture == (255, 0, 0)).all(axis=2).any()
-        assert positions(picture, image.repeat(4, axis=0).repeat(4, axis=1))
+        assert positions(picture, image.repeat(8, axis=0).repeat(8, axis=1))
         if set(truth.classes) == {0}:
             drawn = draw_objects(image, truth, ["red"], [(255, 0, 0)])
             assert positions(picture, drawn)

@@ -65,6 +65,15 @@ def test_names_are_written_above_on_the_color_or_inside_at_the_upper_border():
     assert green[2:10, 102:110].mean() > 0.3 and not green[20:50, 102:190].any()
 
 
+def test_names_do_not_hide_each_other():
+    # Two boxes of one corner: the name of the large one goes above, the other's inside.
+    boxes = (100, 100, 300, 250), (100, 100, 250, 220)
+    drawn = draw_objects(GREY, objects(*boxes, classes=(2, 0)), NAMES, COLORS)
+    above, inside = drawn[89:99, 100:110], drawn[103:111, 103:110]
+    assert is_color(above, COLORS[2]).mean() > 0.3 and not is_color(above, COLORS[0]).any()
+    assert is_color(inside, COLORS[0]).mean() > 0.3
+
+
 def test_small_objects_are_drawn_over_large_ones():
     boxes = (100, 100, 140, 140), (100, 100, 300, 250)
     for order in (slice(None), slice(None, None, -1)):
@@ -88,8 +97,8 @@ def test_objects_that_are_not_strong_are_thin_boxes():
 def test_small_images_are_enlarged_with_their_boxes():
     image = random_image(size=(64, 100))
     drawn = draw_objects(image, objects((10, 20, 30, 40)), NAMES, COLORS)
-    assert drawn.shape == (256, 400, 3)  # 256 // 64 = 4 times
-    assert is_color(drawn, COLORS[1])[4 * 20 : 4 * 40, 4 * 10].all()
+    assert drawn.shape == (512, 800, 3)  # 512 // 64 = 8 times
+    assert is_color(drawn, COLORS[1])[8 * 20 : 8 * 40, 8 * 10].all()
     assert tuple(drawn[-1, -1]) == tuple(image[-1, -1])
 
 
