@@ -36,7 +36,7 @@ def thing_colors(metadata: Metadata) -> list[list[int]]:
     Lines are drawn in them, which dark ones are lost for.
     """
     colors = metadata.get("thing_colors", None)
-    if colors:
+    if colors and len(colors) >= len(metadata.thing_classes):
         return [list(color) for color in colors]
     return [
         [

@@ -19,7 +19,7 @@ from longtail.data.datasets.classes import check_same_order
 from longtail.data.datasets.files import files_by_stem
 from longtail.data.formats.headers import read_header
 from longtail.data.formats.images import read_label_map
-from longtail.data.formats.lvis_shapes import check_segmentation, compressed_rle
+from longtail.data.formats.lvis_shapes import segmentation_rle
 from longtail.evaluation.classification.predictions import FILE_NAME
 from longtail.evaluation.lvis.annotations import category_of_class, read_lvis_annotations
 from longtail.utils.text import read_text
@@ -28,6 +28,7 @@ from longtail.visualization.tasks import IMAGES, OBJECTS, SEM_SEG, Task
 
 # From a record of the data set to what is drawn.
 Predictor = Callable[[Record], Any]
+SHAPE = "segmentation"
 # What there is to name, for the messages.
 EXPECTED = {
     SEM_SEG: "a folder of label maps, or sem_seg_predictions.json "
@@ -152,7 +153,7 @@ class _ByImage:
 
 
 def _segments(task: Task, path: str) -> Predictor:
-    keys = {"file_name": str, "category_id": int, "segmentation": dict}
+    keys = {"file_name": str, "category_id": int, SHAPE: dict}
     segments = defaultdict(list)
     for entry in _entries(_read_json(path, SEM_SEG), keys, path, SEM_SEG):
         segments[entry["file_name"]].append(entry)
@@ -173,10 +174,10 @@ def _segments(task: Task, path: str) -> Predictor:
                     f"{num_classes}: it is of another data set"
                 )
             try:
-                check_segmentation(entry["segmentation"], *header.size)
+                rle = segmentation_rle(entry[SHAPE], *header.size)
             except ValueError as error:
                 raise ValueError(f"{path}: class {number} of {file} {error}") from None
-            labels[mask_util.decode(compressed_rle(entry["segmentation"])).astype(bool)] = label
+            labels[mask_util.decode(rle).astype(bool)] = label
         return labels
 
     return predict
@@ -207,16 +208,14 @@ def _results(task: Task, path: str, records: Sequence[Record]) -> Predictor:
         results[image].append({**entry, "class": class_of_category[category]})
 
     def predict(record: Record) -> Objects:
-        found = results.get(record.get("image_id"), [])
-        if "image_id" not in record:
-            raise ValueError(f"{path} has no prediction for {record['file_name']}")
-        for entry in found:
-            if "segmentation" in entry:
-                try:
-                    check_segmentation(entry["segmentation"], record["height"], record["width"])
-                except ValueError as error:
-                    raise ValueError(f"{path}: image_id {record['image_id']} {error}") from None
-                entry["segmentation"] = compressed_rle(entry["segmentation"])
+        size = record["height"], record["width"]
+        found = []
+        for entry in results.get(record["image_id"], []):
+            try:
+                masks = {key: segmentation_rle(entry[key], *size) for key in entry if key == SHAPE}
+            except ValueError as error:
+                raise ValueError(f"{path}: image_id {record['image_id']} {error}") from None
+            found.append({**entry, **masks})
         return objects_of_results(found, task.min_score)
 
     return predict

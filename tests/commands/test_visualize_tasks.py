@@ -167,6 +167,22 @@ def test_detections_that_differ_most(objects, tmp_path, capsys):
     assert len(positions(pictures["3"], part)) == 1
 
 
+def test_masks_with_counts_that_are_not_compressed(objects, tmp_path):
+    # Columns come one after another: the mask is the first 9 columns of 64 pixels, or all others.
+    columns = ["--dataset", objects.dataset, "--most-different", 1]
+    for name, counts in (("a", [0, 576, 3520]), ("b", [576, 3520])):
+        entry = detection(1, 1, [0, 0, 9, 64] if name == "a" else [9, 0, 55, 64])
+        entry["segmentation"] = {"size": [64, 64], "counts": counts}
+        columns += ["--predictions", name, write(tmp_path / f"{name}.json", [entry])]
+    (picture,) = run(tmp_path / "out", *columns).values()
+    image = np.asarray(Image.open(records(objects)[0]["file_name"])).astype(float)
+    mixed = np.rint(0.5 * image + 0.5 * np.array([255, 0, 0])).astype(np.uint8)
+    # Without box and name, and enlarged eight times.
+    for columns_, rows in ((slice(2, 7), slice(20, 60)), (slice(12, 60), slice(20, 60))):
+        part = mixed[rows, columns_].repeat(8, axis=0).repeat(8, axis=1)
+        assert positions(picture, part)
+
+
 def test_classes_that_differ_most(images, tmp_path, capsys):
     names = ["red", "green", "blue"]
     columns = ["--dataset", images.dataset]
