@@ -21,23 +21,24 @@ LAUNCHERS = ("local", "slurm")
 
 
 def add_run_arguments(
-    parser: argparse.ArgumentParser, *, seeds: int = 3, output: str = "output"
+    parser: argparse.ArgumentParser, *, seeds: int = 3, output: str | None = "output"
 ) -> None:
     """Add the options of a command that runs rows.
 
     Args:
         parser: of the command.
         seeds: how many by default.
-        output: the default folder.
+        output: the default folder; None for a command that has another option for it.
     """
     group = parser.add_argument_group("running")
-    group.add_argument(
-        "--output",
-        type=Path,
-        default=Path(output),
-        metavar="DIR",
-        help=f"folder of the runs, DIR/CONFIG/seedN (default: {output})",
-    )
+    if output is not None:
+        group.add_argument(
+            "--output",
+            type=Path,
+            default=Path(output),
+            metavar="DIR",
+            help=f"folder of the runs, DIR/CONFIG/seedN (default: {output})",
+        )
     group.add_argument(
         "--seeds",
         type=parse_seeds,
@@ -88,6 +89,7 @@ def run_rows(
     rows: Iterable[Row],
     arguments: argparse.Namespace,
     *,
+    output: Path | None = None,
     options: Sequence[str] = (),
     datasets: Callable[[int], str | os.PathLike] | None = None,
 ) -> tuple[Plan, dict[Row, list[Run]]]:
@@ -96,6 +98,7 @@ def run_rows(
     Args:
         rows: in the order in which they are run.
         arguments: of :func:`add_run_arguments`.
+        output: folder of the runs; by default that of the arguments.
         options: keys and values of every run, first stages included.
         datasets: the folder of the data sets of a seed, if it is not the environment's.
 
@@ -110,14 +113,15 @@ def run_rows(
     """
     if arguments.num_gpus < 0:
         raise ValueError(f"--num-gpus must be 0 or more, got {arguments.num_gpus}")
-    plan = make_plan(rows, arguments.seeds, arguments.output, options=options, datasets=datasets)
+    output = output or arguments.output
+    plan = make_plan(rows, arguments.seeds, output, options=options, datasets=datasets)
     done = {job for job in plan.jobs if is_done(job)}
     check_startable(plan.jobs, done)
     if arguments.dry_run:
         print("\n".join(listing(plan, done, arguments.num_gpus)))
         return plan, {}
     if arguments.launcher == "slurm":
-        folder = arguments.output / "slurm"
+        folder = output / "slurm"
         lines = write_arrays(plan.jobs, done, folder, arguments.num_gpus)
         print(f"# {len(done)} of {len(plan.jobs)} jobs are done.", *lines, sep="\n")
         return plan, {}

@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 
+from longtail.analysis.recipes import IGNORED
 from longtail.analysis.runs import Evaluation, Run, flat_config, read_run
 from longtail.jobs.plan import Job
 
-# What may differ between two runs of the same: where, on what, and what was expected.
-_FREE = {"OUTPUT_DIR", "MODEL.DEVICE", "TEST.EXPECTED_RESULTS"}
+# What may differ between two runs of the same recipe and seed. That all test sets and scales are
+# evaluated is looked at apart.
+_FREE = IGNORED.keys() - {"SEED"}
 # Differences that a message names, and bytes at the end of a log that are looked at.
 _SHOWN, _TAIL = 3, 65536
 
