@@ -11,6 +11,7 @@ import numpy as np
 
 from longtail.analysis.correlation import frequency_correlation
 from longtail.analysis.methods import Method
+from longtail.analysis.metric_names import MULTI_SCALE_ENDING
 from longtail.analysis.runs import Evaluation
 from longtail.analysis.statistics import (
     Difference,
@@ -92,14 +93,16 @@ class Comparison:
         """The group of a class, "" if it is in none."""
         return next((name for name, members in self.groups.items() if index in members), "")
 
-    def is_group_metric(self, name: str) -> bool:
-        """Whether a metric is the mean over a group of classes."""
-        words = name.removesuffix(" (m.s.)").split()
-        # mIoU head; many; box APr.
-        return any(
-            words[-1] == group or (len(group) == 1 and words[-1] == f"AP{group}")
-            for group in self.evaluation.groups
-        )
+    def group_of_metric(self, name: str) -> str:
+        """The group that a metric is the mean over: mIoU head, many, box APr; "" if none."""
+        word = name.removesuffix(MULTI_SCALE_ENDING).split()[-1]
+        return next((group for group in self.groups if word in (group, f"AP{group}")), "")
+
+    def family_of_metric(self, name: str) -> str:
+        """A metric of a group without the group: mIoU, box AP; "" of an accuracy."""
+        base = name.removesuffix(MULTI_SCALE_ENDING)
+        ending = name[len(base) :]
+        return base.removesuffix(self.group_of_metric(name)).strip() + ending
 
 
 def compare_methods(methods: Sequence[Method], dataset: str = "") -> Comparison:
