@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published metrics of a run whose config is that of a row of a paper's table."""
 
+import os
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
@@ -42,11 +44,11 @@ def _mentions(config: str, data: str) -> bool:
     text = path.read_text(encoding="utf-8")
     if data in text:
         return True
-    base = re.search(r"^_BASE_: *\"?([^\"\s]+)", text, re.MULTILINE)
-    if base is None:
-        return False
-    parent = (path.parent / base[1]).resolve()
-    return _mentions(parent.relative_to(CONFIGS.resolve()).as_posix(), data)
+    # A base is named relative to the config; several are a list.
+    line = re.search(r"^_BASE_:.*", text, re.MULTILINE)
+    bases = re.findall(r"[\w./-]+\.yaml", line[0]) if line else []
+    folder = PurePosixPath(config).parent
+    return any(_mentions(os.path.normpath(folder / base), data) for base in bases)
 
 
 def _packaged(config: str) -> dict[str, Any]:

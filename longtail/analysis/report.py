@@ -84,6 +84,8 @@ def write_report(
 
 def _content(comparison: Comparison, pictures: Sequence[str | os.PathLike]) -> dict[str, Any]:
     runs = [run for method in comparison.methods for run in method.runs]
+    origins = _origins(comparison)
+    versions = {origin["versions"] for origin in origins}
     return {
         "version": longtail.__version__,
         "comparison": comparison,
@@ -102,7 +104,9 @@ def _content(comparison: Comparison, pictures: Sequence[str | os.PathLike]) -> d
         "pictures": _pictures(runs, pictures),
         "most_pictures": MOST_PICTURES,
         "differing": _differing(comparison),
-        "runs": _origins(comparison),
+        "runs": origins,
+        # Once, if they are the same.
+        "versions": versions.pop() if len(versions) == 1 else "",
     }
 
 
@@ -118,7 +122,13 @@ def _summary(comparison: Comparison) -> list[dict[str, Any]]:
         }
         for name, values in comparison.metrics.items()
     ]
-    return sorted(rows, key=lambda row: row["is_group"])
+    families = [comparison.family_of_metric(row["name"]) for row in rows if row["is_group"]]
+    return sorted(
+        rows,
+        key=lambda row: (
+            families.index(comparison.family_of_metric(row["name"])) if row["is_group"] else -1
+        ),
+    )
 
 
 def _cells(values: Values, index: int | tuple[()] = ()) -> dict[str, Any]:
@@ -273,11 +283,17 @@ def _origins(comparison: Comparison) -> list[dict[str, Any]]:
                     "iteration": origin["iteration"] or "not known",
                     "weights": origin.get("weights") or "none",
                     "device": origin.get("device", ""),
-                    "commit": origin.get("commit") or "no checkout",
-                    "time": origin.get("time", ""),
+                    "commit": _short_commit(origin.get("commit") or "no checkout"),
+                    "time": str(origin.get("time", "")).replace("T", " "),
                     "versions": ", ".join(
                         f"{name} {version}" for name, version in origin.get("versions", {}).items()
                     ),
                 }
             )
     return found
+
+
+def _short_commit(name: str) -> str:
+    """The first digits of a commit, and whether files differed from it."""
+    digits, *dirty = name.split("-")
+    return "-".join([digits[:12], *dirty])

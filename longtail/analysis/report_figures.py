@@ -36,7 +36,13 @@ POINTS = 250
 CELLS = 800
 # A confusion matrix of more classes shows nothing at the width of a page.
 MOST_CLASSES = 150
-_STYLE = {"font.size": 8.5, "axes.titlesize": 10, "legend.frameon": False, "axes.spines.top": False}
+_STYLE = {
+    "font.size": 10,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 class Drawing(NamedTuple):
@@ -112,7 +118,7 @@ def heat_map(comparison: Comparison, confusion: npt.ArrayLike, name: str, title:
     order = comparison.order
     percent = truth_percent(confusion)[np.ix_(order, order)]
     names = [comparison.evaluation.class_names[index] for index in order]
-    return _drawing(name, title, _matrix, percent, names, height=4.6)
+    return _drawing(name, title, _matrix, percent, names, height=4.4)
 
 
 def class_values_figure(
@@ -171,7 +177,7 @@ def _curve(axes: Axes, histories: Sequence[tuple], key: str) -> None:
         labelled.add(label)
     axes.set_xlabel("iteration")
     axes.grid(alpha=0.3)
-    axes.legend()
+    _legend(axes)
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
@@ -200,7 +206,8 @@ def _bars(axes: Axes, comparison: Comparison, names: Mapping[str, str]) -> None:
     labels = [f"{group}\n{len(comparison.groups[group])} classes" for group in groups]
     axes.set_xticks(range(len(groups)), labels)
     axes.set_ylabel("percent")
-    axes.legend()
+    axes.set_ylim(bottom=0)
+    _legend(axes)
 
 
 def _class_text(comparison: Comparison, metric: str, position: int, index: int) -> str:
@@ -224,7 +231,7 @@ def _class_bars(
     names = comparison.evaluation.class_names
     unit = FREQUENCIES[comparison.frequency][1]
     order, frequency = sorted_class_axis(axes, names, comparison.counts, unit)
-    frequency.spines[["top"]].set_visible(False)
+    frequency.minorticks_off()
     for place, index in enumerate(order):
         if not np.isnan(values[index]):
             bars = axes.bar(place, values[index], 0.7, color=_color(comparison.group_of(index)))
@@ -260,7 +267,7 @@ def _finish_classes(axes: Axes, comparison: Comparison, metric: str) -> None:
     for group in comparison.groups:
         axes.plot([], [], "s", color=_color(group), label=_safe(group))
     if comparison.groups:
-        axes.legend(ncols=len(comparison.groups), fontsize=8)
+        _legend(axes)
 
 
 def _matrix(axes: Axes, percent: np.ndarray, names: Sequence[str]) -> None:
@@ -290,6 +297,11 @@ def _largest(percent: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _color(group: str) -> str:
     return GROUP_COLORS.get(group, "tab:blue")
+
+
+def _legend(axes: Axes) -> None:
+    """Above the axes, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
 
 def _safe(text: str) -> str:
