@@ -2,6 +2,7 @@
 """A headless browser, driven over a pipe by the DevTools protocol: what a page does, its size."""
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -112,9 +113,9 @@ class Browser:
 def browser() -> Iterator[Browser]:
     """Start a browser without a network, and end it."""
     program = next(filter(None, map(shutil.which, NAMES)))
-    # It reads from descriptor 3 and writes to 4.
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    # It reads from descriptor 3 and writes to 4, which ours are not.
+    theirs_in, ours_out = map(_above_nine, os.pipe())
+    ours_in, theirs_out = map(_above_nine, os.pipe())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
             program,
@@ -126,7 +127,7 @@ def browser() -> Iterator[Browser]:
             f"--user-data-dir={profile}",
         ]
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
+            ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -140,3 +141,9 @@ def browser() -> Iterator[Browser]:
             os.close(ours_in)
             process.kill()
             process.wait()
+
+
+def _above_nine(descriptor: int) -> int:
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved

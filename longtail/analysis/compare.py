@@ -119,7 +119,14 @@ def compare_methods(methods: Sequence[Method], dataset: str = "") -> Comparison:
     Raises:
         ValueError: a run was not evaluated on it, or two runs on different images or classes.
     """
-    dataset = dataset or methods[0].runs[0].test_sets[0]
+    first = methods[0].runs[0]
+    dataset = dataset or first.test_sets[0]
+    for run in (run for method in methods for run in method.runs):
+        if dataset not in run.test_sets and dataset in first.test_sets:
+            raise ValueError(
+                f"{first.folder} was evaluated on {dataset}, but {run.folder} on "
+                f"{', '.join(run.test_sets)}: evaluate both on the same test set"
+            )
     evaluations = tuple(
         tuple(choose_evaluation(run, dataset) for run in method.runs) for method in methods
     )

@@ -81,7 +81,8 @@ def find_methods(arguments: Iterable[str]) -> list[Method]:
     names: dict[Path, str] = {}
     for argument in arguments:
         name, folder = _parse(argument)
-        for run in find_runs(sorted(glob.glob(folder)) or [folder]):
+        folders = [] if os.path.isdir(folder) else sorted(glob.glob(folder))
+        for run in find_runs(folders or [folder]):
             place = run.folder.resolve()
             if place in names:
                 if names[place] == name:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published metrics of a run whose config is that of a row of a paper's table."""
 
+import functools
 import os
 import re
 from pathlib import PurePosixPath
@@ -51,6 +52,7 @@ def _mentions(config: str, data: str) -> bool:
     return any(_mentions(os.path.normpath(folder / base), data) for base in bases)
 
 
+@functools.cache
 def _packaged(config: str) -> dict[str, Any]:
     return flat_config(yaml.safe_load(load_config(config).dump()))
 

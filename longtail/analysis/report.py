@@ -87,6 +87,9 @@ def _content(comparison: Comparison, pictures: Sequence[str | os.PathLike]) -> d
     origins = _origins(comparison)
     versions = {origin["versions"] for origin in origins}
     return {
+        # First what others wrote, and may be damaged.
+        "figures_of_runs": _figures(runs),
+        "pictures": _pictures(runs, pictures),
         "version": longtail.__version__,
         "comparison": comparison,
         "counted": FREQUENCIES[comparison.frequency][1] if comparison.frequency else "",
@@ -99,9 +102,7 @@ def _content(comparison: Comparison, pictures: Sequence[str | os.PathLike]) -> d
         "changes": _changes(comparison),
         "class_tables": _class_tables(comparison),
         "confusion": _confusion(comparison),
-        "figures_of_runs": _figures(runs),
         "figure_commands": _figure_commands(),
-        "pictures": _pictures(runs, pictures),
         "most_pictures": MOST_PICTURES,
         "differing": _differing(comparison),
         "runs": origins,

@@ -4,6 +4,7 @@
 Shapes: K classes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +61,9 @@ def curves(comparison: Comparison) -> list[Drawing]:
         for position, method in enumerate(comparison.methods)
         for seed, run in zip(method.seeds, method.runs, strict=True)
     ]
-    logged = {key: None for *_, history in histories for line in history for key in line}
+    counts = [Counter(key for line in history for key in line) for *_, history in histories]
+    # A single point is no curve.
+    logged = {key: None for count in counts for key, number in count.items() if number > 1}
     losses = sorted((key for key in logged if "loss" in key), key=lambda key: key != "total_loss")
     metrics = [key for key in logged if key.partition("/")[2] in EVALUATED]
     keys = [*losses, *metrics, *(["lr"] if "lr" in logged else [])]

@@ -13,6 +13,8 @@ _SVG = "http://www.w3.org/2000/svg"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 # Marks the ids that are texts; nothing of matplotlib's starts with it.
 _TEXT = "text:"
+# Stands for a line break, which an attribute cannot have.
+_BREAK = "\u2028"
 
 
 def explain(artist: Artist, text: str) -> None:
@@ -20,9 +22,9 @@ def explain(artist: Artist, text: str) -> None:
 
     Args:
         artist: of a figure for :func:`to_svg`.
-        text: any.
+        text: any, of one line or several.
     """
-    artist.set_gid(_TEXT + text)
+    artist.set_gid(_TEXT + text.replace("\n", _BREAK))
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
@@ -63,7 +65,7 @@ def _explain_elements(root: ElementTree.Element) -> None:
     for element in root.iter():
         if element.get("id", "").startswith(_TEXT):
             title = ElementTree.Element(f"{{{_SVG}}}title")
-            title.text = element.attrib.pop("id").removeprefix(_TEXT)
+            title.text = element.attrib.pop("id").removeprefix(_TEXT).replace(_BREAK, "\n")
             element.insert(0, title)
 
 
