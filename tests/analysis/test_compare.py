@@ -66,6 +66,14 @@ def test_other_seeds_are_no_pairs(tmp_path, seeds):
     assert (difference.low, difference.high) == pytest.approx((wanted.low, wanted.high))
 
 
+def test_a_seed_that_is_there_twice_makes_no_pairs(tmp_path):
+    for name, values in (("base", BASE), ("mine", MINE)):
+        for number, (seed, miou) in enumerate(zip((0, 1, 1), values, strict=True)):
+            write(tmp_path / name / str(number), [miou], [seed])
+    found = compared(*(f"{name}={tmp_path}/{name}" for name in ("base", "mine")))
+    assert not found.metrics["mIoU"].differences[0].paired
+
+
 def test_unknown_seeds_are_no_pairs(tmp_path):
     write(tmp_path / "base", BASE[:1], [-1])
     write(tmp_path / "mine", MINE[:1], [-1])

@@ -95,6 +95,18 @@ def test_config_and_origin(page):
     assert "2026-01-02 03:04:05+00:00" in page.text
 
 
+def test_what_is_clear_is_bold(tmp_path):
+    """mIoU differs by 3 and 3.1, +3.05 [+2.41, +3.69]; the others by nothing, or by -1 and 1."""
+    for name, miou, aacc in (("base", (40, 41), (50, 50)), ("mine", (43, 44.1), (49, 51))):
+        for seed in (0, 1):
+            config = {"MODEL": {"HEAD": name}}
+            metrics = {"mIoU": miou[seed], "aAcc": aacc[seed]}
+            write_run(tmp_path / name / f"seed{seed}", metrics, seed=seed, config=config)
+    text = report(tmp_path, [tmp_path / "base", tmp_path / "mine"])
+    assert re.findall(r'class="number clear">([^<]*)<', text) == ["+3.05 [+2.41, +3.69]"]
+    assert 'class="number">+0.00 [-12.71, +12.71]<' in text  # t of 1 degree of freedom
+
+
 def test_a_single_run_shows_its_classes(tmp_path):
     write_run(tmp_path / "a", {"mIoU": 50})
     page = Page(report(tmp_path, [tmp_path / "a"]))
