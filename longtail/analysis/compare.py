@@ -22,8 +22,7 @@ from longtail.analysis.statistics import (
 )
 from longtail.analysis.study import (
     FREQUENCIES,
-    check_same_test_set,
-    choose_evaluation,
+    choose_evaluations,
     known_frequencies,
     ordered_groups,
 )
@@ -114,24 +113,23 @@ def compare_methods(methods: Sequence[Method], dataset: str = "") -> Comparison:
 
     Args:
         methods: one or more, the first is what the others are compared with.
-        dataset: the test set; by default the only one, or the first of the first run.
+        dataset: the test set; by default the first that all runs were evaluated on.
 
     Raises:
         ValueError: a run was not evaluated on it, or two runs on different images or classes.
     """
-    first = methods[0].runs[0]
-    dataset = dataset or first.test_sets[0]
-    for run in (run for method in methods for run in method.runs):
-        if dataset not in run.test_sets and dataset in first.test_sets:
+    runs = [run for method in methods for run in method.runs]
+    for run in runs:
+        if not dataset and not set(runs[0].test_sets) & set(run.test_sets):
+            one, other = (", ".join(r.test_sets) for r in (runs[0], run))
             raise ValueError(
-                f"{first.folder} was evaluated on {dataset}, but {run.folder} on "
-                f"{', '.join(run.test_sets)}: evaluate both on the same test set"
+                f"{runs[0].folder} was evaluated on {one}, but {run.folder} on {other}: evaluate "
+                "both on the same test set"
             )
-    evaluations = tuple(
-        tuple(choose_evaluation(run, dataset) for run in method.runs) for method in methods
-    )
-    everything = [evaluation for of_method in evaluations for evaluation in of_method]
-    check_same_test_set(everything)
+    everything = choose_evaluations(runs, dataset)
+    dataset = everything[0].dataset
+    remaining = iter(everything)
+    evaluations = tuple(tuple(next(remaining) for _ in method.runs) for method in methods)
     metrics = [[run.metrics(dataset) for run in method.runs] for method in methods]
     shared = common_metrics([values for of_method in metrics for values in of_method])
     per_class = common_metrics([evaluation.per_class for evaluation in everything])
@@ -215,6 +213,11 @@ def _notes(methods: Sequence[Method], evaluations: Sequence[Sequence[Evaluation]
             notes.append(
                 f"The runs of {method.label} have different configs: "
                 f"{', '.join(method.differing_keys)}."
+            )
+        if len(set(method.seeds)) < len(method.seeds) and -1 not in method.seeds:
+            notes.append(
+                f"{method.label} has a seed more than once: a run may be there twice, or the runs "
+                "start from other weights (NAME=FOLDER tells them apart)."
             )
         for run, evaluation in zip(method.runs, found, strict=True):
             if not evaluation.is_final:

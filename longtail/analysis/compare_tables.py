@@ -68,17 +68,18 @@ def difference_text(found: Difference, index: int | tuple[()] = ()) -> str:
 
 def changed_classes(
     comparison: Comparison, metric: str, position: int, number: int = NUMBER
-) -> tuple[list[int], list[int]]:
-    """The classes that gained and lost most in a metric.
+) -> list[int]:
+    """The classes that gained and lost most in a metric, from the largest gain to the largest loss.
 
     Args:
         comparison: of two methods or more.
         metric: of classes.
         position: of the method among those that are compared with the first, from 0.
-        number: how many of each, at most.
+        number: how many that gained, and that lost, at most.
     """
-    gained, lost = largest_changes(comparison.classes[metric].differences[position].mean, number)
-    return gained.tolist(), lost.tolist()
+    gain = comparison.classes[metric].differences[position].mean
+    gained, lost = largest_changes(gain, number)
+    return [*gained.tolist(), *reversed(lost.tolist())]
 
 
 def _opening(comparison: Comparison, form: str) -> str:
@@ -113,12 +114,11 @@ def _tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]
             [[name, *_cells(values)] for name, values in comparison.metrics.items()],
         )
     ]
-    if correlations := _correlation_rows(comparison):
+    if correlations := correlation_rows(comparison):
         title = "Correlation of classes with their frequency: Pearson / Spearman, in percent"
         tables.append((title, ["metric, frequency", base, *others], correlations))
     for metric, values in comparison.classes.items():
         for position, label in enumerate(others):
-            gained, lost = changed_classes(comparison, metric, position)
             rows = [
                 [
                     *_class_cells(comparison, index),
@@ -126,7 +126,7 @@ def _tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]
                     value_text(values.spreads[position + 1], index),
                     difference_text(values.differences[position], index),
                 ]
-                for index in [*gained, *reversed(lost)]
+                for index in changed_classes(comparison, metric, position)
             ]
             headers = [*_class_headers(comparison), base, label, "difference"]
             tables.append((f"{metric} of the classes that changed most, {label}", headers, rows))
@@ -162,7 +162,8 @@ def _class_cells(comparison: Comparison, index: int) -> list[str]:
     return cells
 
 
-def _correlation_rows(comparison: Comparison) -> list[list[str]]:
+def correlation_rows(comparison: Comparison) -> list[list[str]]:
+    """Metric and frequency, and of each method Pearson's and Spearman's coefficient."""
     return [
         [
             f"{metric}, {FREQUENCIES[frequency][1]}",

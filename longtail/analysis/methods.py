@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longtail.analysis import recipes
 from longtail.analysis.runs import Run, find_runs
 
-# Runs of one method differ in these: a second stage starts from the weights of its own seed.
-IGNORED = ("SEED", "OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+# Runs of one method differ in these; a second stage starts from the weights of its own seed.
+IGNORED = {*recipes.IGNORED, recipes.WEIGHTS}
 # What the folders of one method's runs end with: linear_0, linear-seed1, seed2.
 _SEED = re.compile(r"[-_. ]?(seed)?[-_. ]?\d+$", re.IGNORECASE)
 
@@ -52,7 +53,7 @@ def differing_keys(runs: Sequence[Run]) -> tuple[str, ...]:
     Args:
         runs: one or more.
     """
-    keys = {key for run in runs for key in run.config} - set(IGNORED)
+    keys = {key for run in runs for key in run.config} - IGNORED
     first = runs[0].config
     return tuple(
         sorted(

@@ -9,6 +9,7 @@ from typing import Any
 
 # Of lvis-api's results -> as printed.
 _LVIS_TASKS = {"bbox": "box", "segm": "mask"}
+# How names of metrics end that are of several scales.
 MULTI_SCALE_ENDING = " (m.s.)"
 
 Metrics = dict[str, float | None]

@@ -1,62 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published metrics of a run whose config is that of a row of a paper's table."""
+"""The published metrics of runs whose config is that of a row of a paper's table."""
 
-import functools
 import os
 import re
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-import yaml
-
-from longtail.analysis.methods import IGNORED
-from longtail.analysis.runs import Run, flat_config
-from longtail.config import load_config
+from longtail.analysis.matching import match_runs
+from longtail.analysis.runs import Run
 from longtail.config.loading import CONFIGS
 from longtail.config.tables import read_leaves, read_tables, rows_of
 
 
-def published(run: Run) -> dict[str, str]:
-    """Find what a paper prints of a run's config.
+def published(runs: Sequence[Run]) -> dict[Path, dict[str, str]]:
+    """Find what the papers print of runs' configs.
 
     Args:
-        run: any.
+        runs: all that are looked at; a second stage is known by the run that it starts from.
 
     Returns:
-        By metric the printed number, with its digits; where tables repeat a row, that of the first
-        one. Empty if the config is that of no row.
+        By folder and metric the printed number, with its digits; where tables repeat a row, that of
+        the first one. Runs of no row are not there.
     """
-    data = run.config.get("DATASETS.TEST")
-    if not data:
-        return {}
-    leaves = read_leaves()
-    for config, rows in rows_of(leaves, read_tables()).items():
-        metrics = [row.metrics for _, row in rows if row.metrics]
-        # Loading a config takes longer than looking into its file.
-        if metrics and _mentions(config, data[0]) and _is_of(run, _packaged(config)):
-            return {
-                name: str(value) for found in reversed(metrics) for name, value in found.items()
-            }
-    return {}
+    printed = {
+        config: [row.metrics for _, row in rows if row.metrics]
+        for config, rows in rows_of(read_leaves(), read_tables()).items()
+    }
+    test_sets = {test_set for run in runs for test_set in run.test_sets}
+    # Loading a config takes longer than looking into its file.
+    configs = [c for c, rows in printed.items() if rows and _mentions(c, test_sets)]
+    return {
+        run.folder: {
+            name: str(value) for row in reversed(printed[config]) for name, value in row.items()
+        }
+        for config, found in (match_runs(runs, configs).runs.items() if configs else ())
+        for run in found
+    }
 
 
-def _mentions(config: str, data: str) -> bool:
-    path = CONFIGS / config
-    text = path.read_text(encoding="utf-8")
-    if data in text:
+def _mentions(config: str, test_sets: set[str]) -> bool:
+    """Whether a config or one that it is based on names one of some test sets."""
+    text = (CONFIGS / config).read_text(encoding="utf-8")
+    if any(test_set in text for test_set in test_sets):
         return True
     # A base is named relative to the config; several are a list.
     line = re.search(r"^_BASE_:.*", text, re.MULTILINE)
     bases = re.findall(r"[\w./-]+\.yaml", line[0]) if line else []
     folder = PurePosixPath(config).parent
-    return any(_mentions(os.path.normpath(folder / base), data) for base in bases)
-
-
-@functools.cache
-def _packaged(config: str) -> dict[str, Any]:
-    return flat_config(yaml.safe_load(load_config(config).dump()))
-
-
-def _is_of(run: Run, values: dict[str, Any]) -> bool:
-    keys = (run.config.keys() | values.keys()) - set(IGNORED)
-    return all(run.config.get(key) == values.get(key) for key in keys)
+    return any(_mentions(os.path.normpath(folder / base), test_sets) for base in bases)

@@ -298,7 +298,7 @@ def _parsed(path: Path, report: dict[str, Any]) -> Evaluation:
             for name, values in per_class.items()
         },
         provenance={"iteration": None, **report["provenance"]},
-        config=flat_config(yaml.safe_load(report["provenance"].get("config") or "{}")),
+        config=_flat(yaml.safe_load(report["provenance"].get("config") or "{}")),
     )
 
 
@@ -314,12 +314,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a nested config by full key, such as ``SOLVER.MAX_ITER``."""
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     values = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            values |= flat_config(value, f"{prefix}{key}.")
+            values |= _flat(value, f"{prefix}{key}.")
         else:
             values[f"{prefix}{key}"] = value
     return values

@@ -114,11 +114,14 @@ def choose_evaluations(runs: Sequence[Run], dataset: str = "") -> list[Evaluatio
 
     Args:
         runs: one or more.
-        dataset: the test set; by default the only one, or the first.
+        dataset: the test set; by default the first that all runs have been tested on.
 
     Raises:
         ValueError: a run has none, or two are of different images or classes.
     """
+    if not dataset:
+        shared = (name for name in runs[0].test_sets if all(run.evaluation(name) for run in runs))
+        dataset = next(shared, "")
     evaluations = [choose_evaluation(run, dataset) for run in runs]
     check_same_test_set(evaluations)
     return evaluations

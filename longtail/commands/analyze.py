@@ -72,7 +72,9 @@ def iou(options: argparse.Namespace) -> Study:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("analyze", __doc__)
-    analyses = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
+    analyses = parser.add_subparsers(
+        dest="analysis", required=True, metavar="ANALYSIS", help="one of these"
+    )
 
     def add(study: Callable[[argparse.Namespace], Study], what: str) -> argparse.ArgumentParser:
         name = study.__name__

@@ -78,7 +78,7 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="",
         metavar="NAME",
-        help="the test set, of runs that were tested on several (default: the first)",
+        help="the test set (default: the first that all runs were tested on)",
     )
 
 

@@ -4,6 +4,7 @@
 Shapes: K classes.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ FREQUENCY_COLOR = "0.86"
 # More class names than this cannot be read below an axis.
 MOST_NAMES = 40
 LONGEST_NAME = 18
+LEGEND_COLUMNS = 3
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -74,6 +76,22 @@ def plain_numbers(axes: Axes) -> None:
     formatter = ScalarFormatter(useOffset=False)
     formatter.set_scientific(False)
     axes.yaxis.set_major_formatter(formatter)
+
+
+def legend_above(axes: Axes, title: str) -> None:
+    """Add a title and, below it, a legend that covers no value.
+
+    Args:
+        axes: with labelled values.
+        title: of the panel.
+    """
+    entries = len(axes.get_legend_handles_labels()[1])
+    columns = min(entries, LEGEND_COLUMNS)
+    axes.legend(
+        fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=columns, frameon=False
+    )
+    # In points, as many as the lines of the legend.
+    axes.set_title(title, pad=8 + 13 * math.ceil(entries / columns))
 
 
 def run_color(index: int) -> str:
@@ -123,7 +141,7 @@ def sorted_class_axis(
         axes.tick_params(axis="x", labelsize=8)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"classes, sorted by {unit}")
+    axes.set_xlabel(f"classes, sorted by {unit}")
     return order, frequency
 
 

@@ -72,6 +72,7 @@ def test_a_seed_that_is_there_twice_makes_no_pairs(tmp_path):
             write(tmp_path / name / str(number), [miou], [seed])
     found = compared(*(f"{name}={tmp_path}/{name}" for name in ("base", "mine")))
     assert not found.metrics["mIoU"].differences[0].paired
+    assert [note.split(" has ")[0] for note in found.notes[1:]] == ["base", "mine"]
 
 
 def test_unknown_seeds_are_no_pairs(tmp_path):
@@ -98,7 +99,7 @@ def test_what_changed_most(tmp_path):
         config = {"MODEL": {"HEAD": name}}
         write_run(tmp_path / name, {}, iou, names=names, config=config)
     found = compared(tmp_path / "base", tmp_path / "mine")
-    assert changed_classes(found, "IoU", 0, 5) == ([2], [0])
+    assert changed_classes(found, "IoU", 0) == [2, 0]
     lines = render(found, "text").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("IoU of the classes that"))
     rows = [line.split() for line in lines[start + 4 : start + 6]]

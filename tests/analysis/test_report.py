@@ -189,7 +189,7 @@ def test_published_metrics(tmp_path, monkeypatch, override, printed):
     monkeypatch.setattr(published_rows, "rows_of", lambda *_: few)
     config = yaml.safe_load(load_config(CONFIG, override).dump())
     write_run(tmp_path / "a", {}, config=config, dataset="ade20k_sem_seg_val")
-    found = published(read_run(tmp_path / "a"))
+    found = published([read_run(tmp_path / "a")]).get(tmp_path / "a", {})
     assert found.get("mIoU") == printed
     if printed:
         assert found["mIoU tail"] == "37.6"

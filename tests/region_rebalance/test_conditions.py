@@ -111,6 +111,21 @@ def test_theorem_near_equality():
     assert edges > 20
 
 
+def test_equality_is_exact():
+    """TP, n + FP grow by the same factor: IoU is the same, whatever floats make of it."""
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        a, b = sorted(rng.integers(1, 1000, 2).tolist())
+        hits, union = rng.integers(10**8, 10**9), rng.integers(10**12, 10**13)
+        tp, tp_r, n = int(a * hits), int(b * hits), int(b * hits) + 5
+        fp, fp_r = int(a * union) - n, int(b * union) - n
+        for more in (-1, 0, 1):
+            others = fp_r + 7
+            before = np.array([[tp, n - tp], [fp, others - fp]])
+            after = np.array([[tp_r, n - tp_r], [fp_r + more, others - fp_r - more]])
+            assert iou_conditions(before, after)["holds"][0] == (more <= 0)
+
+
 def test_two_methods_over_one_baseline():
     # Classes 0 and 1 as in matrix; class 0 violates it with 81 false positives, with 79 not.
     before = matrix(40, 60, 20)

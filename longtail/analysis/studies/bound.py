@@ -24,6 +24,7 @@ from longtail.analysis.study import (
 )
 from longtail.evaluation.metrics import grouped_mean
 from longtail.visualization.figures import (
+    legend_above,
     new_figure,
     plain_numbers,
     run_color,
@@ -108,8 +109,7 @@ def _draw_classes(
         ax.lines[-1].set_label(labels[number])
     mean = f", mean of {window} classes" if window > 1 else ""
     ax.set_ylabel(f"{metric} (%)")
-    ax.set_title(f"per class{mean}")
-    ax.legend()
+    legend_above(ax, f"per class{mean}")
     plain_numbers(ax)
 
 
@@ -122,7 +122,6 @@ def _draw_bars(ax: Axes, means: dict[str, dict[str, float]], metric: str) -> Non
         ax.bar_label(bars, fmt="%.1f", fontsize=7)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_ylabel(f"mean {metric} of classes (%)")
-    ax.margins(y=0.15)
-    ax.legend(fontsize=8)
-    ax.set_title("all classes and groups")
+    ax.margins(y=0.1)
+    legend_above(ax, "all classes and groups")
     plain_numbers(ax)

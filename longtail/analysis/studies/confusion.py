@@ -78,7 +78,9 @@ def study_confusion(run: Run, number: int = 20, dataset: str = "") -> Study:
     counted = "pixels" if evaluation.task == "sem_seg" else "images"
     headers = ["ground truth", "predicted as", counted, "% of ground truth"]
     rows = [[p["truth"], p["predicted"], p["count"], p["percent"]] for p in pairs]
-    text = tabulate(rows, headers=headers, floatfmt=".2f", intfmt=",", disable_numparse=[0, 1])
+    text = "no class is confused with another"
+    if rows:
+        text = tabulate(rows, headers=headers, floatfmt=".2f", intfmt=",", disable_numparse=[0, 1])
     if groups:
         text += f"\n\n{_group_table(of_groups, list(groups))}"
     values = {

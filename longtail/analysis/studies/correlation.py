@@ -26,6 +26,7 @@ from longtail.analysis.study import (
 )
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.visualization.figures import (
+    legend_above,
     new_figure,
     plain_numbers,
     run_color,
@@ -131,12 +132,11 @@ def _draw(
         found = frequency_correlation(run.per_class[metric], run.counts[frequency])
         label = f"{run.name}: Pearson {found['pearson']:.1f} %"
         color = run_color(number)
-        points = label if window == 1 else None
-        ax.plot(values, ".", color=color, markersize=4, alpha=0.6, label=points)
+        points = {"label": label, "markersize": 9} if window == 1 else {"markersize": 4}
+        ax.plot(values, ".", color=color, alpha=0.6, **points)
         if window > 1:
             ax.plot(running_mean(values, window), color=color, linewidth=1.6, label=label)
     ax.set_ylabel(f"{metric} (%)")
-    ax.set_ylim(0, 100)
-    ax.set_title(f"{metric} over {unit}")
-    ax.legend(fontsize=8)
+    ax.set_ylim(-3, 103)
+    legend_above(ax, f"{metric} over {unit}")
     plain_numbers(ax)

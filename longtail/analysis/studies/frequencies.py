@@ -12,7 +12,7 @@ from tabulate import tabulate
 from longtail.analysis.gain import frequency_order
 from longtail.analysis.study import Study
 from longtail.data.statistics.class_stats import ClassStats, imbalance_factor
-from longtail.visualization.figures import new_figure
+from longtail.visualization.figures import new_figure, run_color
 
 
 def study_frequencies(data_sets: Mapping[str, ClassStats]) -> Study:
@@ -25,17 +25,19 @@ def study_frequencies(data_sets: Mapping[str, ClassStats]) -> Study:
     values, rows = {}, []
     for (name, stats), ax in zip(data_sets.items(), axes[0], strict=True):
         counts = _counts(stats)
+        # The axis begins a little below the rarest class.
+        lowest = min(c[c > 0].min() / c.max() for c in counts.values())
         factors = {unit: imbalance_factor(count) for unit, count in counts.items()}
-        for unit, count in counts.items():
+        for number, (unit, count) in enumerate(counts.items()):
             ranked = count[frequency_order(count)]
             shares = np.where(ranked > 0, ranked / max(ranked[0], 1), np.nan)
             factor = factors[unit]
-            label = f"{unit}, imbalance factor {factor:,.0f}"
-            ax.stairs(shares, fill=True, alpha=0.45, baseline=None, label=label)
+            label = f"{unit}, imbalance factor {factor:,.1f}"
+            color = run_color(number)
+            ax.stairs(shares, fill=True, alpha=0.2, baseline=lowest / 2, color=color)
+            ax.stairs(shares, baseline=None, linewidth=1.8, color=color, label=label)
             rows.append([name, unit, len(count), ranked[0], ranked[-1], factor])
         ax.set_yscale("log")
-        # From the rarest class on, with a little room below it.
-        lowest = min(c[c > 0].min() / c.max() for c in counts.values())
         ax.set_ylim(lowest / 2, 1.3)
         ax.set_xlim(0, len(stats.class_names))
         ax.set_xlabel("classes, each count sorted by itself")

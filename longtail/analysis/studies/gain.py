@@ -134,11 +134,13 @@ def _changes(
         [names[index], gain[index], f"{counts[index]:,}", rank[index]]
         for index in [*rising, *falling[::-1]]
     ]
+    if not rows:
+        return f"Δ{metric}: no class has changed"
     headers = [f"Δ{metric}, most up and down", "points", unit, "rank"]
     return tabulate(
         rows,
         headers=headers,
         floatfmt="+.2f",
         disable_numparse=[0, 2],
-        colalign=("left", "right", "right", "right") if rows else None,
+        colalign=("left", "right", "right", "right"),
     )

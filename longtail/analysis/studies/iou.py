@@ -14,7 +14,7 @@ from longtail.analysis.iou import false_positive_ratio, iou_of_accuracy
 from longtail.analysis.runs import Run
 from longtail.analysis.studies.confusion import confusion_of
 from longtail.analysis.study import Study, choose_evaluations, run_labels, run_values
-from longtail.visualization.figures import new_figure, run_color
+from longtail.visualization.figures import legend_above, new_figure, run_color
 
 # b = FP/TP of the curves: where IoU follows accuracy, and where it does not.
 SMALL, LARGE = (0.0, 0.25, 0.5, 0.75, 1.0), (3.0, 5.0, 10.0, 20.0, 50.0)
@@ -63,7 +63,7 @@ def study_iou(runs: Sequence[Run] = (), dataset: str = "") -> Study:
         median = float(np.median(known)) if len(known) else float("nan")
         rows.append([label, len(known), median, *(int(f) for f in _bins(known))])
     for ax in axes[0] if runs else ():
-        ax.legend(fontsize=8, loc="upper left")
+        legend_above(ax, ax.get_title())
     if runs:
         headers = ["FP/TP of classes", "classes", "median", "0 to 1", "1 to 3", "from 3"]
         text = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])
@@ -85,7 +85,7 @@ def _draw_curves(ax: Axes, accuracy: np.ndarray, ratios: tuple[float, ...]) -> N
         ax.annotate(
             f"b = {b:g}", (1, curve[-1]), xytext=(4, 0), textcoords="offset points", va="center"
         )
-    ax.set_xlim(0, 1.12)
+    ax.set_xlim(0, 1.2)
     ax.set_ylim(0, 1.03 * iou_of_accuracy(1.0, ratios[0]))
     ax.set_xticks(np.linspace(0, 1, 6))
     ax.set_xlabel("Acc")

@@ -14,12 +14,12 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from longtail.analysis.runs import Evaluation, Run, read_run
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from tabulate import tabulate
 
 from longtail.analysis.gain import frequency_order
+from longtail.analysis.runs import Evaluation, Run, read_run
 from longtail.analysis.studies.confusion import confusion_of
 from longtail.analysis.study import (
     FREQUENCIES,
@@ -160,7 +160,7 @@ def _draw(
     ax.set_yscale("symlog", linthresh=10)
     plain_numbers(ax)
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_ylabel("K n_y - (FP_r - (1+K) FP), % of n_y")
+    ax.set_ylabel("K n_y - (FP_r - (1+K) FP)\n% of n_y")
     ax.legend(handles=[Patch(color=color, label=name) for name, color in COLORS.items()])
 
 
