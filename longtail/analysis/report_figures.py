@@ -150,12 +150,10 @@ def _drawing(
 
 def _rows(axes: Axes, column: str, unit: str, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
-        # A class that does not occur stands where one that occurs once does.
-        [point] = axes.plot(
-            max(row[unit], 1), row[column], "o", ms=4, color=_color(row.get("group", ""))
-        )
+        [point] = axes.plot(row[unit], row[column], "o", ms=4, color=_color(row.get("group", "")))
         explain(point, f"{row['name']}: {row[column]:.4g}, {row[unit]:,} {unit}")
-    axes.set(xscale="log", xlabel=unit.replace("_", " "), ylabel=column)
+    _count_axis(axes, [row[unit] for row in rows], unit.replace("_", " "))
+    axes.set_ylabel(column)
     axes.grid(alpha=0.3)
 
 
@@ -248,8 +246,7 @@ def _class_points(
     for index in comparison.order:
         if not np.isnan(values[index]):
             [point] = axes.plot(
-                # A class that does not occur stands where one that occurs once does.
-                max(comparison.counts[index], 1),
+                comparison.counts[index],
                 values[index],
                 "o",
                 markersize=4,
@@ -258,7 +255,7 @@ def _class_points(
                 color=_color(comparison.group_of(index)),
             )
             explain(point, texts[index])
-    axes.set(xscale="log", xlabel=FREQUENCIES[comparison.frequency][1])
+    _count_axis(axes, comparison.counts, FREQUENCIES[comparison.frequency][1])
     axes.grid(alpha=0.3)
     _finish_classes(axes, comparison, metric)
 
@@ -300,6 +297,15 @@ def _largest(percent: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _color(group: str) -> str:
     return GROUP_COLORS.get(group, "tab:blue")
+
+
+def _count_axis(axes: Axes, counts: npt.ArrayLike, label: str) -> None:
+    """A logarithmic x-axis, with 0 if a class does not occur."""
+    if np.min(counts) > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlabel(label)
 
 
 def _legend(axes: Axes) -> None:
