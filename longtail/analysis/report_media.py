@@ -67,11 +67,11 @@ def read_class_figures(folder: Path, prefix: str) -> list[Drawing]:
             ) from None
         for rows in _class_lists(content):
             unit = next(key for key in rows[0] if key.endswith("_count"))
-            for column, value in rows[0].items():
-                if column != unit and _is_number(value):
-                    name = f"{prefix}-{len(found)}"
-                    title = f"{path.stem}: {column}"
-                    found.append(class_values_figure(name, title, column, unit, rows))
+            for column in rows[0]:
+                known = [row for row in rows if _is_number(row[column])]
+                if column != unit and known:
+                    name, title = f"{prefix}-{len(found)}", f"{path.stem}: {column}"
+                    found.append(class_values_figure(name, title, column, unit, known))
     return found
 
 

@@ -89,6 +89,7 @@ def write_hostile_runs(folder: Path) -> list[str]:
     rows = [
         {"name": NAMES[0], "group": "rare", "train_count": 0, "alpha": 1.5, "beta": -0.25},
         {"name": "b", "group": "frequent", "train_count": 90, "alpha": 0.5, "beta": 0.25},
+        {"name": "no value", "group": "frequent", "train_count": 9, "alpha": None, "beta": 0},
     ]
     (run / "figures" / "learned.json").write_text(json.dumps({"x": [{"classes": rows}]}))
     return [f"base={folder}/base", f"<b>mine={folder}/mine"]

@@ -87,6 +87,9 @@ def test_pictures_and_figures(page):
     assert "<i>wide" in page.text and "learned: alpha" in page.text
     assert f"{NAMES[0]}: 1.5, 0 train_count" in page.titles
     assert "b: 0.25, 90 train_count" in page.titles
+    assert [title for title in page.titles if title.startswith("no value")] == [
+        "no value: 0, 9 train_count"
+    ]
 
 
 def test_config_and_origin(page):
