@@ -138,11 +138,11 @@ def compare_methods(methods: Sequence[Method], dataset: str = "") -> Comparison:
         methods=tuple(methods),
         evaluations=evaluations,
         metrics={
-            name: _values([[run[name] for run in runs] for runs in metrics], paired)
+            name: _values([[run[name] for run in of_method] for of_method in metrics], paired)
             for name in shared
         },
         classes={
-            name: _values([[e.per_class[name] for e in runs] for runs in evaluations], paired)
+            name: _values([[e.per_class[name] for e in found] for found in evaluations], paired)
             for name in per_class
         },
         notes=tuple(_notes(methods, evaluations)),
