@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from detectron2.config import CfgNode
-
-from longtail.analysis.runs import Evaluation
+from longtail.analysis.runs import Evaluation, flat_config
 from longtail.config import get_cfg, get_config_file, load_config
 from longtail.config.tables import read_leaves
 
@@ -82,8 +80,7 @@ def read_recipe(config: str) -> Recipe:
     Raises:
         FileNotFoundError: there is none.
     """
-    # The device does not matter; this one is everywhere.
-    return Recipe(config, _flat(load_config(get_config_file(config), ["MODEL.DEVICE", "cpu"])))
+    return Recipe(config, flat_config(load_config(get_config_file(config))))
 
 
 def differences(evaluation: Evaluation, recipe: Recipe) -> Differences:
@@ -127,19 +124,4 @@ def first_stage(recipe: Recipe) -> Recipe | None:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    return _flat(get_cfg())
-
-
-def _flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """Values by full key, as they are read back from a config's YAML text."""
-    values: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            values |= _flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = _listed(value)
-    return values
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return flat_config(get_cfg())

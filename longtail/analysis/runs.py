@@ -318,16 +318,20 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested values of a config.
 
     Args:
-        config: such as YAML holds it.
+        config: such as YAML holds it, or one that is loaded.
         prefix: of the keys.
 
     Returns:
-        Values by full key, such as ``SOLVER.MAX_ITER``.
+        Values by full key, such as ``SOLVER.MAX_ITER``; tuples are lists, as in YAML.
     """
     values = {}
     for key, value in config.items():
         if isinstance(value, dict):
             values |= flat_config(value, f"{prefix}{key}.")
         else:
-            values[f"{prefix}{key}"] = value
+            values[f"{prefix}{key}"] = _listed(value)
     return values
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

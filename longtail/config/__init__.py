@@ -8,6 +8,7 @@ from longtail.config.loading import (
     get_cfg,
     get_config_file,
     load_config,
+    say_if_there_is_no_gpu,
 )
 from longtail.config.projects import (
     Folding,
@@ -30,5 +31,6 @@ __all__ = [
     "get_value",
     "installed_projects",
     "load_config",
+    "say_if_there_is_no_gpu",
     "set_value",
 ]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading configs: defaults of longtail and of all projects, a file, then ``KEY VALUE`` pairs."""
 
-import functools
 import logging
 import os
 import re
@@ -28,6 +27,8 @@ _PACKAGE = Path(longtail.__file__).resolve().parent
 CONFIGS = _PACKAGE / "configs"
 if not CONFIGS.is_dir():
     CONFIGS = _PACKAGE.parent / "configs"
+# What loaded configs asked for and did not get, until it is said.
+_without_gpu: set[str] = set()
 
 
 def get_cfg() -> CfgNode:
@@ -72,7 +73,7 @@ def get_config_file(name: str) -> str:
 def load_config(config_file: str, overrides: Sequence[str] | None = None) -> CfgNode:
     """The complete config: defaults, a file, then ``KEY VALUE`` pairs.
 
-    On a machine without GPU the device becomes the CPU.
+    On a machine without GPU the device becomes the CPU, see :func:`say_if_there_is_no_gpu`.
 
     Args:
         config_file: a YAML file, the name of a packaged one (see :func:`get_config_file`), or ""
@@ -100,16 +101,21 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
             f"config {config_file}: expected KEY: VALUE pairs, got an empty file or something else"
         ) from None
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE == "cuda":
-        # Said once: commands load several configs.
-        _say_that_there_is_no_gpu()
+        _without_gpu.add(cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
     return cfg
 
 
-@functools.cache
-def _say_that_there_is_no_gpu() -> None:
-    logging.getLogger(__name__).warning("MODEL.DEVICE cuda: there is no GPU, running on the CPU")
+def say_if_there_is_no_gpu() -> None:
+    """Say once that models run on the CPU though a loaded config asked for a GPU.
+
+    Whoever builds a model calls it; configs are also loaded to be compared, planned or printed.
+    """
+    while _without_gpu:
+        logging.getLogger(__name__).warning(
+            "MODEL.DEVICE %s: there is no GPU, running on the CPU", _without_gpu.pop()
+        )
 
 
 def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:

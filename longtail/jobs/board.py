@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Seconds after which a line of a file says again how far a job is.
 _QUIET = 60.0
 # What is shown first where not everything fits.
-_ORDER = ("running", "failed", "blocked", "waiting", "done")
+_ORDER = ("running", "failed", "blocked", "stopped", "waiting", "done")
 
 
 class Board:
@@ -44,6 +44,15 @@ class Board:
             return
         for task in tasks:
             self._append(task, tasks, slots)
+
+    def say(self, text: str) -> None:
+        """Write a line that stays.
+
+        Args:
+            text: the line.
+        """
+        print(text, file=self._stream, flush=True)
+        self._lines = 0
 
     def finish(self, tasks: "list[Task]") -> None:
         """Leave the last state of all jobs on a terminal, whole."""

@@ -19,7 +19,10 @@ from longtail.jobs.state import Progress, is_done, last_error, main_metric, read
 from longtail.utils.errors import INTERRUPTED, RESUMABLE
 
 LOG = "console.txt"
-WAITING, RUNNING, DONE, FAILED, BLOCKED = "waiting", "running", "done", "failed", "blocked"
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+STOPPED, FAILED, BLOCKED = "stopped", "failed", "blocked"
+# Exit codes of a process that does what it is told: with a checkpoint, or before there was one.
+_AFTER_SIGNALS = (RESUMABLE, -signal.SIGTERM, -signal.SIGKILL)
 # Seconds between two looks at the processes, and at how far they are.
 _POLL, _LOOK = 0.1, 1.0
 
@@ -45,6 +48,7 @@ class Task:
     seconds: float = 0.0
     _process: subprocess.Popen | None = None
     _log_start: int = 0
+    _told_to_stop: bool = False
 
     @property
     def log(self) -> Path:
@@ -86,12 +90,15 @@ class Task:
         self.seconds = time.time() - self.started
         if self._process.returncode == 0 and is_done(self.job):
             self.state, self.message = DONE, main_metric(self.job)
+        elif self._told_to_stop and self._process.returncode in _AFTER_SIGNALS:
+            self.state = STOPPED
         else:
             self.state, self.message = FAILED, self._reason()
         return True
 
     def send(self, number: int) -> None:
         """Send a signal to the process, or if it is to be killed, to those that it started, too."""
+        self._told_to_stop = True
         with contextlib.suppress(ProcessLookupError):
             if number == signal.SIGKILL:
                 os.killpg(self._process.pid, number)
@@ -103,7 +110,8 @@ class Task:
         if code == 0:
             return "it has ended without an evaluation on every test set"
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}, often for lack of memory"
+            memory = ", often for lack of memory" if code == -signal.SIGKILL else ""
+            return f"killed by {signal.Signals(-code).name}{memory}"
         return last_error(self.log, self._log_start)
 
 
@@ -138,19 +146,25 @@ def run_jobs(
     for job in done:
         tasks[job].state, tasks[job].message = DONE, main_metric(job)
     everything = list(tasks.values())
-    looked = 0.0
+    looked, told = 0.0, False
     with _listening(everything) as received:
         while any(task.state in (WAITING, RUNNING) for task in everything):
             changed = [task for task in everything if task.has_ended()]
             if not received:
                 changed += _start(tasks, num_gpus, slots, threads)
-            elif not any(task.state == RUNNING for task in everything):
-                break
+            elif not told:
+                told = True
+                board.say(
+                    f"{signal.Signals(received[0]).name}: waiting for checkpoints; a second one "
+                    "ends the runs at once"
+                )
             if changed or time.time() - looked >= _LOOK:
                 for task in everything:
                     task.look()
                 board.show(everything, slots)
                 looked = time.time()
+            if received and not any(task.state == RUNNING for task in everything):
+                break
             time.sleep(_POLL)
         board.finish(everything)
     if received:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,8 @@ def last_error(log: Path, start: int) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start, size - _TAIL))
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
+    # After a signal that somebody else sent, the log goes on behind what the training says of it.
+    errors = [line for line in lines if re.match(r"error: |SIG[A-Z0-9]+: ", line)]
     return (errors or lines or ["it said nothing"])[-1].removeprefix("error: ").strip()
 
 

@@ -95,6 +95,10 @@ def test_a_failure_stops_what_starts_from_it_alone(plan, templates, capsys):
     ("script", "message"),
     [
         ("kill -9 $$", "killed by SIGKILL"),
+        ("kill -TERM $$", "killed by SIGTERM"),
+        # As a training ends after a signal of somebody else; the log goes on behind its line.
+        ("echo 'SIGUSR1: stopped after iteration 4'; echo time; exit 143", "SIGUSR1: stopped after"),
+        ("echo 'error: no space'; exit 143", "no space"),
         ("exit 0", "without an evaluation"),
         ("exit 3", "threads 1"),
     ],
@@ -122,11 +126,33 @@ def test_signals_reach_the_processes_as_sigterm(plan, templates, capsys, number,
     with pytest.raises(SystemExit) as ended:
         run(plan)
     assert ended.value.code == code
-    assert signal.Signals(number).name in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert signal.Signals(number).name in printed.err
+    # What is stopped on purpose has not failed.
+    assert "failed" not in printed.out
+    lines = printed.out.splitlines()
+    assert {f"{job.name}: stopped" for job in plan.jobs[:2]} <= set(lines)
+    assert sum("waiting for checkpoints" in line for line in lines) == 1
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     for job in plan.jobs[:2]:
         assert "saved" in (job.folder / "console.txt").read_text()
     assert len(calls(templates)) == 2
+
+
+def test_what_fails_as_it_is_stopped_has_failed(plan, templates, capsys):
+    ready = templates / "ready"
+    text = f"trap 'echo error: broken; exit 1' TERM\ntouch {ready}\nwhile :; do sleep 0.05; done\n"
+    (templates / "first_seed0" / "script").write_text(text)
+
+    def interrupt():
+        while not ready.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(SystemExit):
+        run(plan, slots=1)
+    assert f"{plan.jobs[0].name}: failed: broken" in capsys.readouterr().out
 
 
 def test_progress(plan):

@@ -27,7 +27,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from longtail.config import installed_projects
+from longtail.config import installed_projects, say_if_there_is_no_gpu
 from longtail.data.mappers.classification import ClassificationDatasetMapper
 from longtail.data.samplers.training import build_train_sampler
 from longtail.engine.checkpoint import Checkpointer
@@ -241,6 +241,7 @@ class Trainer(StatefulTrainer):
             (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME),
         ):
             registered(registry, name, key)
+        say_if_there_is_no_gpu()
         model = super().build_model(cfg)
         check_box_classifier(cfg, model)
         check_padding(cfg, model)
