@@ -97,7 +97,7 @@ def test_a_failure_stops_what_starts_from_it_alone(plan, templates, capsys):
         ("kill -9 $$", "killed by SIGKILL"),
         ("kill -TERM $$", "killed by SIGTERM"),
         # As a training ends after a signal of somebody else; the log goes on behind its line.
-        ("echo 'SIGUSR1: stopped after iteration 4'; echo time; exit 143", "SIGUSR1: stopped after"),
+        ("echo 'SIGUSR1: stopped after 4'; echo time; exit 143", "SIGUSR1: stopped after 4"),
         ("echo 'error: no space'; exit 143", "no space"),
         ("exit 0", "without an evaluation"),
         ("exit 3", "threads 1"),
