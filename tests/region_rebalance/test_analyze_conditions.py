@@ -33,10 +33,23 @@ def test_two_methods(runs, tmp_path, capsys):
     # Without ground truth.
     assert pixel["classes"][2]["iou"] is None
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["road", "50", "20", "81", "100", "51", "50", "NO", "33.33", "-0.18"] in lines
-    assert any(line[:8] == ["road", "50", "20", "79", "100", "49", "50", "yes"] for line in lines)
+    assert ["road", "50.0", "20", "81", "100", "51", "50", "NO", "33.33", "-0.18"] in lines
+    assert any(line[:8] == ["road", "50.0", "20", "79", "100", "49", "50", "yes"] for line in lines)
     assert ["pixel", "1"] in lines and ["region", "0"] in lines and ["neither", "2"] in lines
     assert (tmp_path / "conditions.png").is_file() and (tmp_path / "conditions.svg").is_file()
+
+
+def test_small_gains_are_not_rounded_away(tmp_path, capsys):
+    # Of 1000 pixels 4 more: K is 0.8 %; of the other class 3 of 10000 fewer: -0.03 %.
+    matrices = {
+        "before": [[500, 500, 0], [0, 10000, 0], [0, 0, 1]],
+        "after": [[504, 496, 0], [3, 9997, 0], [0, 0, 1]],
+    }
+    runs = [write_run(tmp_path / name, {}, confusion=m) for name, m in matrices.items()]
+    analyze_conditions.main([*map(str, runs), "--output", str(tmp_path)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    gains = [line[1] for line in lines if len(line) == 10 and line[4] in ("1,000", "10,000")]
+    assert sorted(gains) == ["0.0", "0.8"]
 
 
 def test_one_method(runs, tmp_path):

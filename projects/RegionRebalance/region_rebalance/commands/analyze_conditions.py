@@ -120,8 +120,8 @@ def _class_table(label: str, found: Conditions, evaluation: Evaluation, order: n
     rows = []
     for i in order:
         verdict = "yes" if found["holds"][i] else "NO" if found["applies"][i] else "-"
-        terms = [100 * found["gain"][i], *(found[key][i] for key in ("left", "right"))]
-        gain, left, right = (None if np.isnan(term) else f"{term:,.0f}" for term in terms)
+        gain = _rounded(100 * found["gain"][i], 1)
+        left, right = (_rounded(found[key][i], 0) for key in ("left", "right"))
         rows.append(
             [
                 evaluation.class_names[i],
@@ -138,6 +138,11 @@ def _class_table(label: str, found: Conditions, evaluation: Evaluation, order: n
     headers = [label, "K, %", "FP", "FP_r", "n_y", "FP_r-(1+K)FP", "K n_y", "holds", "IoU", "ΔIoU"]
     alignment = ["left", *["right"] * 9]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=alignment)
+
+
+def _rounded(value: float, digits: int) -> str | None:
+    """A number without the minus sign of one that rounds to 0; None for NaN."""
+    return None if np.isnan(value) else f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
 def _summary_table(conditions: dict[str, Conditions]) -> str:
