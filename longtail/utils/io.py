@@ -59,6 +59,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         _remove(temporary)
         if full := full_disk(error):
             raise _explained(full.errno, path, written) from error
+        if isinstance(error, OSError) and error.filename in map(str, (temporary, *path.parents)):
+            # Of our own making; what the caller opens has a message of its own. Nobody knows the
+            # temporary file.
+            named = str(path) if error.filename == str(temporary) else error.filename
+            message = f"{error.strerror}: name another path, or see to it that this can be written"
+            raise OSError(error.errno, message, named) from error
         # A write says only what went wrong.
         if isinstance(error, OSError) and error.filename is None:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error

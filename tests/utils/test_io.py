@@ -14,6 +14,7 @@ from disalign.roi_cache import write_shard
 from PIL import Image
 
 from longtail.engine.checkpoint import Checkpointer
+from longtail.utils import io
 from longtail.utils.io import atomic_write, write_json
 from tests.messages import raises_naming
 
@@ -100,6 +101,30 @@ def test_every_writer_on_a_disk_that_is_full(small_disk, writer):
     with raises_naming(OSError, str(path), "No space left on device", "make room"):
         WRITERS[writer](path)
     assert os.listdir(small_disk) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_not_blamed_on_the_temporary_file(
+    tmp_path, monkeypatch, number
+):
+    def refuse(path, *arguments, **options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(io, "open", refuse, raising=False)
+    with (
+        pytest.raises(OSError, match="name another path") as raised,
+        atomic_write(tmp_path / "report.html"),
+    ):
+        pass
+    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "report.html"))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with (
+        pytest.raises(OSError, match="name another path") as raised,
+        atomic_write(tmp_path / "new" / "report.html"),
+    ):
+        pass
+    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "new"))
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path):
