@@ -232,8 +232,11 @@ def weights_of(folder) -> dict[str, torch.Tensor]:
 
 
 def report_of(folder) -> dict:
+    """Without its time and config."""
     path = folder / "inference" / NAME / "sem_seg_evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    report = json.loads(path.read_text(encoding="utf-8"))
+    del report["provenance"]
+    return report
 
 
 @each_kind
