@@ -10,6 +10,8 @@ import numpy as np
 import scipy.sparse
 import yaml
 
+from longtail.config import get_config_file, load_config
+
 NAMES = ("road", "tree", "pole")
 GROUPS = ("head", "body", "tail")
 PIXELS = (900, 90, 10)
@@ -76,6 +78,62 @@ def write_run(
         lines = "".join(json.dumps(line) + "\n" for line in history)
         (folder / "metrics.json").write_text(lines)
     return folder
+
+
+def write_classification(
+    folder: Path,
+    average: float,
+    *,
+    dataset: str,
+    config: Mapping[str, Any],
+    iteration: int | None,
+    fingerprint: str = "f" * 64,
+) -> Path:
+    """Write a run of image classification: many is 1 above the average, few is 1 below it."""
+    groups = {"many": average + 1, "few": average - 1}
+    report = {
+        **head("classification", dataset, fingerprint),
+        **{"mean_acc": average, "top1": average, "top5": 99.0},
+        "groups": {name: {"mean_acc": value, "num_classes": 1} for name, value in groups.items()},
+        "classes": [
+            {"index": index, "name": name, "group": name, "train_images": 9, "acc": value}
+            for index, (name, value) in enumerate(groups.items())
+        ],
+        "provenance": provenance(0, config, iteration, str(folder)),
+    }
+    write_report(folder / "inference" / dataset / "classification_evaluation.json", report)
+    return folder
+
+
+def write_detection(
+    folder: Path,
+    metrics: Mapping[str, Mapping[str, float]],
+    *,
+    dataset: str,
+    config: Mapping[str, Any],
+    iteration: int | None,
+) -> Path:
+    """Write a run of LVIS; ``metrics`` are of ``bbox`` and ``segm``."""
+    category = {"id": 1, "name": "cup", "frequency": "r", "train_images": 2, "train_instances": 3}
+    report = {
+        **head("lvis", dataset),
+        "tasks": metrics,
+        "categories": [{**category, **{task: {"AP": v["AP"]} for task, v in metrics.items()}}],
+        "provenance": provenance(0, config, iteration, str(folder)),
+    }
+    write_report(folder / "inference" / dataset / "lvis_evaluation.json", report)
+    return folder
+
+
+def recorded(config: str, *overrides: Any) -> dict[str, Any]:
+    """The config of a run of a packaged config, as its evaluations record it.
+
+    Args:
+        config: below ``configs/``.
+        overrides: alternating keys and values.
+    """
+    cfg = load_config(get_config_file(config), ["MODEL.DEVICE", "cpu", *map(str, overrides)])
+    return yaml.safe_load(cfg.dump())
 
 
 def head(task: str, dataset: str, fingerprint: str = "f" * 64) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a test's function in two processes that talk through gloo."""
+"""Running a test's function in two processes that talk through gloo; and interrupting a process."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,14 @@ import longtail.engine  # noqa: F401  (registers data sets)
 # Before any test has registered others.
 OWN_DATA_SETS = frozenset(DatasetCatalog.list())
 LIMIT = timedelta(seconds=60)
+
+
+def heed_interrupts() -> None:
+    """Let a new process (``preexec_fn``) end by Ctrl-C.
+
+    Shells let what they start in the background ignore it, which is inherited.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_in_two_processes(function: Callable[[int, Path], None], folder: Path) -> None:

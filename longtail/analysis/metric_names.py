@@ -9,7 +9,8 @@ from typing import Any
 
 # Of lvis-api's results -> as printed.
 _LVIS_TASKS = {"bbox": "box", "segm": "mask"}
-_MULTI_SCALE = " (m.s.)"
+# How names of metrics end that are of several scales.
+MULTI_SCALE_ENDING = " (m.s.)"
 
 Metrics = dict[str, float | None]
 PerClass = dict[str, list[float | None]]
@@ -37,7 +38,7 @@ def table_metrics(
         raise ValueError(f"unknown task {task!r}, expected one of {', '.join(_TASKS)}")
     metrics, per_class = _TASKS[task](report)
     if multi_scale:
-        metrics = {f"{name}{_MULTI_SCALE}": value for name, value in metrics.items()}
+        metrics = {f"{name}{MULTI_SCALE_ENDING}": value for name, value in metrics.items()}
     return metrics, per_class
 
 

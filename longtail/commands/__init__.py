@@ -10,6 +10,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line, by default those of the process.
     """
+    # Before torch is imported, which reads it once. Threads that wait actively for each other take
+    # the time of the very threads that they wait for where other programs run on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with ending_in_one_line():
         _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
 

@@ -1,46 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Picture predictions: image, ground truth and one or more predictions side by side.
 
-Models on images of a data set, on images of one's own, and predictions that were saved before:
+Label maps, boxes and masks, or the best classes as bars, by the task of the data set. Of models on
+images of a data set, on images of one's own, and of predictions that were saved before:
 
     longtail visualize --output pictures --num-images 8 \
         --model baseline CamVid/deeplabv3plus_lite0.yaml baseline.pth \
         --model longer CamVid/deeplabv3plus_lite0.yaml longer.pth
     longtail visualize --output pictures --model longer CONFIG WEIGHTS --images street.jpg
     longtail visualize --output pictures --dataset ade20k_sem_seg_val --predictions FCN DIR
+    longtail visualize --output pictures --dataset lvis_v1_val --most-different 20 \
+        --predictions before a/lvis_instances_results.json \
+        --predictions after b/lvis_instances_results.json
 
-Every image becomes OUTPUT/<name of the image>.png. Ignored pixels are black.
+Every image becomes OUTPUT/<name of the image>.png; OUTPUT/contact_sheet.png shows all of them
+(docs/pictures.md). Ignored pixels are black.
 """
 
 import argparse
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
-from PIL import Image
+from tqdm import tqdm
 
-from longtail.config import deployed_config, load_config
-from longtail.data.datasets.classes import check_same_order, class_names
-from longtail.data.datasets.files import files_by_stem
-from longtail.data.datasets.register import class_colors
-from longtail.data.formats.images import read_image, read_label_map, read_pair
-from longtail.data.mappers.sem_seg import SemSegDatasetMapper
-from longtail.data.statistics.counting import class_metadata, load_source
-from longtail.engine import Trainer
-from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
-from longtail.engine.inference.build import build_inference
-from longtail.evaluation.sem_seg.metrics import as_class_map
+from longtail.config import load_config
+from longtail.data.datasets.classes import class_names
+from longtail.data.statistics.counting import load_records
+from longtail.engine.inference.predictor import check_model, model_predictor
 from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
-from longtail.utils.io import atomic_write
-from longtail.visualization.comparison import comparison
-
-# From the path of an image to its label map (H, W), values 0..K-1 and the ignore label.
-Predictor = Callable[[str], np.ndarray]
+from longtail.visualization.predictions import Record
+from longtail.visualization.saved import Predictor, check_saved, saved_predictor
+from longtail.visualization.tasks import OBJECTS, SEM_SEG, Task, build_task, task_kind
+from longtail.visualization.writing import picture_names, write_pictures
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,9 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         action="append",
         default=[],
-        metavar=("NAME", "DIR"),
-        help="a column, right of the models', from a folder of 8-bit PNG label maps named as "
-        "their images, classes 0..K-1; may be repeated",
+        metavar=("NAME", "PATH"),
+        help="a column, right of the models', from sem_seg_predictions.json, "
+        "lvis_instances_results.json, coco_instances_results.json, "
+        "classification_predictions.json, or a folder of 8-bit PNG label maps named as their "
+        "images, classes 0..K-1; may be repeated",
     )
     parser.add_argument(
         "--dataset",
@@ -73,12 +72,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", nargs="+", metavar="FILE", help="images of one's own, without ground truth"
     )
-    parser.add_argument(
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument(
         "--num-images",
         type=int,
         default=8,
         metavar="N",
         help="images of the data set, evenly spread over it (default: 8)",
+    )
+    number.add_argument(
+        "--most-different",
+        type=int,
+        metavar="N",
+        help="instead, the N images of the data set on which the columns differ most: share of "
+        "pixels, number of detections without a partner (same class, IoU >= 0.5), or how sure "
+        "they are of different classes; the rest of each picture is faded",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="detections with lower scores are left out (default: 0.5)",
     )
     return parser
 
@@ -92,6 +107,41 @@ def visualize(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
+    _check_options(options)
+    configs = [load_config(config) for _, config, _ in options.model]
+    dataset = options.dataset or _first_test_set(configs)
+    kind = task_kind(dataset)
+    for name, path in options.predictions:
+        check_saved(kind, name, path)
+        if kind == OBJECTS and options.images:
+            raise ValueError(
+                "--images and --predictions: files of detections are for images of a data set; "
+                "leave one of the two out"
+            )
+    own = _own_images(options.images)
+    records = own or load_records(dataset)
+    if not class_names(dataset):
+        key = "stuff_classes" if kind == SEM_SEG else "thing_classes"
+        raise ValueError(f"data set {dataset!r} does not have {key}: register it with its classes")
+    task = build_task(dataset, options.min_score)
+    for (name, *_), cfg in zip(options.model, configs, strict=True):
+        check_model(name, cfg, task)
+    predictors: dict[str, Predictor] = {}
+    for (name, _, weights), cfg in zip(options.model, configs, strict=True):
+        predictors[name] = model_predictor(name, cfg, weights, task)
+    for name, path in options.predictions:
+        predictors[name] = saved_predictor(task, name, path, records)
+    if options.most_different:
+        records = _most_different(records, predictors, task, options.most_different)
+    elif not own:
+        records = _spread(records, options.num_images)
+    names = picture_names([record["file_name"] for record in records])
+    highlight = options.most_different is not None
+    pictures = (_picture(record, predictors, task, highlight) for record in records)
+    write_pictures(options.output, zip(names, pictures, strict=True))
+
+
+def _check_options(options: argparse.Namespace) -> None:
     names = [name for name, *_ in options.model + options.predictions]
     if not names or len(set(names)) != len(names):
         raise ValueError(
@@ -100,45 +150,46 @@ def visualize(options: argparse.Namespace) -> None:
         )
     if os.path.exists(options.output) and not os.path.isdir(options.output):
         raise ValueError(f"--output {options.output} is a file: name a folder")
-    configs = [load_config(config) for _, config, _ in options.model]
-    dataset = options.dataset or _first_test_set(configs)
-    metadata = class_metadata(dataset)
-    classes = metadata.get("stuff_classes", None)
-    if not classes:
-        raise ValueError(
-            f"data set {dataset!r} does not have stuff_classes: name one for segmentation"
-        )
-    for (name, *_), cfg in zip(options.model, configs, strict=True):
-        _check_classes(name, cfg, dataset, len(classes))
-    records = _own_images(options.images) or _of_dataset(dataset, options.num_images)
-    predictors: dict[str, Predictor] = {}
-    for (name, _, weights), cfg in zip(options.model, configs, strict=True):
-        predictors[name] = _model_predictor(name, cfg, weights, dataset)
-    for name, folder in options.predictions:
-        predictors[name] = _folder_predictor(name, folder)
-    for record in records:
-        picture = _picture(record, predictors, classes, metadata)
-        path = os.path.join(options.output, f"{Path(record['file_name']).stem}.png")
-        with atomic_write(path, "wb") as file:
-            Image.fromarray(picture).save(file, format="PNG")
-        print(path)
+    if options.num_images < 1:
+        raise ValueError(f"--num-images must be 1 or more, got {options.num_images}")
+    if not 0 <= options.min_score <= 1:
+        raise ValueError(f"--min-score must be in [0, 1], got {options.min_score}")
+    if options.most_different is None:
+        return
+    if options.most_different < 1:
+        raise ValueError(f"--most-different must be 1 or more, got {options.most_different}")
+    if len(names) < 2:
+        raise ValueError("--most-different compares two or more --model or --predictions, got one")
+    if options.images:
+        raise ValueError("--most-different chooses images of a data set: leave --images out")
+
+
+def _predictions(record: Record, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    return {name: predict(record) for name, predict in predictors.items()}
 
 
 def _picture(
-    record: dict[str, Any], predictors: dict[str, Predictor], classes: list[str], metadata: Any
+    record: Record, predictors: Mapping[str, Predictor], task: Task, highlight: bool
 ) -> np.ndarray:
-    image_file, label_file = record["file_name"], record.get("sem_seg_file_name")
-    if label_file is None:
-        image, target = read_image(image_file, "RGB"), None
-    else:
-        image, target = read_pair(image_file, label_file, "RGB", "prepare the data set again")
-    predictions = {name: predict(image_file) for name, predict in predictors.items()}
-    colors = metadata.get("stuff_colors", None) or class_colors(len(classes))
-    ignore_label = metadata.get("ignore_label", 255)
+    image, truth = task.read(record)
+    predictions = _predictions(record, predictors)
+    with _naming(record):
+        return task.picture(image, truth, predictions, highlight=highlight)
+
+
+def _difference(record: Record, predictors: Mapping[str, Predictor], task: Task) -> float:
+    predictions = _predictions(record, predictors)
+    with _naming(record):
+        return task.difference(predictions, record)
+
+
+@contextlib.contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Name the image in an error."""
     try:
-        return comparison(image, target, predictions, classes, colors, ignore_label)
+        yield
     except ValueError as error:
-        raise ValueError(f"{image_file}: {error}") from None
+        raise ValueError(f"{record['file_name']}: {error}") from None
 
 
 def _first_test_set(configs: list[CfgNode]) -> str:
@@ -162,68 +213,33 @@ def _own_images(files: Sequence[str] | None) -> list[dict[str, Any]]:
     return [{"file_name": file} for file in by_stem.values()]
 
 
-def _of_dataset(dataset: str, number: int) -> list[dict[str, Any]]:
+def _spread(records: Sequence[Record], number: int) -> list[Record]:
     """``number`` records (all if there are fewer), evenly from the first to the last."""
-    if number < 1:
-        raise ValueError(f"--num-images must be 1 or more, got {number}")
-    source = load_source(dataset)
-    if source.label_files is None:
+    last = len(records) - 1
+    return [records[round(i)] for i in np.linspace(0, last, min(number, len(records)))]
+
+
+def _most_different(
+    records: Sequence[Record], predictors: Mapping[str, Predictor], task: Task, number: int
+) -> list[Record]:
+    """The records whose predictions differ most, those first; fewer if fewer differ."""
+    differences = np.array(
+        [
+            _difference(record, predictors, task)
+            for record in tqdm(records, "comparing predictions", unit="image")
+        ]
+    )
+    differing = int(np.count_nonzero(differences))
+    if not differing:
         raise ValueError(
-            f"data set {dataset!r} does not have label maps: name one for segmentation"
+            f"{', '.join(predictors)} predict the same on all {len(records)} images of "
+            f"{task.dataset_name}: there is no difference to show"
         )
-    total = len(source.image_files)
-    chosen = (round(i) for i in np.linspace(0, total - 1, min(number, total)))
-    return [
-        {"file_name": source.image_files[i], "sem_seg_file_name": source.label_files[i]}
-        for i in chosen
-    ]
-
-
-def _check_classes(name: str, cfg: CfgNode, dataset: str, num_classes: int) -> None:
-    predicted = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if predicted != num_classes:
-        raise ValueError(
-            f"model {name!r} has {predicted} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
-            f"{dataset} has {num_classes}: name the data set it was trained for (--dataset), and "
-            "picture models for other data sets on their own"
-        )
-
-
-def _model_predictor(name: str, cfg: CfgNode, weights: str, dataset: str) -> Predictor:
-    cfg = deployed_config(cfg)
-    model = Trainer.build_model(cfg).eval()
-    try:
-        names = CompleteCheckpointer(model).load(weights).get(CLASS_NAMES)
-        if names:
-            remedy = "name the data set that the weights were trained for (--dataset)"
-            check_same_order(names, class_names(dataset), weights, dataset, remedy)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"model {name!r}: {error}") from None
-    segmentor = build_inference(cfg, model, class_maps=True)
-    mapper = SemSegDatasetMapper(cfg, is_train=False)
-
-    @torch.no_grad()
-    def predict(image_file: str) -> np.ndarray:
-        output = segmentor([mapper({"file_name": image_file})])[0]
-        return as_class_map(output["sem_seg"], f"model {name!r}: {image_file}").cpu().numpy()
-
-    return predict
-
-
-def _folder_predictor(name: str, folder: str) -> Predictor:
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"--predictions {name}: the folder {folder} does not exist")
-    files = files_by_stem(folder, (".png",))
-
-    def predict(image_file: str) -> np.ndarray:
-        stem = Path(image_file).stem
-        if stem not in files:
-            raise FileNotFoundError(
-                f"--predictions {name}: {folder} does not have {stem}.png for {image_file}"
-            )
-        return read_label_map(files[stem])
-
-    return predict
+    order = np.argsort(-differences, kind="stable")[: min(number, differing)]
+    print(f"{differing} of {len(records)} images differ, {task.measure}:")
+    for index in order:
+        print(f"{differences[index]:10.4g}  {records[index]['file_name']}")
+    return [records[index] for index in order]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

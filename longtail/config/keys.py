@@ -34,6 +34,9 @@ def add_longtail_config(cfg: CfgNode) -> None:
     cfg.TEST.SEM_SEG.STRIDE = [426, 426]
     # Scales of multi-scale testing, relative to MIN_SIZE_TEST; flipped copies by TEST.AUG.FLIP.
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    cfg.TEST.CLASSIFICATION = CfgNode()
+    # Also write the five best classes of every image, with their scores.
+    cfg.TEST.CLASSIFICATION.WRITE_PREDICTIONS = False
     _add_lvis_config(cfg)
 
 

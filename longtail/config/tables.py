@@ -2,11 +2,13 @@
 """The papers' tables as data: what each row prints, which config runs it, what it gave here.
 
 ``configs/tables`` holds one CSV file a printed table, one line a training run of it; ``tables.csv``
-lists them. ``leaves.csv`` lists every config that can be run, ``notes.csv`` what its header says
-besides, ``measured_*.csv`` what was measured here. All accuracies, IoU and AP are in percent.
+lists them, and tables of ours, of configs in neither paper. ``leaves.csv`` lists every config that
+can be run, ``notes.csv`` what its header says besides, ``measured_*.csv`` what was measured here.
+All accuracies, IoU and AP are in percent.
 """
 
 import csv
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -27,11 +29,13 @@ class Row:
             have none, and for what is not a run.
         metrics: the printed numbers with their digits, by metric, in the table's order. Empty
             where only a plot shows them.
+        dataset: the registered training set whose class statistics the numbers are; "" for runs.
     """
 
     label: str
     config: str
     metrics: dict[str, Decimal]
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,12 @@ class Table:
 
     Attributes:
         name: the name of its file, without ending.
-        paper: who printed it.
-        number: such as ``Table 17``.
+        paper: who printed it; "" for a table of ours.
+        number: such as ``Table 17``; "" for a table of ours.
         subject: what all its rows share, such as the data set.
+        short: its name on the command line.
+        command: what gives the numbers of a table that is not one of runs; "" for runs.
+        metrics: names of its columns of numbers.
         rows: its lines, in the printed order.
     """
 
@@ -50,7 +57,15 @@ class Table:
     paper: str
     number: str
     subject: str
+    short: str
+    command: str
+    metrics: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """Paper, number and subject in a line."""
+        return f"{self.paper}, {self.number} ({self.subject})" if self.paper else self.subject
 
 
 @dataclass(frozen=True)
@@ -101,15 +116,34 @@ def read_tables(folder: Path = TABLES) -> dict[str, Table]:
         ValueError: a file is not of the form that this module describes.
     """
     tables = {}
-    for _, line in _lines(folder / "tables.csv", ("table", "paper", "number", "subject")):
+    columns = ("table", "paper", "number", "subject", "short", "command")
+    for _, line in _lines(folder / "tables.csv", columns):
         name = line.pop("table")
-        path = folder / f"{name}.csv"
-        rows = tuple(
-            Row(cells.pop("row"), cells.pop("config"), _numbers(cells, place))
-            for place, cells in _lines(path, ("row", "config"))
-        )
-        tables[name] = Table(name, rows=rows, **line)
+        rows, metrics = [], ()
+        for place, cells in _lines(folder / f"{name}.csv", ("row", "config")):
+            label, config, dataset = (cells.pop(key, "") for key in ("row", "config", "dataset"))
+            metrics = tuple(cells)
+            rows.append(Row(label, config, _numbers(cells, place), dataset))
+        tables[name] = Table(name, metrics=metrics, rows=tuple(rows), **line)
     return tables
+
+
+def find_table(tables: dict[str, Table], short: str) -> Table:
+    """Find a table by its name on the command line.
+
+    Args:
+        tables: of :func:`read_tables`.
+        short: the name.
+
+    Raises:
+        ValueError: there is none; the message proposes near names.
+    """
+    named = {table.short: table for table in tables.values()}
+    if short not in named:
+        near = difflib.get_close_matches(short, named, n=3, cutoff=0.5)
+        hint = f"near names: {', '.join(near)}; " if near else ""
+        raise ValueError(f"no table {short!r}; {hint}longtail table lists all")
+    return named[short]
 
 
 def read_leaves(folder: Path = TABLES) -> dict[str, Leaf]:
@@ -155,7 +189,7 @@ def read_notes(folder: Path = TABLES) -> dict[str, str]:
 def rows_of(
     leaves: dict[str, Leaf], tables: dict[str, Table]
 ) -> dict[str, list[tuple[Table, Row]]]:
-    """Find the rows that each config runs.
+    """Find the printed rows that each config runs.
 
     Args:
         leaves: of :func:`read_leaves`.
@@ -174,7 +208,7 @@ def rows_of(
                 raise ValueError(
                     f"{table.name}.csv: {row.label!r} names {row.config}, which leaves.csv lacks"
                 )
-            if row.config:
+            if row.config and table.paper:
                 rows[row.config].append((table, row))
     return rows
 

@@ -40,7 +40,10 @@ def build_evaluator(
             write_predictions=cfg.TEST.SEM_SEG.WRITE_PREDICTIONS,
         ),
         "classification": lambda: ClassificationEvaluator(
-            dataset_name, output_dir=output_dir, training_sets=cfg.DATASETS.TRAIN
+            dataset_name,
+            output_dir=output_dir,
+            training_sets=cfg.DATASETS.TRAIN,
+            write_predictions=cfg.TEST.CLASSIFICATION.WRITE_PREDICTIONS,
         ),
         "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_dir),
         "lvis": lambda: LVISEvaluator(

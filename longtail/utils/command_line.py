@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+ANALYSIS_OUTPUT = "output/analysis"
+
 
 def command_parser(
     name: str, doc: str, formatter: type = argparse.RawDescriptionHelpFormatter
@@ -37,6 +39,28 @@ def add_config_arguments(parser: argparse.ArgumentParser, what: str = "the model
         help=f"config of {what}: a file, or the name of a packaged one",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+
+
+def add_analysis_arguments(parser: argparse.ArgumentParser, *, of_runs: bool = True) -> None:
+    """Add ``--output``, where an analysis writes, and ``--dataset``, the test set of its runs.
+
+    Args:
+        parser: of a command.
+        of_runs: whether it analyses runs.
+    """
+    if of_runs:
+        parser.add_argument(
+            "--dataset",
+            default="",
+            metavar="NAME",
+            help="the test set (default: the first that all runs were tested on)",
+        )
+    parser.add_argument(
+        "--output",
+        default=ANALYSIS_OUTPUT,
+        metavar="DIR",
+        help=f"folder of the files (default: {ANALYSIS_OUTPUT})",
+    )
 
 
 def run_command(

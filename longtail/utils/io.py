@@ -34,11 +34,14 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     Raises:
         ValueError: ``mode`` is neither of the two.
         OSError: the file cannot be written; the message names it, and on a full disk how much
-            was written and how much is free.
+            was written and how much is free. A folder, a device or a pipe is not replaced.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: mode must be 'w' or 'wb', got {mode!r}")
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # The system's administrator could replace /dev/null.
+        raise OSError(errno.EINVAL, "not a regular file: name another path", str(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     written = 0
     try:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of label maps: painting them, comparing them, laying the pictures out."""
+"""Pictures of predictions: painting and comparing them, saved ones, laying pictures out."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image, its ground truth and predictions side by side.
+"""An image, its label map and predicted ones side by side.
 
 Shapes: K classes, (H, W) image size. Colours are (red, green, blue), 0..255.
 """
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from longtail.evaluation.sem_seg.metrics import confusion_matrix, iou_from_confusion
+from longtail.visualization.differences import disagreement
 from longtail.visualization.layout import Column, side_by_side
-from longtail.visualization.painting import Color, paint
+from longtail.visualization.painting import Color, fade, paint
 
 _BLACK = (0, 0, 0)
 
@@ -58,6 +59,8 @@ def comparison(
     class_names: Sequence[str],
     colors: Sequence[Color],
     ignore_label: int = 255,
+    *,
+    highlight: bool = False,
 ) -> np.ndarray:
     """Draw image, ground truth and predictions side by side, with scores and a legend.
 
@@ -69,6 +72,7 @@ def comparison(
         class_names: K names.
         colors: K colours.
         ignore_label: the label that stands for no class.
+        highlight: whether predictions are faded where they all agree, or the target is ignored.
 
     Returns:
         (height, width, 3) uint8. The legend lists the classes of all label maps, the ones with
@@ -87,11 +91,14 @@ def comparison(
             columns.append(Column(name, paint(image, labels, colors, ignore_label)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    first = len(columns) - len(predictions)
     if target is not None:
-        first = len(columns) - len(predictions)
         for index, labels in enumerate(predictions.values(), first):
             note = score_note(labels, target, len(colors), ignore_label)
             columns[index] = columns[index]._replace(note=note)
+    if highlight:
+        region = disagreement(list(predictions.values()), target, ignore_label)
+        columns[first:] = [c._replace(image=fade(c.image, region)) for c in columns[first:]]
     maps = np.stack([*truth.values(), *predictions.values()])
     pixels = np.bincount(maps[maps != ignore_label], minlength=len(colors))
     present = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]

@@ -51,7 +51,7 @@ def side_by_side(columns: Sequence[Column], legend: Sequence[tuple[str, Color]])
     font = ImageFont.load_default(max(15, height // 22))
     line = sum(font.getmetrics()) + 2
     captions = [(column.name, column.note) for column in columns]
-    cell = max(width, *(_text_width(font, text) for caption in captions for text in caption))
+    cell = max(width, *(text_width(font, text) for caption in captions for text in caption))
     caption_height = line * (2 if any(column.note for column in columns) else 1)
     top = 2 * _MARGIN + caption_height
     swatches = _LegendGrid(font, line, legend, (cell + _MARGIN) * len(columns) - _MARGIN)
@@ -81,7 +81,7 @@ class _LegendGrid:
         width: int,
     ) -> None:
         self._font, self._line, self._legend = font, line, legend
-        names = [_text_width(font, name) for name, _ in legend]
+        names = [text_width(font, name) for name, _ in legend]
         self._cell = max(names, default=0) + line + 2 * _MARGIN
         self.width = max(width, self._cell)
         self._per_row = self.width // self._cell
@@ -99,5 +99,19 @@ class _LegendGrid:
             draw.text((x + self._line, y), name, _INK, self._font)
 
 
-def _text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
+def enlargement(image: np.ndarray, side: int) -> int:
+    """By how many times an (H, W, ...) image is enlarged to be at most ``side`` on its shorter one.
+
+    Larger ones stay as they are.
+    """
+    return max(1, side // min(image.shape[:2]))
+
+
+def enlarged(image: np.ndarray, times: int) -> np.ndarray:
+    """Repeat every pixel of an (H, W, ...) image or mask."""
+    return image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
+    """The pixels that a line of text takes."""
     return int(np.ceil(font.getlength(text)))

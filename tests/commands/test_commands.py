@@ -57,7 +57,9 @@ def test_a_command_that_does_not_exist(monkeypatch):
     install(monkeypatch)
     with pytest.raises(SystemExit) as info:
         commands.main(["quickstart"])
-    assert info.value.code.startswith("error: no command 'quickstart', expected one of check, cl")
+    assert info.value.code.startswith(
+        "error: no command 'quickstart', expected one of analyze, browse, ch"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])

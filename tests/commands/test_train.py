@@ -20,6 +20,7 @@ from longtail.data.datasets.synthetic import register_synthetic
 from longtail.data.synthetic import SyntheticConfig, write_dataset
 from longtail.engine import Trainer
 from tests.messages import assert_names, raises_naming
+from tests.processes import heed_interrupts
 from tests.tiny import tiny_config, tiny_config_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -340,13 +341,17 @@ def test_signals_are_one_line(tmp_path, datasets, options, number, code, last):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
-    for line in process.stdout:
-        if "iter: 19" in line:
-            break
-    # As a terminal does, or a scheduler: to the workers, too.
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=120)
+    try:
+        for line in process.stdout:
+            if "iter: 19" in line:
+                break
+        # As a terminal does, or a scheduler: to the workers, too.
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == code, errors
     assert errors.splitlines()[-1].startswith(last) and "Traceback" not in errors
 

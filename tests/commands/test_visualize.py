@@ -66,10 +66,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(output: Path, *arguments: str | Path) -> dict[str, np.ndarray]:
-    """The pictures that the command writes, by their stem."""
+    """The pictures that the command writes, by their stem, without the sheet of several."""
     visualize.main(["--output", str(output), *map(str, arguments)])
     assert {path.suffix for path in output.iterdir()} == {".png"}
-    return {path.stem: np.asarray(Image.open(path)) for path in sorted(output.iterdir())}
+    pictures = {path.stem: np.asarray(Image.open(path)) for path in sorted(output.iterdir())}
+    assert (pictures.pop("contact_sheet", None) is not None) == (len(pictures) > 1)
+    return pictures
 
 
 def fail(output: Path, *arguments: str | Path) -> str:

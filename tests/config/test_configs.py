@@ -58,7 +58,8 @@ METHODS = {
     "disalign": {ARCHITECTURE, HEAD, "MODEL.DISALIGN.BASE_HEAD_NAME", RHO},
     "crt": {ARCHITECTURE},
     "lws": {ARCHITECTURE},
-    "bound": {ARCHITECTURE},
+    # Figure 1 of DisAlign is of the val split.
+    "bound": {ARCHITECTURE, "DATASETS.TEST"},
     "ncm": {"MODEL.POST_HOC.METHOD"},
     "tau_norm": {"MODEL.POST_HOC.METHOD", "MODEL.POST_HOC.TAU"},
     "logit_adjustment": {"MODEL.POST_HOC.METHOD"},

@@ -92,7 +92,10 @@ def values_of(name: str) -> dict:
     values = {key: said.get(short, default) for short, (key, default) in KEYS.items()}
     values["DATALOADER.SAMPLER_TRAIN"] += "TrainingSampler"
     train, test, balanced = SETS[folder]
-    values["DATASETS.TRAIN"] = (balanced if stem.endswith("_bound") else train,)
+    bound = stem.endswith("_bound")
+    values["DATASETS.TRAIN"] = (balanced if bound else train,)
+    # Figure 1 is of the val split.
+    test = "imagenet_lt_val" if bound and folder == "ImageNet-LT" else test
     return values | {"DATASETS.TEST": (test,)}
 
 

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from collections import defaultdict
 from decimal import Decimal
@@ -13,7 +14,8 @@ from longtail.config.tables import TABLES, read_leaves, read_notes, read_tables
 from longtail.data.datasets.ade20k import CLASS_GROUPS
 from tests.config.common import LEAVES, ROOT
 
-PRINTED = read_tables()
+EVERY = read_tables()
+PRINTED = {name: table for name, table in EVERY.items() if table.paper}
 FOUND = read_leaves()
 ROWS = [(table, row) for table in PRINTED.values() for row in table.rows]
 
@@ -150,6 +152,34 @@ def test_every_leaf_has_a_row_or_is_in_neither_paper():
     printed = {row.config for _, row in ROWS if row.config}
     assert printed <= FOUND.keys()
     assert {config for config, leaf in FOUND.items() if not leaf.title} == printed
+
+
+def test_tables_of_ours():
+    """They have every config of their data sets, none of which is printed."""
+    rows = [row for table in EVERY.values() if not table.paper for row in table.rows]
+    folders = {"CamVid", "quickstart", "digits-LT", "synthetic-LT", "LVIS-CamVid", "LVIS-Synthetic"}
+    assert sorted(r.config for r in rows) == sorted(
+        config for config in FOUND if config.split("/")[0] in folders
+    )
+    assert not any(row.metrics for row in rows)
+
+
+def test_short_names():
+    """Of the file's name; a paper's tables by its initials, or its name."""
+    names = [table.short for table in EVERY.values()]
+    assert len({*names}) == len(names)
+    for table in EVERY.values():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", table.short)
+        own = "rr" if table.paper == "Region Rebalance" else table.name.split("_")[0]
+        assert table.short.split("-")[0] == own
+        if table.number.startswith(("Table", "Figure")):
+            assert table.short.split("-")[1] == table.number.lower().replace(" ", "")
+
+
+def test_tables_that_are_not_of_runs_have_a_command():
+    for table in EVERY.values():
+        assert bool(table.command) == (not any(row.config for row in table.rows))
+        assert all(row.config == "" for row in table.rows if row.dataset)
 
 
 def test_notes():

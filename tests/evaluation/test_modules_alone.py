@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every module of data, evaluation and visualization works as the first that is imported."""
+"""Every module of these packages works as the first that is imported."""
 
 import pytest
 
 from tests.fresh import ROOT, run_each
 
-PACKAGES = ("data", "evaluation", "visualization")
+PACKAGES = ("analysis", "data", "evaluation", "visualization")
 
 
 def modules() -> list[str]:

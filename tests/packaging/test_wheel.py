@@ -15,6 +15,7 @@ from longtail.commands import own_commands
 from tests.packaging.environments import ROOT, Environment
 
 COMMANDS = {
+    *("analyze", "analyze-conditions", "analyze-weights", "browse"),
     *("cache-roi-features", "check", "class-statistics", "convert-weights"),
     *("disalign-quickstart", "export"),
     *("generate", "install-detectron2", "plot-calibration", "prepare", "quickstart", "train"),

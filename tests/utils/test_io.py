@@ -100,3 +100,14 @@ def test_every_writer_on_a_disk_that_is_full(small_disk, writer):
     with raises_naming(OSError, str(path), "No space left on device", "make room"):
         WRITERS[writer](path)
     assert os.listdir(small_disk) == []
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """As the system's administrator could do with /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with raises_naming(OSError, str(tmp_path / name)), atomic_write(tmp_path / name) as file:
+            file.write("a")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "folder").is_dir()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from longtail.visualization.comparison import comparison, score_note
-from longtail.visualization.painting import paint
+from longtail.visualization.painting import fade, paint
 from tests.visualization.pictures import (
     COLORS,
     IGNORED,
@@ -80,3 +80,17 @@ def test_comparison_names_the_column_that_is_wrong():
         comparison(image, np.zeros((4, 4), np.uint8), {}, NAMES, COLORS)
     with pytest.raises(ValueError, match="needs a target or one or more predictions"):
         comparison(image, None, {}, NAMES, COLORS)
+
+
+def test_highlights_are_exactly_the_pixels_that_differ():
+    image, target = random_image(), random_labels(1)
+    one = np.zeros((24, 40), np.uint8)
+    two = one.copy()
+    two[5:9, 3:11] = 1
+    region = two == 1
+    region &= target != IGNORED
+    picture = comparison(image, target, {"1": one, "2": two}, NAMES, COLORS, highlight=True)
+    for labels in (one, two):
+        assert len(positions(picture, fade(paint(image, labels, COLORS), region))) == 1
+    # Image and ground truth stay as they are.
+    assert len(positions(picture, image)) == len(positions(picture, paint(image, target, COLORS)))

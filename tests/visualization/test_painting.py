@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Painted label maps against plain loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from longtail.visualization.painting import colorize, paint
+from longtail.visualization.painting import colorize, fade, paint, thing_colors
 from tests.visualization.pictures import COLORS, IGNORED, random_image, random_labels
 
 
@@ -44,3 +46,23 @@ def test_paint_is_three_quarters_colour_and_one_quarter_grey_image():
 def test_paint_refuses_labels_of_another_size():
     with pytest.raises(ValueError, match="size 39x24, but its image 40x24"):
         paint(random_image(), random_labels(size=(24, 39)), COLORS)
+
+
+def test_fade_leaves_the_region_and_makes_the_rest_three_quarters_white():
+    image = random_image()
+    region = np.zeros(image.shape[:2], bool)
+    region[3:9, 5:20] = True
+    faded = fade(image, region)
+    np.testing.assert_array_equal(faded[region], image[region])
+    expected = 0.75 * 255 + 0.25 * image[~region].astype(float)
+    np.testing.assert_allclose(faded[~region], expected, rtol=0, atol=0.5 + 1e-9)
+
+
+def test_bright_colors_are_different_and_can_be_seen():
+    metadata = SimpleNamespace(thing_classes=["x"] * 100, get=lambda key, default: default)
+    colors = thing_colors(metadata)
+    assert len({tuple(color) for color in colors}) == 100
+    assert min(max(color) for color in colors) > 180
+    # A class keeps its colour whatever the number of classes.
+    metadata.thing_classes = ["x"] * 7
+    assert thing_colors(metadata) == colors[:7]

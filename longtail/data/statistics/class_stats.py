@@ -40,6 +40,17 @@ PACKAGED = {"ade20k_sem_seg_train": 20210, "coco_stuff_164k_sem_seg_train": 1182
 FREQUENCIES = Path(__file__).with_name("frequencies")
 
 
+def imbalance_factor(count: np.ndarray) -> float:
+    """N_max / N_min (section 3.3.2 of the Region Rebalance paper); ``inf`` if a class never occurs.
+
+    Leaving such a class out would call a data set balanced that lacks it.
+
+    Args:
+        count: (K,) how often each class occurs.
+    """
+    return float(count.max() / count.min()) if count.min() > 0 else math.inf
+
+
 @dataclass(frozen=True, eq=False)
 class ClassStats:
     """Counts of every class of a data set.
@@ -85,17 +96,13 @@ class ClassStats:
 
     @property
     def pixel_imbalance_factor(self) -> float | None:
-        """PIF: pixels of the most frequent class over those of the rarest (section 3.3.2, RR).
-
-        ``inf`` if a class never occurs: leaving it out would call a data set balanced that lacks
-        a class. None if pixels were not counted.
-        """
-        return None if self.pixel_count is None else _imbalance(self.pixel_count)
+        """PIF: :func:`imbalance_factor` of the pixels; None if they were not counted."""
+        return None if self.pixel_count is None else imbalance_factor(self.pixel_count)
 
     @property
     def region_imbalance_factor(self) -> float:
-        """RIF: the same for the images that contain the class; ``inf`` if a class never occurs."""
-        return _imbalance(self.image_count)
+        """RIF: :func:`imbalance_factor` of the images that contain the class."""
+        return imbalance_factor(self.image_count)
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the counts into plain values for JSON, one entry a class."""
@@ -222,10 +229,6 @@ def _count(source: CountingSource, num_workers: int | None) -> ClassStats:
         )
     names = source.class_names
     return ClassStats(names, source.num_images, pixel_count, image_count, instance_count)
-
-
-def _imbalance(count: np.ndarray) -> float:
-    return float(count.max() / count.min()) if count.min() > 0 else math.inf
 
 
 def _sum(names: list[str], stats: list[ClassStats]) -> ClassStats:

@@ -73,6 +73,30 @@ def class_metadata(dataset_name: str) -> Metadata:
     return MetadataCatalog.get(dataset_name)
 
 
+def load_records(dataset_name: str) -> list[dict[str, Any]]:
+    """Read the records of a registered data set, in detectron2's format.
+
+    Args:
+        dataset_name: a name in detectron2's ``DatasetCatalog``.
+
+    Raises:
+        ValueError: the name is not registered, or the data set is empty.
+        FileNotFoundError: the files of the data set are not on this machine.
+    """
+    class_metadata(dataset_name)
+    try:
+        records = DatasetCatalog.get(dataset_name)
+    except (OSError, AssertionError) as error:
+        # detectron2 asserts that it finds label files; for the user both mean the same.
+        raise FileNotFoundError(
+            f"data set {dataset_name!r} cannot be read: {error}; "
+            "put it under the folder that DETECTRON2_DATASETS names"
+        ) from error
+    if len(records) == 0:
+        raise ValueError(f"data set {dataset_name!r} has no images")
+    return records
+
+
 def load_source(dataset_name: str) -> CountingSource:
     """Read the records of a registered data set and decide what is counted in it.
 
@@ -105,16 +129,7 @@ def load_source(dataset_name: str) -> CountingSource:
             categories=None,
             labels=labels,
         )
-    try:
-        records = DatasetCatalog.get(dataset_name)
-    except (OSError, AssertionError) as error:
-        # detectron2 asserts that it finds label files; for the user both mean the same.
-        raise FileNotFoundError(
-            f"data set {dataset_name!r} cannot be read: {error}; "
-            "put it under the folder that DETECTRON2_DATASETS names"
-        ) from error
-    if len(records) == 0:
-        raise ValueError(f"data set {dataset_name!r} has no images: there is nothing to count")
+    records = load_records(dataset_name)
     stuff = tuple(metadata.get("stuff_classes") or ())
     things = tuple(metadata.get("thing_classes") or ())
     has_labels = bool(stuff) and any("sem_seg_file_name" in record for record in records)

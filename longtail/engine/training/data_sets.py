@@ -140,7 +140,7 @@ def check_training_sets(cfg: CfgNode) -> list[str]:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
     first, *others = cfg.DATASETS.TRAIN
     for name in cfg.DATASETS.TRAIN:
-        _check_task(cfg, name, "DATASETS.TRAIN")
+        check_task(cfg, name, "DATASETS.TRAIN")
     classes = class_names(first)
     for name in others:
         align_classes(name, classes, first, for_training=True)
@@ -170,7 +170,7 @@ def check_test_sets(
         OSError: a folder or file is missing.
     """
     for name in cfg.DATASETS.TEST:
-        _check_task(cfg, name, "DATASETS.TEST")
+        check_task(cfg, name, "DATASETS.TEST")
         if build_evaluator is None:
             if class_names(name, read=False):
                 check_classes(cfg, [name])
@@ -206,6 +206,30 @@ def align_test_sets(cfg: CfgNode, weights: str, classes: Sequence[str]) -> None:
         align_classes(name, classes, owner)
 
 
+def check_task(cfg: CfgNode, name: str, key: str) -> None:
+    """Refuse a data set for another task than the model's, where both are known.
+
+    Args:
+        cfg: read for MODEL.META_ARCHITECTURE.
+        name: a registered data set.
+        key: where it is named, for the message.
+
+    Raises:
+        ValueError: the tasks differ, or the data set or the architecture is not registered.
+    """
+    task = TASKS.get(class_metadata(name).get("evaluator_type"))
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    model = registered(META_ARCH_REGISTRY, architecture, "MODEL.META_ARCHITECTURE")
+    # Panoptic models are of two tasks.
+    known = isinstance(model, type) and not issubclass(model, PanopticFPN)
+    own = next((t for t, kind in MODELS.items() if known and issubclass(model, kind)), None)
+    if task and own and task != own:
+        raise ValueError(
+            f"{key}: {name} is for {task}, but MODEL.META_ARCHITECTURE {architecture} is for "
+            f"{own}: name data sets of one task, or the config of a model for this one"
+        )
+
+
 def check_first_files(cfg: CfgNode, records: Sequence[dict]) -> None:
     """Read the first image of a data set and its label map.
 
@@ -220,21 +244,6 @@ def check_first_files(cfg: CfgNode, records: Sequence[dict]) -> None:
     read_image(records[0]["file_name"], cfg.INPUT.FORMAT)
     if "sem_seg_file_name" in records[0]:
         read_label_map(records[0]["sem_seg_file_name"])
-
-
-def _check_task(cfg: CfgNode, name: str, key: str) -> None:
-    """Refuse a data set for another task than the model's, where both are known."""
-    task = TASKS.get(class_metadata(name).get("evaluator_type"))
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    model = registered(META_ARCH_REGISTRY, architecture, "MODEL.META_ARCHITECTURE")
-    # Panoptic models are of two tasks.
-    known = isinstance(model, type) and not issubclass(model, PanopticFPN)
-    own = next((t for t, kind in MODELS.items() if known and issubclass(model, kind)), None)
-    if task and own and task != own:
-        raise ValueError(
-            f"{key}: {name} is for {task}, but MODEL.META_ARCHITECTURE {architecture} is for "
-            f"{own}: name data sets of one task, or the config of a model for this one"
-        )
 
 
 def _check_annotated(cfg: CfgNode, records: Iterable[dict]) -> None:

@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog
 from longtail.data.statistics.groups import shot_groups
 from longtail.evaluation.base import LongTailEvaluator, test_set_fingerprint
 from longtail.evaluation.classification.metrics import label_ranks
+from longtail.evaluation.classification.predictions import best_of_batch, write_predictions
 from longtail.evaluation.classification.report import LAYOUT, build_report, format_table
 from longtail.evaluation.metrics import check_finite
 from longtail.evaluation.report import flat_results, write_confusion, write_report
@@ -41,6 +42,7 @@ class ClassificationEvaluator(LongTailEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         training_sets: Sequence[str] = (),
+        write_predictions: bool = False,
     ) -> None:
         """Look the data set up and count its training images.
 
@@ -56,11 +58,17 @@ class ClassificationEvaluator(LongTailEvaluator):
                 ``confusion_matrix.npz`` go; nothing is written without it.
             training_sets: what takes the place of the metadata's ``training_set``, if that is
                 not given.
+            write_predictions: also write ``classification_predictions.json``, see
+                :mod:`.predictions`.
 
         Raises:
-            ValueError: the data set is not registered or lacks something, or the training set has
-                other classes.
+            ValueError: the data set is not registered or lacks something, the training set has
+                other classes, or predictions are to be written without ``output_dir``.
         """
+        if write_predictions and not output_dir:
+            raise ValueError(
+                "ClassificationEvaluator: write_predictions needs an output_dir to write to"
+            )
         super().__init__(dataset_name, output_dir, distributed=distributed)
         # First: some data sets know their classes once they are loaded.
         self._labels = _labels(dataset_name)
@@ -73,12 +81,14 @@ class ClassificationEvaluator(LongTailEvaluator):
                 "images: register it with its training_set"
             )
         self._train_counts = training_counts(training_sets, self._class_names, dataset_name)
+        self._write_predictions = write_predictions
         self.reset()
 
     def reset(self) -> None:
         """Forget what was processed."""
         # Rank of the right class, and the predicted class.
         self._seen: dict[int, tuple[int, int]] = {}
+        self._predictions: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def process(
@@ -119,6 +129,8 @@ class ClassificationEvaluator(LongTailEvaluator):
             if image_id in self._seen:
                 raise self._seen_twice(image_id)
             self._seen[image_id] = tuple(seen)
+        if self._write_predictions:
+            self._predictions += best_of_batch(inputs, scores)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Compute, log and write the metrics over all images.
@@ -132,6 +144,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             ValueError: two processes had the same image.
         """
         seen = self._gather_seen()
+        predictions = self.gather(self._predictions) if self._write_predictions else None
         if seen is None:
             return None
         if not seen:
@@ -154,6 +167,9 @@ class ClassificationEvaluator(LongTailEvaluator):
             ones = np.ones(len(ids), np.int64)
             write_confusion(self._output_dir, *pairs, ones, len(self._class_names))
             write_report(report, self._output_dir, LAYOUT)
+        if predictions is not None:
+            names = self._dataset_name, self._class_names
+            write_predictions(self._output_dir, *names, predictions)
         where = f"\nevery class: {self._output_dir}" if self._output_dir else ""
         logger.info(f"{self._dataset_name}, {len(ids)} images:\n{format_table(report)}{where}")
         return OrderedDict(classification=flat_results(report, LAYOUT))

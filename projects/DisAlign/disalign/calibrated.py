@@ -56,7 +56,11 @@ class Calibrated(nn.Module):
         class_weights: (D,) w_c of Eq. 11; the background's is 1.
         class_groups: class indices by frequency group, for the log.
         weighted_mean: whether the loss is sum(w l) / sum(w), or sum(w l) / S as printed in Eq. 9.
+        recorded: None, or a list to which each training step adds its sigma and ground truth
+            classes, for analyses.
     """
+
+    recorded: list[tuple[Tensor, Tensor]] | None = None
 
     def add_calibration(
         self,
@@ -133,6 +137,8 @@ class Calibrated(nn.Module):
             confidence: values of sigma, in any shape.
             classes: as many ground truth classes, in the same order.
         """
+        if self.recorded is not None:
+            self.recorded.append((confidence, classes))
         groups, K = self.class_groups, len(self.calibration.alpha)
         if len(self.class_weights) > K:
             groups = {**groups, "background": [K]}

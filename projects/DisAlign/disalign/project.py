@@ -47,6 +47,7 @@ PROJECT = Project(
         ),
     ),
     commands={
+        "analyze-weights": "disalign.commands.analyze_weights",
         "cache-roi-features": "disalign.commands.cache_roi_features",
         "disalign-quickstart": "disalign.commands.quickstart",
         "plot-calibration": "disalign.commands.plot_calibration",

@@ -19,6 +19,7 @@ from tests.data.sources import (
     save_image,
     save_label,
 )
+from tests.processes import heed_interrupts
 
 
 def break_label(path, how):
@@ -240,8 +241,7 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_continues(root):
         cwd=root,
         stderr=subprocess.PIPE,
         text=True,
-        # Shells let what they start in the background ignore Ctrl-C, which is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
     written = camvid / "trainannot_detectron2"
     while tool.poll() is None and not (written.is_dir() and any(written.glob("*.png"))):

@@ -9,11 +9,11 @@ import os
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.evaluation.testing import flatten_results_dict, print_csv_format, verify_results
 
+from longtail.config import get_cfg
 from longtail.evaluation import ClassificationEvaluator, build_evaluator
 from tests.processes import run_in_two_processes
 

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every table of both papers on ImageNet-LT, beside your own runs.
+
+python benchmarks/imagenet_lt.py                      # what is published, with configs
+python benchmarks/imagenet_lt.py --runs output/mine   # beside the runs below a folder
+"""
+
+from paper_tables import main
+
+if __name__ == "__main__":
+    main(__doc__, "ImageNet-LT")

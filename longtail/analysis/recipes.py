@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packaged configs as runs record theirs, and which keys tell two recipes apart."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from longtail.analysis.runs import Evaluation
+from longtail.config import get_cfg, get_config_file, load_config
+from longtail.config.tables import read_leaves
+
+# Keys that may differ between runs of one recipe, and why. Not among them, since they change what
+# is learned a little: SOLVER.AMP.* (another precision), SOLVER.ACCUMULATION_STEPS (batch
+# normalisation sees parts of the batch), MODEL.SYNC_BN, DATALOADER.ASPECT_RATIO_GROUPING.
+IGNORED = {
+    "OUTPUT_DIR": "the place of the files",
+    "SEED": "tells the runs of a recipe apart",
+    "VERSION": "the form of the config",
+    "GLOBAL.HACK": "read by nothing",
+    "CUDNN_BENCHMARK": "speed",
+    "MODEL.DEVICE": "the machine",
+    "MODEL.COMPILE": "the same function, compiled",
+    "MODEL.CHANNELS_LAST": "the same function, another order in memory",
+    "MODEL.TIMM.CHECKPOINTING": "the same function, computed twice to save memory",
+    "DATALOADER.NUM_WORKERS": "the order of images and augmentations do not depend on it",
+    # Where it takes effect, detectron2 scales batch, learning rate and iterations: those differ.
+    "SOLVER.REFERENCE_WORLD_SIZE": "the number of processes that the other keys are for",
+    "SOLVER.CHECKPOINT_PERIOD": "what is kept",
+    "SOLVER.CHECKPOINT_MINUTES": "what is kept",
+    "SOLVER.CHECKPOINT_KEEP": "what is kept",
+    "SOLVER.BEST_CHECKPOINT_METRIC": "what is kept",
+    "SOLVER.HANG_MINUTES": "when a run that hangs is ended",
+    "VIS_PERIOD": "pictures in the log",
+    # The evaluation says itself what it was on.
+    "DATASETS.TEST": "further test sets change nothing on the first",
+    "TEST.EVAL_PERIOD": "evaluations on the way",
+    "TEST.EXPECTED_RESULTS": "a check of the results",
+    "TEST.AUG.ENABLED": "multi-scale metrics have names of their own",
+    "TEST.LVIS.MODES": "metrics of other modes have names of their own",
+    "TEST.LVIS.KEEP_ALL_DETECTIONS": "files for others",
+    "TEST.LVIS.WRITE_PRECISION": "a further file",
+    "TEST.SEM_SEG.WRITE_PREDICTIONS": "a further file",
+}
+WEIGHTS = "MODEL.WEIGHTS"
+
+Differences = dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A packaged config.
+
+    Attributes:
+        config: its path below ``configs/``.
+        values: of all keys, by full key; sequences are lists.
+    """
+
+    config: str
+    values: dict[str, Any]
+
+    @property
+    def test_set(self) -> str:
+        """The first of DATASETS.TEST, which the papers' metrics are on."""
+        return self.values["DATASETS.TEST"][0]
+
+    @property
+    def output(self) -> PurePosixPath:
+        """OUTPUT_DIR as it is packaged."""
+        return PurePosixPath(self.values["OUTPUT_DIR"])
+
+
+@functools.cache
+def read_recipe(config: str) -> Recipe:
+    """Load a packaged config.
+
+    Args:
+        config: its path below ``configs/``.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    # The device does not matter; this one is everywhere.
+    return Recipe(config, _flat(load_config(get_config_file(config), ["MODEL.DEVICE", "cpu"])))
+
+
+def differences(evaluation: Evaluation, recipe: Recipe) -> Differences:
+    """Compare the config of an evaluation with a recipe, all but :data:`IGNORED` and the weights.
+
+    A key that the evaluation lacks, since its version did not have it, has the default.
+
+    Args:
+        evaluation: of any test set.
+        recipe: what it may be a run of.
+
+    Returns:
+        ``{key: (value of the run, value of the recipe)}``.
+    """
+    found, wanted = {**_defaults(), **evaluation.config}, recipe.values
+    unequal = [key for key in found if key not in wanted or found[key] != wanted[key]]
+    return {
+        key: (found[key], wanted.get(key))
+        for key in sorted(unequal)
+        if key not in IGNORED
+        and key != WEIGHTS
+        # Of multi-scale testing.
+        and (evaluation.multi_scale or not key.startswith("TEST.AUG."))
+    }
+
+
+def first_stage(recipe: Recipe) -> Recipe | None:
+    """The recipe whose weights another one starts from; None if it starts from none of ours."""
+    folder = PurePosixPath(recipe.values[WEIGHTS]).parent
+    if folder.parts[:1] != recipe.output.parts[:1]:
+        return None
+    data = recipe.config.partition("/")[0]
+    configs = [config for config in read_leaves() if config.startswith(f"{data}/")]
+    # Named like the folder, nearly always: that one first.
+    for config in sorted(configs, key=lambda config: PurePosixPath(config).stem != folder.name):
+        first = read_recipe(config)
+        if first.output == folder:
+            return first
+    return None
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return _flat(get_cfg())
+
+
+def _flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """Values by full key, as they are read back from a config's YAML text."""
+    values: dict[str, Any] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            values |= _flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = _listed(value)
+    return values
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
