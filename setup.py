@@ -78,6 +78,7 @@ setup(
     # The configs travel with the package, as detectron2's do.
     package_dir={**PACKAGES, "longtail.configs": "configs"},
     package_data={
+        "longtail.analysis": ["templates/*.html"],
         "longtail.data.statistics": ["frequencies/*.txt"],
         "longtail.configs": ["**/*.yaml", "**/*.csv", "README.md"],
     },
@@ -99,6 +100,7 @@ setup(
         "matplotlib",  # pictures and curves
         "tensorboard",  # training curves
         "tabulate",  # result tables
+        "jinja2",  # the page of a report, with every text escaped
         "tqdm",  # progress bars
         # What detectron2 imports beyond that; it is installed apart from this list.
         "cloudpickle",  # detectron2: data loader workers

@@ -24,6 +24,7 @@ ALLOWED = {
     "visualization": {"config", "utils", "data", "evaluation"},
     "engine": {"config", "utils", "data", "evaluation", "losses", "modeling", "visualization"},
     "analysis": {"config", "utils", "data", "evaluation", "losses", "modeling", "visualization"},
+    "jobs": {"config", "utils", "analysis"},
 }
 
 LOSSES = ROOT / "longtail" / "losses"

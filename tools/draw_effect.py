@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-SUMMARY = "mean and standard deviation over seeds; difference and its standard error"
+SUMMARY = "mean and standard deviation"
 # CamVid's classes by their pixels in the training set, the most frequent first.
 CLASSES = (
     *("Road", "Building", "Sky", "Tree", "Car", "Pavement"),
@@ -78,8 +78,13 @@ def draw() -> plt.Figure:
 
 
 def _summary(file: str, benchmark: str) -> dict:
+    """[mean, deviation] by metric and row."""
     results = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-    return results["figures"][benchmark][SUMMARY]
+    rows = results["figures"]["tables"][benchmark]["rows"]
+    metrics = next(iter(rows.values()))[SUMMARY]
+    return {
+        metric: {name: row[SUMMARY][metric] for name, row in rows.items()} for metric in metrics
+    }
 
 
 def main() -> None:

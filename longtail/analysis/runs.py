@@ -10,7 +10,7 @@ Shapes: K classes.
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -298,7 +298,7 @@ def _parsed(path: Path, report: dict[str, Any]) -> Evaluation:
             for name, values in per_class.items()
         },
         provenance={"iteration": None, **report["provenance"]},
-        config=_flat(yaml.safe_load(report["provenance"].get("config") or "{}")),
+        config=flat_config(yaml.safe_load(report["provenance"].get("config") or "{}")),
     )
 
 
@@ -314,11 +314,20 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested values of a config.
+
+    Args:
+        config: such as YAML holds it.
+        prefix: of the keys.
+
+    Returns:
+        Values by full key, such as ``SOLVER.MAX_ITER``.
+    """
     values = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            values |= _flat(value, f"{prefix}{key}.")
+            values |= flat_config(value, f"{prefix}{key}.")
         else:
             values[f"{prefix}{key}"] = value
     return values

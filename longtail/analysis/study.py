@@ -138,16 +138,26 @@ def check_same_test_set(evaluations: Sequence[Evaluation]) -> None:
     """
     first = evaluations[0]
     for other in evaluations[1:]:
-        if (first.task, first.class_names) != (other.task, other.class_names):
-            what = "other classes"
-        elif first.fingerprint != other.fingerprint:
-            what = "other images or labels"
-        else:
-            continue
-        raise ValueError(
-            f"{first.path} ({first.dataset}) and {other.path} ({other.dataset}) are of {what}: "
-            "evaluate both runs on the same test set"
-        )
+        if what := _unlike(first, other):
+            raise ValueError(
+                f"{first.path} ({first.dataset}) and {other.path} ({other.dataset}) are of {what}: "
+                "evaluate both runs on the same test set"
+            )
+
+
+def _unlike(first: Evaluation, other: Evaluation) -> str:
+    """What is not the same of two test sets, "" if they are the same."""
+    one, two = first.class_names, other.class_names
+    if first.task != other.task:
+        return f"other tasks ({first.task}, {other.task})"
+    if len(one) != len(two):
+        return f"other classes ({len(one)} and {len(two)})"
+    for index, (name, wanted) in enumerate(zip(one, two, strict=True)):
+        if name != wanted:
+            return f"other classes (class {index} is {name!r} and {wanted!r})"
+    if first.num_images != other.num_images:
+        return f"other images ({first.num_images} and {other.num_images})"
+    return "other images or labels" if first.fingerprint != other.fingerprint else ""
 
 
 def class_counts(evaluation: Evaluation, frequency: str) -> np.ndarray:

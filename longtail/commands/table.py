@@ -5,14 +5,20 @@ r"""Print a table of the papers beside your own runs: published, here, differenc
     longtail table rr-table3                             # as it is printed, with configs
     longtail table rr-table3 --runs output/mine more     # beside the runs below these folders
     longtail table camvid --format markdown --output camvid.md
+    longtail table rr-table3 --run --num-gpus 8 --seeds 3    # train and evaluate what is missing
+    longtail table rr-table3 --run --launcher slurm          # write it as array jobs
 
 Which row a run belongs to is found by its config: folders may have any name. The mean and the
 deviation of a single run (n - 1) are over the seeds. Runs that count for no row are named below the
 table, with the reason: they are not finished, their test set is another, or keys of their config
 differ, those of the nearest row.
+
+With --run, rows that start from the same first stage share its run, what is interrupted continues
+with the same command, and nothing that is finished is run again (docs/tables.md).
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +29,8 @@ from longtail.analysis.paper_tables import fill_tables
 from longtail.analysis.runs import Run, find_runs
 from longtail.analysis.table_text import to_csv, to_markdown, to_text
 from longtail.config.tables import Table, find_table, read_leaves, read_notes, read_tables
-from longtail.utils.command_line import command_parser
+from longtail.jobs import Row, add_run_arguments, run_rows
+from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 
@@ -58,10 +65,19 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("text", "markdown", "csv"), default="text", help="of the tables"
     )
     parser.add_argument("--output", metavar="FILE", help="write the tables here, instead")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        nargs="?",
+        const=Path(OUTPUT),
+        metavar="DIR",
+        help=f"run what is missing, in DIR/CONFIG/seedN (default: {OUTPUT}), then print",
+    )
+    add_run_arguments(parser, output=None)
 
 
 def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
-    """Do with some tables what the options of :func:`add_table_arguments` say: print them.
+    """Do with some tables what the options of :func:`add_table_arguments` say.
 
     Args:
         tables: one or more.
@@ -71,10 +87,15 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
         ValueError, OSError: bad input; the message says what to do.
     """
     path = Path(options.output or "")
-    # A device would be replaced by a file, too.
+    # Before anything is trained.
     if options.output and path.exists() and not path.is_file():
         raise ValueError(f"--output {path} is a folder, or no regular file: name a file")
-    runs, leaves, notes = _find_runs(options.runs), read_leaves(), read_notes()
+    folders = options.runs
+    if options.run is not None:
+        if not _train(tables, options):
+            return
+        folders = [*(folders or ()), options.run]
+    runs, leaves, notes = _find_runs(folders), read_leaves(), read_notes()
     filled = fill_tables(tables, leaves, runs)
     if options.format == "csv":
         text = to_csv(filled)
@@ -87,6 +108,35 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
     with atomic_write(options.output) as file:
         file.write(text)
     print(f"written: {options.output}")
+
+
+def _train(tables: Sequence[Table], options: argparse.Namespace) -> bool:
+    """Run what is missing of the rows; False if it was only listed or written as array jobs."""
+    rows = [Row(row.config) for table in tables for row in table.rows if row.config]
+    if not rows:
+        command = tables[0].command
+        raise ValueError(f"--run: {tables[0].short} is not of runs, see: {command}")
+    drawn = {table.data for table in tables} - {""}
+    # Single-scale metrics are the same with it.
+    several = any("(m.s.)" in metric for table in tables for metric in table.metrics)
+
+    def datasets(seed: int) -> Path:
+        return options.run.resolve() / "datasets" / f"seed{seed}"
+
+    if not options.dry_run:
+        for command in drawn:
+            for seed in options.seeds:
+                name, *arguments = command.format(seed=seed).split()
+                environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets(seed))}
+                run_command(name, arguments, environment)
+    _, runs = run_rows(
+        rows,
+        options,
+        output=options.run,
+        options=("TEST.AUG.ENABLED", "True") if several else (),
+        datasets=datasets if drawn else None,
+    )
+    return bool(runs)
 
 
 def _find_runs(folders: Sequence[str] | None) -> list[Run]:

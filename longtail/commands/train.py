@@ -118,6 +118,22 @@ def train(cfg: CfgNode, *, resume: bool) -> None:
 
 def evaluate_weights(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS, or the last checkpoint in OUTPUT_DIR if ``resume``."""
+    model = load_weights(cfg, resume=resume)
+    # By the class counts of the training set, which the deployed config does not name.
+    apply_post_hoc(cfg, model)
+    return evaluate(cfg, model)
+
+
+def load_weights(cfg: CfgNode, *, resume: bool = False) -> torch.nn.Module:
+    """Build the model to be evaluated, before any post hoc method, and check the test sets.
+
+    Args:
+        cfg: the complete config.
+        resume: take the last checkpoint in OUTPUT_DIR instead of MODEL.WEIGHTS.
+
+    Raises:
+        ValueError: weights, config and data sets do not belong together.
+    """
     deployed = deployed_config(cfg)
     check_test_sets(cfg, None)
     model = Trainer.build_model(deployed)
@@ -127,9 +143,7 @@ def evaluate_weights(cfg: CfgNode, *, resume: bool) -> dict:
     check_test_sets(cfg, Trainer.build_evaluator)
     check_not_applied(cfg, loaded)
     check_training_classes(cfg, loaded)
-    # By the class counts of the training set, which the deployed config does not name.
-    apply_post_hoc(cfg, model)
-    return evaluate(cfg, model)
+    return model
 
 
 def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict:

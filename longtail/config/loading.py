@@ -87,7 +87,7 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
     try:
         if config_file:
             cfg.merge_from_file(find_config_file(config_file), allow_unsafe=False)
-        cfg.merge_from_list(list(overrides or []))
+        cfg.merge_from_list(_whole_numbers_as_floats(cfg, list(overrides or [])))
     except (KeyError, AssertionError, ValueError, yaml.YAMLError, SyntaxError) as error:
         hint = _hint(cfg, one_line(error))
         raise ValueError(f"config {config_file or 'options'}: {one_line(error)}{hint}") from None
@@ -110,6 +110,24 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
 @functools.cache
 def _say_that_there_is_no_gpu() -> None:
     logging.getLogger(__name__).warning("MODEL.DEVICE cuda: there is no GPU, running on the CPU")
+
+
+def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
+    """``SOLVER.BASE_LR 1`` is meant as 1.0, which yacs takes for another type."""
+    for index in range(0, len(overrides) - 1, 2):
+        value = overrides[index + 1]
+        whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
+        if whole and isinstance(_declared(cfg, overrides[index]), float):
+            overrides[index + 1] = float(value)
+    return overrides
+
+
+def _declared(cfg: CfgNode, key: object) -> object:
+    try:
+        return get_value(cfg, key)
+    # Unknown keys are said by the merge itself.
+    except (KeyError, AttributeError, TypeError):
+        return None
 
 
 def _hint(cfg: CfgNode, message: str) -> str:

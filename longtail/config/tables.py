@@ -49,6 +49,8 @@ class Table:
         subject: what all its rows share, such as the data set.
         short: its name on the command line.
         command: what gives the numbers of a table that is not one of runs; "" for runs.
+        data: the arguments of ``longtail`` that draw its data set anew for each ``{seed}``; "" for
+            a data set that is there.
         metrics: names of its columns of numbers.
         rows: its lines, in the printed order.
     """
@@ -59,6 +61,7 @@ class Table:
     subject: str
     short: str
     command: str
+    data: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -116,7 +119,7 @@ def read_tables(folder: Path = TABLES) -> dict[str, Table]:
         ValueError: a file is not of the form that this module describes.
     """
     tables = {}
-    columns = ("table", "paper", "number", "subject", "short", "command")
+    columns = ("table", "paper", "number", "subject", "short", "command", "data")
     for _, line in _lines(folder / "tables.csv", columns):
         name = line.pop("table")
         rows, metrics = [], ()

@@ -2,8 +2,12 @@
 """Starting processes: detectron2's launcher, or the ones that torchrun has started."""
 
 import argparse
+import contextlib
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -53,14 +57,35 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
             f"--num-machines {args.num_machines}: this machine has no GPU; processes on CPUs of "
             "several machines are started with torchrun --nnodes N ..."
         )
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    several = args.num_gpus * args.num_machines > 1
+    with passing_signals_on() if several else contextlib.nullcontext():
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+
+
+@contextlib.contextmanager
+def passing_signals_on() -> Iterator[None]:
+    """Pass SIGTERM and SIGUSR1 on to the processes that this one has started, and wait for them.
+
+    It would be ended by them at once, and its end interrupts the others, before their checkpoint.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_first_to_fail() -> bool:

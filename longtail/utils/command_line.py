@@ -49,17 +49,36 @@ def add_analysis_arguments(parser: argparse.ArgumentParser, *, of_runs: bool = T
         of_runs: whether it analyses runs.
     """
     if of_runs:
-        parser.add_argument(
-            "--dataset",
-            default="",
-            metavar="NAME",
-            help="the test set (default: the first that all runs were tested on)",
-        )
+        _add_dataset(parser)
     parser.add_argument(
         "--output",
         default=ANALYSIS_OUTPUT,
         metavar="DIR",
         help=f"folder of the files (default: {ANALYSIS_OUTPUT})",
+    )
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the runs to compare, see :func:`~longtail.analysis.methods.find_methods`.
+
+    Args:
+        parser: of a command.
+    """
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, or above several; NAME=FOLDER makes all runs there the method NAME",
+    )
+    _add_dataset(parser)
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        default="",
+        metavar="NAME",
+        help="the test set (default: the first that all runs were tested on)",
     )
 
 

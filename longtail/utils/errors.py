@@ -15,6 +15,7 @@ from longtail.utils.io import atomic_write
 # Bad configs, data, weights or options, a training that diverges, a package that is missing.
 INPUT_ERRORS = (ValueError, OSError, KeyError, FloatingPointError, ImportError)
 INTERRUPTED = 130  # 128 + SIGINT
+UNREAD = 141  # 128 + SIGPIPE
 RESUMABLE = 143  # 128 + SIGTERM: the run can be continued
 # More of a message is a page of hints.
 LONGEST = 500
@@ -133,7 +134,8 @@ def ended(
     """What ends the program after an error: one line and an exit code.
 
     Args:
-        error: what was raised; its code is 1, of a :class:`StoppedError` 143, of Ctrl-C 130.
+        error: what was raised; its code is 1, of a :class:`StoppedError` 143, of Ctrl-C 130, and
+            141 without a line where nobody reads the output any more.
         folder: for the traceback, see :func:`keep_traceback`. Bad input leaves none.
         name: of the traceback's file.
         always: keep that of bad input as well, if the folder exists.
@@ -143,6 +145,8 @@ def ended(
         # Not in the line that the terminal shows ^C in, or a progress bar.
         print(f"\n{interrupted}", file=sys.stderr, flush=True)
         return SystemExit(INTERRUPTED)
+    if isinstance(error, BrokenPipeError) and _is_unread():
+        return SystemExit(UNREAD)
     where = ""
     if not is_input_error(error) or (always and os.path.isdir(folder)):
         path = keep_traceback(error, folder, name)
@@ -152,6 +156,17 @@ def ended(
         print(line, file=sys.stderr, flush=True)
         return SystemExit(RESUMABLE)
     return SystemExit(line)
+
+
+def _is_unread() -> bool:
+    """Tell whether who reads the output, such as ``head``, has seen enough; then it is dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -77,3 +77,13 @@ def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path, encoding):
     (tmp_path / "a.yaml").write_text("_BASE_: base.yaml\nSEED: 5\n", encoding=encoding)
     cfg = load_config(str(tmp_path / "a.yaml"))
     assert (cfg.SOLVER.MAX_ITER, cfg.SEED) == (77, 5)
+
+
+def test_whole_numbers_are_floats_where_the_config_has_one():
+    cfg = load_config("", ["SOLVER.BASE_LR", "1", "MODEL.POST_HOC.TAU", 0, "SOLVER.MAX_ITER", "7"])
+    values = (cfg.SOLVER.BASE_LR, cfg.MODEL.POST_HOC.TAU, cfg.SOLVER.MAX_ITER)
+    assert values == (1.0, 0.0, 7) and [type(v) for v in values] == [float, float, int]
+    with pytest.raises(ValueError, match=r"SOLVER\.MAX_ITER"):
+        load_config("", ["SOLVER.MAX_ITER", "7.0"])
+    with pytest.raises(ValueError, match=r"SOLVER\.BASE_LRS"):
+        load_config("", ["SOLVER.BASE_LRS", "1"])

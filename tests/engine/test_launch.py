@@ -2,6 +2,10 @@
 """Which processes run a program: those of torchrun, or as many as detectron2's launcher starts."""
 
 import argparse
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -86,3 +90,30 @@ def test_one_process_says_why_a_run_ends(monkeypatch):
     store = Store()
     monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: store)
     assert [is_first_to_fail() for _ in range(3)] == [True, False, False]
+
+
+def _wait_for_sigterm(folder, rank):
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(143))
+    (folder / f"{rank}").touch()
+    time.sleep(60)
+
+
+def test_signals_are_passed_on_to_all_processes(two_gpus, monkeypatch, tmp_path):
+    """The process that waits for the others is not ended by what asks them for a checkpoint."""
+
+    def start_two(main, *args, **kw):
+        context = multiprocessing.get_context("fork")
+        ranks = [context.Process(target=_wait_for_sigterm, args=(tmp_path, r)) for r in (0, 1)]
+        for process in ranks:
+            process.start()
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for process in ranks:
+            process.join()
+        codes.extend(process.exitcode for process in ranks)
+
+    codes, before = [], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(package_launch, "launch", start_two)
+    launch_training(print, arguments(2))
+    assert codes == [143, 143] and signal.getsignal(signal.SIGTERM) is before

@@ -17,7 +17,7 @@ from tests.packaging.environments import ROOT, Environment
 COMMANDS = {
     *("analyze", "analyze-conditions", "analyze-weights", "browse"),
     *("cache-roi-features", "check", "class-statistics", "convert-weights"),
-    *("disalign-quickstart", "export"),
+    *("compare", "disalign-quickstart", "export", "report"),
     *("generate", "install-detectron2", "plot-calibration", "prepare", "quickstart", "train"),
     "visualize",
 }
@@ -54,7 +54,8 @@ def packaged_files() -> set[str]:
         for path in ROOT.glob("configs/**/*")
         if path.is_file()
     }
-    return code | counts | configs
+    pages = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("longtail/**/templates/*.html")}
+    return code | counts | configs | pages
 
 
 def test_the_wheel_has_all_code_configs_and_counts(wheel):

@@ -50,15 +50,29 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
     method = cfg.MODEL.POST_HOC.METHOD
     if not method:
         return
-    if method not in METHODS:
-        raise ValueError(f"MODEL.POST_HOC.METHOD must be one of {['', *METHODS]}, got {method!r}")
-    found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {method}")
-    change = METHODS[method](cfg, model, found)
+    found, change = post_hoc_change(cfg, model)
     K = found.num_classes
     for layer in found.layers:
         weight, bias = change(layer.weight[:K], layer.bias[:K])
         layer.weight[:K], layer.bias[:K] = weight, bias
     logging.getLogger(__name__).info("%s has changed the classifier of %d classes", method, K)
+
+
+def post_hoc_change(cfg: CfgNode, model: nn.Module) -> tuple[LinearClassifiers, Change]:
+    """The linear classifiers of a model, and how ``MODEL.POST_HOC.METHOD`` changes each of them.
+
+    Args:
+        cfg: as of :func:`apply_post_hoc`.
+        model: likewise; it is not changed.
+
+    Raises:
+        ValueError, OSError: likewise.
+    """
+    method = cfg.MODEL.POST_HOC.METHOD
+    if method not in METHODS:
+        raise ValueError(f"MODEL.POST_HOC.METHOD must be one of {['', *METHODS]}, got {method!r}")
+    found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {method}")
+    return found, METHODS[method](cfg, model, found)
 
 
 def check_not_applied(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:

@@ -63,18 +63,30 @@ class ClassMapInference(nn.Module):
             return [{"sem_seg": self._in_windows(record)} for record in batched_inputs]
         outputs = []
         for record in batched_inputs:  # one at a time, as its maps need the memory
-            ((maps, finish),) = self.model.logit_maps([record])
+            maps, finish = self.logit_maps(record)
             outputs.append({"sem_seg": grouped_classes(maps, finish, _name(record))})
         return outputs
+
+    def logit_maps(self, record: dict) -> tuple[Tensor, Finish]:
+        """Logits of an image before they grow to its original size, and what makes them grow.
+
+        Args:
+            record: as of :meth:`forward`.
+
+        Returns:
+            (K, a, b), and the function from any of the classes to (k, H, W); it is linear.
+        """
+        if not isinstance(self.model, SlidingWindowInference):
+            return self.model.logit_maps([record])[0]
+        finish = partial(at_original_size, size=tuple(record["image"].shape[1:]), record=record)
+        return self.model.logits(record["image"]), finish
 
     def _in_windows(self, record: dict) -> Tensor:
         size = tuple(record["image"].shape[1:])
         if original_size(record, size) == size:
             bands = self.model.bands(record["image"])
             return torch.cat([grouped_classes(band, unchanged, _name(record)) for band in bands])
-        logits = self.model.logits(record["image"])
-        finish = partial(at_original_size, size=size, record=record)
-        return grouped_classes(logits, finish, _name(record))
+        return grouped_classes(*self.logit_maps(record), _name(record))
 
 
 def grouped_classes(maps: Tensor, finish: Finish, name: str) -> Tensor:

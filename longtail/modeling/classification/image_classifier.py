@@ -122,6 +122,10 @@ class ImageClassifier(nn.Module):
         features = self.features(batched_inputs)
         if self.training:
             return {"loss_cls": self.loss(features, self.labels(batched_inputs))}
+        return self.predictions(features)
+
+    def predictions(self, features: Tensor) -> list[dict[str, Tensor]]:
+        """(N, C) features to ``{"scores": (K,)}`` for each, its probabilities."""
         # Not in the lower precision that the layers may have.
         probabilities = self.class_loss.probabilities(self.class_logits(features).float())
         return [{"scores": scores} for scores in probabilities]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DisAlign's two stages on generated data: a detector, its calibration, a table, a plot.
+"""DisAlign's two stages on generated data: a detector, its calibration, a table, a report.
 
     longtail disalign-quickstart [--classifier cosine]
 
@@ -15,6 +15,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from longtail.analysis.methods import find_methods
+from longtail.analysis.report import write_report
+from longtail.analysis.report_media import FIGURES
 from longtail.data.synthetic.lvis import write_lvis_dataset
 from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.cores import available_cores
@@ -68,7 +71,8 @@ def run_quickstart(options: argparse.Namespace) -> None:
     train("stage1", first, folders, [], environment)
     train("stage2", second, folders, ["MODEL.WEIGHTS", weights], environment)
     learned = str(folders["stage2"] / "model_final.pth")
-    plot = ["--config-file", second, "--weights", learned, "--output", str(output)]
+    figures = str(folders["stage2"] / FIGURES)
+    plot = ["--config-file", second, "--weights", learned, "--output", figures]
     run_command("plot-calibration", plot, environment)
     table = comparison_table(
         {name: json.loads((folder / RESULT).read_text()) for name, folder in folders.items()}
@@ -76,7 +80,11 @@ def run_quickstart(options: argparse.Namespace) -> None:
     with atomic_write(output / "comparison.txt") as file:
         file.write(f"{table}\n")
     print(f"\n{table}\n")
-    print(f"Table, plot and logs: {output} ({time.perf_counter() - start:.0f} s)")
+    methods = find_methods([f"{name}={folder}" for name, folder in folders.items()])
+    page = output / f"report{ending}.html"
+    write_report(methods, page)
+    print(f"Table and logs: {output} ({time.perf_counter() - start:.0f} s)")
+    print(f"Curves, gain of each category, calibration: {page}")
 
 
 def train(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quick start: data, baseline and Region Rebalance, evaluation, a table, pictures, curves.
+"""The quick start: data, baseline and Region Rebalance, evaluation, a table, pictures, a report.
 
     longtail quickstart
 
@@ -13,17 +13,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from tabulate import tabulate
 
+from longtail.analysis.methods import find_methods
+from longtail.analysis.report import write_report
 from longtail.data.synthetic import SyntheticConfig, write_dataset
 from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 CONFIGS = {
     "baseline": "quickstart/deeplabv3plus_lite0.yaml",
@@ -75,13 +73,14 @@ def run_quickstart(options: argparse.Namespace) -> None:
     pictures = ["--output", str(output / "pictures"), "--num-images", "6"]
     run_command("visualize", models + pictures, environment)
     reports = {name: json.loads((output / name / RESULT).read_text()) for name in CONFIGS}
-    plot_curves(output)
-    plot_classes(reports, output)
     table = comparison_table(reports)
     with atomic_write(output / "comparison.txt") as file:
         file.write(f"{table}\n")
     print(f"\n{table}\n")
-    print(f"Table, pictures, curves and logs: {output} ({time.perf_counter() - start:.0f} s)")
+    methods = find_methods([f"{name}={output / name}" for name in CONFIGS])
+    write_report(methods, output / "report.html", pictures=[output / "pictures"])
+    print(f"Table, pictures and logs: {output} ({time.perf_counter() - start:.0f} s)")
+    print(f"Curves, gain of each class, confusion: {output / 'report.html'}")
     print("How to train on ADE20K, COCO-Stuff or your own data: README.md")
 
 
@@ -95,44 +94,6 @@ def comparison_table(reports: dict[str, dict]) -> str:
         for group in first["groups"]
     ]
     return tabulate(rows, headers=headers, floatfmt=".2f")
-
-
-def plot_curves(output: Path) -> None:
-    """Losses over iterations, to ``curves.png``."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name in CONFIGS:
-        lines = (output / name / "metrics.json").read_text().splitlines()
-        records = [r for r in map(json.loads, lines) if "total_loss" in r]
-        for axis, key in zip(axes, ("loss_sem_seg", "loss_region"), strict=True):
-            points = [(r["iteration"], r[key]) for r in records if key in r]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name)
-    for axis, title in zip(axes, ("pixel loss", "region loss (with λ)"), strict=True):
-        axis.set(title=title, xlabel="iteration")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    save_figure(figure, output / "curves.png")
-
-
-def plot_classes(reports: dict[str, dict], output: Path) -> None:
-    """IoU of every class, most frequent first, to ``classes.png``."""
-    figure, axis = plt.subplots(figsize=(11, 4.5), layout="constrained")
-    width = 0.8 / len(reports)
-    for position, (name, report) in enumerate(reports.items()):
-        places = [row["index"] + position * width for row in report["classes"]]
-        axis.bar(places, [row["IoU"] for row in report["classes"]], width, label=name)
-    names = [f"{row['name']} ({row['group']})" for row in report["classes"]]
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axis.set(title="classes, most frequent in training first", ylabel="IoU, percent")
-    axis.legend()
-    save_figure(figure, output / "classes.png")
-
-
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, and free the figure."""
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
-    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

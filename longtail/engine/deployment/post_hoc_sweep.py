@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many strengths of a post hoc method, evaluated in one pass over the data.
+
+The features of an image do not depend on the strength, and what does is applied to each of them:
+to the classifier in image classification, to the logits of a segmentor, which the method changes by
+a factor and a shift a class. Enlarging logits to the image and averaging them over windows is
+linear and keeps both.
+
+Shape alphabet:
+    K: classes
+"""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import SemanticSegmentor
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from longtail.engine.deployment.post_hoc import Change, post_hoc_change
+from longtail.engine.inference.build import build_inference
+from longtail.engine.inference.class_maps import ClassMapInference, grouped_classes
+from longtail.engine.inference.sliding_window import unchanged
+from longtail.engine.training.trainer import Trainer
+from longtail.modeling.classification import ImageClassifier
+
+
+@torch.no_grad()
+def evaluate_strengths(cfgs: list[CfgNode], model: nn.Module) -> None:
+    """Evaluate a model as each config changes it; each writes its reports into its OUTPUT_DIR.
+
+    In image classification every report is bit for bit the one of an evaluation of its own. In
+    semantic segmentation logits differ by rounding, and so may the class of a pixel where two of
+    them are equal but for that.
+
+    Args:
+        cfgs: alike but for MODEL.POST_HOC and OUTPUT_DIR; at least one. Every test set is passed
+            through once.
+        model: an image classifier or a semantic segmentor with its weights, as it was trained; it
+            is not changed.
+
+    Raises:
+        ValueError: a detector, multi-scale testing, or as
+            :func:`~longtail.engine.deployment.post_hoc.apply_post_hoc`.
+        OSError: an image or the training set cannot be read.
+    """
+    if not isinstance(model, (ImageClassifier, SemanticSegmentor)):
+        raise ValueError(
+            f"{type(model).__name__}: the strengths of a post hoc method share one pass in image "
+            "classification and semantic segmentation alone, as a detector chooses its boxes by "
+            "their scores; evaluate each value by itself, without --weights"
+        )
+    if cfgs[0].TEST.AUG.ENABLED:
+        raise ValueError(
+            "TEST.AUG.ENABLED: multi-scale testing averages probabilities, so that strengths do "
+            "not share a pass; evaluate each value by itself, without --weights"
+        )
+    changes = [post_hoc_change(cfg, model)[1] for cfg in cfgs]
+    images = isinstance(model, ImageClassifier)
+    evaluate_batches = _classify_all if images else _segment_all
+    was_training = model.training
+    model.eval()
+    for name in cfgs[0].DATASETS.TEST:
+        evaluators = [Trainer.build_evaluator(cfg, name) for cfg in cfgs]
+        for evaluator in evaluators:
+            evaluator.reset()
+        evaluate_batches(cfgs[0], model, name, changes, evaluators)
+        for evaluator in evaluators:
+            evaluator.evaluate()
+    model.train(was_training)
+
+
+def _classify_all(
+    cfg: CfgNode,
+    model: ImageClassifier,
+    dataset: str,
+    changes: list[Change],
+    evaluators: list[DatasetEvaluator],
+) -> None:
+    layer = model.classifier
+    trained = layer.weight.clone(), layer.bias.clone()
+    classifiers = [change(*trained) for change in changes]
+    try:
+        for batch in tqdm(Trainer.build_test_loader(cfg, dataset), desc=dataset):
+            features = model.features(batch)
+            for classifier, evaluator in zip(classifiers, evaluators, strict=True):
+                _set(layer, *classifier)
+                evaluator.process(batch, model.predictions(features))
+    finally:
+        _set(layer, *trained)
+
+
+def _segment_all(
+    cfg: CfgNode,
+    model: SemanticSegmentor,
+    dataset: str,
+    changes: list[Change],
+    evaluators: list[DatasetEvaluator],
+) -> None:
+    found, _ = post_hoc_change(cfg, model)
+    affine = [factor_and_shift(change, found.layers[0].weight) for change in changes]
+    inference = build_inference(cfg, model, class_maps=True)
+    for batch in tqdm(Trainer.build_test_loader(cfg, dataset), desc=dataset):
+        for record in batch:
+            if isinstance(inference, ClassMapInference):
+                maps, finish = inference.logit_maps(record)
+            else:
+                maps, finish = inference([record])[0]["sem_seg"], unchanged
+            for (factor, shift), evaluator in zip(affine, evaluators, strict=True):
+                changed = maps * factor.to(maps) + shift.to(maps)
+                classes = grouped_classes(changed, finish, record["file_name"])
+                evaluator.process([record], [{"sem_seg": classes}])
+
+
+def factor_and_shift(change: Change, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What a change of a linear classifier does to its logits: z_j becomes f_j z_j + s_j.
+
+    Args:
+        change: of the classifier.
+        weight: (K, ...) its weight.
+
+    Returns:
+        (K, 1, 1) factors and shifts, float64.
+    """
+    weight = weight.double()
+    zeros = weight.new_zeros(len(weight))
+    shift = change(weight, zeros)[1]
+    factor = change(weight, zeros + 1)[1] - shift
+    return factor.view(-1, 1, 1), shift.view(-1, 1, 1)
+
+
+def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
