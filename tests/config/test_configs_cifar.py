@@ -23,8 +23,8 @@ def test_first_stages(folder):
     for name in names - {*SECOND_STAGES}:
         cfg = loaded(f"{folder}/{name}")
         assert cfg.MODEL.BACKBONE.NAME == "CifarResNet" and cfg.MODEL.CIFAR_RESNET.DEPTH == 32
-        assert cfg.SOLVER.MAX_ITER == epochs * EPOCH
-        assert cfg.SOLVER.STEPS == (epochs * EPOCH * 8 // 10, epochs * EPOCH * 9 // 10)
+        assert epochs * EPOCH == cfg.SOLVER.MAX_ITER
+        assert (epochs * EPOCH * 8 // 10, epochs * EPOCH * 9 // 10) == cfg.SOLVER.STEPS
         assert cfg.SOLVER.WARMUP_ITERS == 5 * EPOCH and cfg.SOLVER.GAMMA == 0.01
         assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH) == (0.1, 128)
         assert cfg.SOLVER.WEIGHT_DECAY == cfg.SOLVER.WEIGHT_DECAY_NORM == 2e-4
