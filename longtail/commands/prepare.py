@@ -7,6 +7,7 @@
     longtail prepare lvis --splits v1_train v1_val   only checks what is there
     longtail prepare imagenet_lt   checks; writes the list of all training images
     longtail prepare digits_lt --seed 3   scikit-learn's digits, with a long tail
+    longtail prepare cifar100_lt --source cifar-100-binary.tar.gz   and the lists of all imbalances
 
 places_lt and inaturalist2018 are checked as imagenet_lt is.
 
@@ -37,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder with what the official archive contains; by default, under the folder of "
         f"all data sets ({sources}). Images are copied from another place, but those of "
-        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. The others have none",
+        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. cifar10_lt and "
+        "cifar100_lt: the binary archive or its folder. The others have none",
     )
     parser.add_argument(
         "--splits", nargs="+", metavar="NAME", help="such as train val; all by default"

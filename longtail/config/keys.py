@@ -73,6 +73,9 @@ def _add_model_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.FREEZE_AT = 0
     # Stochastic depth: rate of the last block, in [0, 1); it grows linearly from 0 at the first.
     cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # Backbone CifarResNet, for images of 32 pixels: 6 n + 2 layers.
+    cfg.MODEL.CIFAR_RESNET = CfgNode()
+    cfg.MODEL.CIFAR_RESNET.DEPTH = 32
     # Activation checkpointing of transformers: less memory, one more forward pass a block.
     cfg.MODEL.TIMM.CHECKPOINTING = False
     # TimmPlainBackbone: the size of the (square) images that its position tables are for; tables
@@ -182,6 +185,11 @@ def _add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.CLASSIFICATION.SIZE = 224
     cfg.INPUT.CLASSIFICATION.CROP_SCALE = [0.08, 1.0]
     cfg.INPUT.CLASSIFICATION.COLOR_JITTER = 0.4
+    # Instead, for small images, if above 0: images of SIZE are padded by so many black pixels on
+    # each side, cropped to SIZE again at random and flipped, as a batch on the model's device.
+    cfg.INPUT.CLASSIFICATION.PAD = 0
+    # Keep decoded images in memory: for many epochs over few and small ones.
+    cfg.INPUT.CLASSIFICATION.IN_MEMORY = False
     cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
     # Training images are resized to fit (MAX_SIZE_TRAIN, MIN_SIZE_TRAIN) times a factor drawn
     # uniformly from this range.

@@ -19,7 +19,13 @@ from tests.config.common import (
 )
 
 # Classes of the data sets of image classification, by the start of their names.
-IMAGE_CLASSES = {"imagenet": 1000, "places": 365, "inaturalist2018": 8142, "digits": 10}
+IMAGE_CLASSES = {
+    "imagenet": 1000,
+    "places": 365,
+    "inaturalist2018": 8142,
+    "digits": 10,
+    "cifar100": 100,
+}
 
 
 @each(LEAVES)
@@ -103,6 +109,7 @@ GROUPS = {
     "small segmentation": ("CamVid", "quickstart"),
     "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic"),
     "images": ("ImageNet-LT", "Places-LT", "iNaturalist2018", "digits-LT", "synthetic-LT"),
+    "small images": ("CIFAR100-LT", "CIFAR100-LT-40e"),
 }
 
 

@@ -6,7 +6,8 @@ Registered here: ``coco_stuff_164k_sem_seg_{train,val}``, ``coco_stuff_10k_sem_s
 ``lvis_camvid_{train,val}``, and for image classification ``imagenet_lt_{train,val,test}`` (and
 ``imagenet_full_train``), ``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
 ``digits_lt_{train,val,test,balanced}`` and ``synthetic_lt_{train,val,test,balanced}``, where
-``balanced`` has as many images of every class as ``train`` has of the most frequent.
+``balanced`` has as many images of every class as ``train`` has of the most frequent, and
+``cifar100_lt_{if10,if50,if100,if200}_train``, ``cifar100_lt_{balanced,test}`` (also ``cifar10``).
 
 detectron2 itself registers ADE20K, which only gets colours and the head/body/tail split here, and
 LVIS (``lvis_v1_*``, ``lvis_v0.5_*``), which gets a loader that needs no other package. The number
@@ -18,6 +19,7 @@ import detectron2.data  # noqa: F401  (registers ADE20K)
 
 from longtail.data.datasets.ade20k import complete_ade20k
 from longtail.data.datasets.camvid import register_camvid
+from longtail.data.datasets.cifar_lt import register_cifar_lt
 from longtail.data.datasets.coco_stuff import register_coco_stuff
 from longtail.data.datasets.digits_lt import register_digits_lt
 from longtail.data.datasets.files import datasets_root
@@ -65,6 +67,7 @@ def register_all(root: str) -> None:
     register_inaturalist(root)
     register_digits_lt(root)
     register_synthetic_lt(root)
+    register_cifar_lt(root)
 
 
 register_all(datasets_root())

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torchvision.transforms import v2
@@ -24,15 +26,24 @@ class ClassificationDatasetMapper:
 
     @configurable
     def __init__(
-        self, *, is_train: bool, transform: v2.Transform, image_format: str, num_classes: int
+        self,
+        *,
+        is_train: bool,
+        transform: v2.Transform | None,
+        image_format: str,
+        num_classes: int,
+        size: int = 0,
+        in_memory: bool = False,
     ) -> None:
         """Set the transform and the classes.
 
         Args:
             is_train: whether the label is checked.
-            transform: of a PIL image in RGB.
+            transform: of a PIL image in RGB; None leaves images of ``size`` as they are.
             image_format: order of the channels that the model wants, ``"RGB"`` or ``"BGR"``.
             num_classes: K.
+            size: side of the images in pixels, without a transform.
+            in_memory: whether decoded images are kept, by their path.
 
         Raises:
             ValueError: another format.
@@ -43,6 +54,8 @@ class ClassificationDatasetMapper:
         self.transform = transform
         self.image_format = image_format
         self.num_classes = num_classes
+        self.size = size
+        self._kept: dict[str, np.ndarray] | None = {} if in_memory else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -52,6 +65,8 @@ class ClassificationDatasetMapper:
             "transform": build_transform(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+            "size": cfg.INPUT.CLASSIFICATION.SIZE,
+            "in_memory": cfg.INPUT.CLASSIFICATION.IN_MEMORY,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -74,15 +89,32 @@ class ClassificationDatasetMapper:
                 "MODEL.CLASSIFIER.NUM_CLASSES"
             )
         # Read as RGB whatever the model wants: saturation and brightness depend on the order.
-        image = Image.fromarray(read_image(record["file_name"], "RGB"))
-        tensor = v2.functional.pil_to_tensor(self.transform(image))
+        pixels = self._read(record["file_name"])
+        if self.transform is None:
+            tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        else:
+            tensor = v2.functional.pil_to_tensor(self.transform(Image.fromarray(pixels)))
         if self.image_format == "BGR":
             tensor = tensor.flip(0)
         return {**record, "image": tensor}
 
+    def _read(self, path: str) -> np.ndarray:
+        """(H, W, 3) pixels."""
+        if self._kept is not None and path in self._kept:
+            return self._kept[path]
+        pixels = read_image(path, "RGB")
+        if self.transform is None and pixels.shape[:2] != (self.size, self.size):
+            raise ValueError(
+                f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but {CONFIG}.PAD takes "
+                f"images as they are, of {CONFIG}.SIZE {self.size}: set PAD to 0"
+            )
+        if self._kept is not None:
+            self._kept[path] = pixels
+        return pixels
 
-def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform:
-    """Build what happens to a PIL image before it becomes a tensor.
+
+def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
+    """Build what happens to a PIL image before it becomes a tensor; None where nothing does.
 
     Args:
         cfg: its INPUT.CLASSIFICATION and INPUT.RANDOM_FLIP are read.
@@ -92,6 +124,9 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform:
         ValueError: an option is out of range.
     """
     options = cfg.INPUT.CLASSIFICATION
+    if options.PAD:
+        # The model shifts and flips them.
+        return None
     if options.SIZE < 1 or options.TEST_RESIZE < options.SIZE:
         raise ValueError(
             f"{CONFIG}.SIZE must be >= 1, and TEST_RESIZE >= SIZE, the square that is cut out of "

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from longtail.losses import IMAGES, ClassLoss, build_loss, check_cosine
 from longtail.modeling.cosine import CosineLinear
 
+from .augmentation import shifted_and_flipped
+
 
 @META_ARCH_REGISTRY.register()
 class ImageClassifier(nn.Module):
@@ -30,6 +32,8 @@ class ImageClassifier(nn.Module):
         classifier_type: str = "linear",
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        pad: int = 0,
+        flip: bool = False,
     ) -> None:
         """Put a new classifier on a backbone.
 
@@ -40,19 +44,26 @@ class ImageClassifier(nn.Module):
             classifier_type: ``"linear"`` or ``"cosine"``.
             pixel_mean: (3,), in the order and scale of the input's channels.
             pixel_std: (3,), likewise.
+            pad: in training, images are shifted at random by up to so many pixels.
+            flip: in training, and with ``pad`` above 0, images are mirrored at random.
 
         Raises:
-            ValueError: the backbone makes no vector, or another type of classifier.
+            ValueError: the backbone makes no vector, another type of classifier, or ``pad`` is
+                negative.
         """
         super().__init__()
         if "pooled" not in backbone.output_shape():
             raise ValueError(
                 f"{type(self).__name__} needs one vector an image, MODEL.BACKBONE.NAME "
-                f"TimmClassificationBackbone, got {type(backbone).__name__}"
+                f"TimmClassificationBackbone or CifarResNet, got {type(backbone).__name__}"
             )
+        if pad < 0:
+            raise ValueError(f"INPUT.CLASSIFICATION.PAD must be 0 or more, got {pad}")
         self.backbone = backbone
         self.class_loss = class_loss
         self.classifier_type = classifier_type
+        self.pad = pad
+        self.flip = flip
         self.classifier = self.new_classifier()
         self.register_buffer(
             "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
@@ -68,6 +79,8 @@ class ImageClassifier(nn.Module):
             "classifier_type": cfg.MODEL.CLASSIFIER.TYPE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pad": cfg.INPUT.CLASSIFICATION.PAD,
+            "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
         }
 
     def new_classifier(self) -> nn.Module:
@@ -134,7 +147,9 @@ class ImageClassifier(nn.Module):
 
     def features(self, batched_inputs: list[dict]) -> Tensor:
         """The (N, C) features that enter the classifier."""
-        images = torch.stack([item["image"].to(self.device) for item in batched_inputs])
+        images = torch.stack([item["image"] for item in batched_inputs]).to(self.device)
+        if self.training and self.pad:
+            images = shifted_and_flipped(images, self.pad, flip=self.flip)
         return self.backbone((images - self.pixel_mean) / self.pixel_std)["pooled"]
 
     def class_logits(self, features: Tensor) -> Tensor:
