@@ -16,8 +16,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
 from longtail.analysis.compare import Comparison
-from longtail.analysis.compare_tables import difference_text, value_text
-from longtail.analysis.confusion import truth_percent
+from longtail.analysis.compare_tables import difference_text
+from longtail.analysis.confusion import Confusion, arranged, truth_percent
+from longtail.analysis.statistics import value_text
 from longtail.analysis.study import FREQUENCIES
 from longtail.visualization.figures import (
     GROUP_COLORS,
@@ -109,7 +110,7 @@ def class_figures(comparison: Comparison) -> list[Drawing]:
     return found
 
 
-def heat_map(comparison: Comparison, confusion: npt.ArrayLike, name: str, title: str) -> Drawing:
+def heat_map(comparison: Comparison, confusion: Confusion, name: str, title: str) -> Drawing:
     """A confusion matrix in percent of the ground truth, frequent classes first.
 
     Args:
@@ -119,7 +120,7 @@ def heat_map(comparison: Comparison, confusion: npt.ArrayLike, name: str, title:
         title: of the figure.
     """
     order = comparison.order
-    percent = truth_percent(confusion)[np.ix_(order, order)]
+    percent = truth_percent(arranged(confusion, order, MOST_CLASSES))
     names = [comparison.evaluation.class_names[index] for index in order]
     return _drawing(name, title, _matrix, percent, names, height=4.4)
 

@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from longtail.analysis.runs import flat_config
-from longtail.config.loading import CONFIGS, find_config_file, load_config
+from longtail.config.loading import CONFIGS, find_config_file, flat_config, load_config
 
 CHECKPOINT = "model_final.pth"
 _OUTPUT = re.compile(r"^OUTPUT_DIR:\s*(.+?)\s*$", re.MULTILINE)
@@ -212,7 +209,7 @@ def config_name(config: str) -> str:
 def _settings(config: str, options: tuple[str, ...]) -> dict[str, Any]:
     if len(options) % 2:
         raise ValueError(f"expected pairs of KEY VALUE, got {' '.join(options)}")
-    return flat_config(yaml.safe_load(load_config(config, options).dump()))
+    return flat_config(load_config(config, options))
 
 
 @functools.cache
