@@ -17,7 +17,7 @@ from longtail.analysis import report_figures, report_tables
 from longtail.analysis.compare import Comparison, compare_methods
 from longtail.analysis.confusion import confused_pairs
 from longtail.analysis.methods import Method
-from longtail.analysis.report_figures import Drawing
+from longtail.analysis.report_drawing import Drawing
 from longtail.analysis.report_media import (
     FIGURES,
     PICTURES,
