@@ -202,9 +202,15 @@ def test_published_metrics(tmp_path, monkeypatch, override, printed):
 
 @pytest.mark.parametrize(
     ("bounds", "clear"),
-    [((1.0, 2.0), True), ((-2.0, -1.0), True), ((-1.0, 2.0), False), ((0.0, 1.0), False)]
     # Runs that are the same in everything say nothing of others, and one run has no interval.
-    + [((3.0, 3.0), False), (None, False)],
+    [
+        ((1.0, 2.0), True),
+        ((-2.0, -1.0), True),
+        ((-1.0, 2.0), False),
+        ((0.0, 1.0), False),
+        ((3.0, 3.0), False),
+        (None, False),
+    ],
 )
 def test_a_clear_difference_has_an_interval_without_0(bounds, clear):
     assert report_tables._is_clear(bounds) is clear

@@ -70,7 +70,7 @@ def test_table_of_finished_runs(configs, tmp_path, capsys):
         "2.0",
     )
     # The third class has no ground truth.
-    assert (second["mIoU"], second["mIoU tail"]) == ("60.0000", "")
+    assert (second["mIoU"], second["mIoU tail"]) == ("60.0", "")
 
 
 def test_dry_run_trains_the_first_stage_once(configs, tmp_path, capsys):
