@@ -16,7 +16,7 @@ from common import save_result
 from tabulate import tabulate
 
 from longtail.analysis.runs import Run
-from longtail.analysis.statistics import common_metrics, compare, spread
+from longtail.analysis.statistics import common_metrics, difference, spread
 from longtail.jobs import Plan, Row, run_rows
 
 # Name of a table -> label of a row -> the row; the first one is what the others are compared with.
@@ -88,9 +88,13 @@ def table_result(lines: dict[str, Line], groups: dict[str, list[str]]) -> dict[s
     pairs += [(k, v.continues) for k, v in lines.items() if v.continues not in ("", first)]
     differences = []
     for label, base in pairs:
+        # An equal seed alone pairs nothing here: another network shifts all later random draws.
         paired = lines[label].continues == base
-        runs = {name: lines[name].runs for name in (label, base)}
-        found = compare(runs, {label: (base, paired)})[label]
+        own, others = lines[label].runs, lines[base].runs
+        found = {
+            key: difference([run[key] for run in own], [run[key] for run in others], paired=paired)
+            for key in common_metrics([*own, *others])
+        }
         metrics = {key: [d.mean, d.error, d.low, d.high] for key, d in found.items()}
         differences.append({"row": label, "base": base, "paired": paired, "metrics": metrics})
     rows = {}

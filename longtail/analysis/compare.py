@@ -6,13 +6,15 @@ Shapes: K classes, n runs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from longtail.analysis.correlation import frequency_correlation
+from longtail.analysis.evaluations import Evaluation
+from longtail.analysis.gain import frequency_order
 from longtail.analysis.methods import Method
 from longtail.analysis.metric_names import MULTI_SCALE_ENDING
-from longtail.analysis.runs import Evaluation
 from longtail.analysis.statistics import (
     Difference,
     Spread,
@@ -26,6 +28,7 @@ from longtail.analysis.study import (
     known_frequencies,
     ordered_groups,
 )
+from longtail.evaluation.report import group_of_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class Comparison:
         """The first one: for classes, groups and counts, which all have in common."""
         return self.evaluations[0][0]
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, tuple[int, ...]]:
         """Class indices by group, the most frequent group first."""
         return ordered_groups(self.evaluation)
@@ -74,7 +77,7 @@ class Comparison:
         """What classes are sorted by, a key of ``FREQUENCIES``; "" if no count is known."""
         return next(iter(known_frequencies(self.evaluation)), "")
 
-    @property
+    @cached_property
     def counts(self) -> np.ndarray | None:
         """(K,) training counts of :attr:`frequency`."""
         name = self.frequency
@@ -86,11 +89,15 @@ class Comparison:
         counts = self.counts
         if counts is None:
             return np.arange(len(self.evaluation.class_names))
-        return np.argsort(-counts, kind="stable")
+        return frequency_order(counts)
 
     def group_of(self, index: int) -> str:
         """The group of a class, "" if it is in none."""
-        return next((name for name, members in self.groups.items() if index in members), "")
+        return self._groups_of_classes[index] or ""
+
+    @cached_property
+    def _groups_of_classes(self) -> list[str | None]:
+        return group_of_classes(self.groups, len(self.evaluation.class_names))
 
     def group_of_metric(self, name: str) -> str:
         """The group that a metric is the mean over: mIoU head, many, box APr; "" if none."""

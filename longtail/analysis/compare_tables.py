@@ -4,17 +4,18 @@
 Shapes: K classes.
 """
 
-import csv
 import io
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from tabulate import tabulate
 
 from longtail.analysis.compare import Comparison, Values, class_correlations, interval
 from longtail.analysis.gain import largest_changes
-from longtail.analysis.statistics import Difference, Spread
+from longtail.analysis.statistics import Difference, value_text
 from longtail.analysis.study import FREQUENCIES
+from longtail.utils.text import markdown_cell, write_csv
 from longtail.visualization.figures import MOST_NAMES
 
 FORMATS = ("text", "markdown", "csv")
@@ -41,21 +42,14 @@ def render(comparison: Comparison, form: str) -> str:
     for title, headers, rows in _tables(comparison):
         title = f"## {title}" if form == "markdown" else title
         if form == "markdown":
-            rows = [[_markdown(cell) for cell in row] for row in rows]
+            headers = [markdown_cell(header) for header in headers]
+            rows = [[markdown_cell(cell) for cell in row] for row in rows]
         kind = "pipe" if form == "markdown" else "simple"
         align = ["left"] + ["right"] * (len(headers) - 1)
         # Numbers are written as they shall stand.
         table = tabulate(rows, headers, kind, disable_numparse=True, colalign=align)
         parts.append(f"{title}\n\n{table}" if rows else f"{title}\n\nnone")
     return "\n\n".join(parts) + "\n"
-
-
-def value_text(found: Spread, index: int | tuple[()] = ()) -> str:
-    """Mean and deviation, ``52.10 ± 0.31``; the mean alone of one run, ``-`` if there is none."""
-    mean, deviation = float(found.mean[index]), float(found.deviation[index])
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def difference_text(found: Difference, index: int | tuple[()] = ()) -> str:
@@ -175,11 +169,14 @@ def correlation_rows(comparison: Comparison) -> list[list[str]]:
 
 def _csv(comparison: Comparison) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, (*_CSV, *_CSV_VALUES), lineterminator="\n")
-    writer.writeheader()
+    write_csv(text, (*_CSV, *_CSV_VALUES), _csv_rows(comparison))
+    return text.getvalue()
+
+
+def _csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for metric, values in comparison.metrics.items():
         for position in range(len(comparison.methods)):
-            writer.writerow({"metric": metric, **_csv_values(comparison, values, position)})
+            yield {"metric": metric, **_csv_values(comparison, values, position)}
     first = comparison.evaluation
     for metric, values in comparison.classes.items():
         for index in comparison.order:
@@ -190,8 +187,7 @@ def _csv(comparison: Comparison) -> str:
                 **{f"train_{key}": counts[index] for key, counts in first.train_counts.items()},
             }
             for position in range(len(comparison.methods)):
-                writer.writerow({**described, **_csv_values(comparison, values, position, index)})
-    return text.getvalue()
+                yield {**described, **_csv_values(comparison, values, position, index)}
 
 
 def _csv_values(
@@ -201,27 +197,15 @@ def _csv_values(
     cells = {
         "method": comparison.methods[position].label,
         "runs": of_method.count,
-        "mean": _plain(of_method.mean[index]),
-        "deviation": _plain(of_method.deviation[index]),
+        "mean": float(of_method.mean[index]),
+        "deviation": float(of_method.deviation[index]),
     }
     if position:
         found = values.differences[position - 1]
         cells |= {
-            "difference": _plain(found.mean[index]),
-            "low": _plain(found.low[index]),
-            "high": _plain(found.high[index]),
+            "difference": float(found.mean[index]),
+            "low": float(found.low[index]),
+            "high": float(found.high[index]),
             "paired": found.paired,
         }
     return cells
-
-
-def _plain(value: float) -> float | str:
-    """The number as Python writes it; an empty cell where there is none."""
-    return "" if math.isnan(value) else float(value)
-
-
-def _markdown(cell: str) -> str:
-    """A cell that a table of Markdown shows as it is."""
-    for character in "\\`*_[]<>|":
-        cell = cell.replace(character, f"\\{character}")
-    return cell

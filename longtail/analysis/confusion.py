@@ -2,7 +2,8 @@
 """Which classes are taken for which others, as pure functions.
 
 Shapes: K classes, G groups of them. A confusion matrix is (K, K) counts of pixels or images, with
-the ground truth class as row and the predicted class as column.
+the ground truth class as row and the predicted class as column. It may be sparse: of thousands of
+classes a dense one takes hundreds of megabytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
+
+Confusion = npt.ArrayLike | scipy.sparse.coo_array
 
 
 def truth_percent(confusion: npt.ArrayLike) -> np.ndarray:
@@ -24,12 +28,12 @@ def truth_percent(confusion: npt.ArrayLike) -> np.ndarray:
     Raises:
         ValueError: the matrix is not square.
     """
-    counts = _square(confusion)
+    counts = _square(confusion).toarray()
     total = counts.sum(axis=1, keepdims=True, dtype=np.float64)
     return 100 * np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
 
 
-def confused_pairs(confusion: npt.ArrayLike, number: int) -> list[dict[str, Any]]:
+def confused_pairs(confusion: Confusion, number: int) -> list[dict[str, Any]]:
     """The pairs of classes that are confused most.
 
     They are ranked by their share of the ground truth of the class, which counts rare classes as
@@ -47,24 +51,47 @@ def confused_pairs(confusion: npt.ArrayLike, number: int) -> list[dict[str, Any]
         ValueError: the matrix is not square.
     """
     counts = _square(confusion)
-    percent = truth_percent(counts)
-    wrong = counts > 0
-    np.fill_diagonal(wrong, False)
-    truth, predicted = np.nonzero(wrong)
-    ranked = np.lexsort((-counts[truth, predicted], -percent[truth, predicted]))[:number]
+    wrong = (counts.row != counts.col) & (counts.data > 0)
+    truth, predicted, count = (values[wrong] for values in (counts.row, counts.col, counts.data))
+    percent = 100 * count / counts.sum(axis=1)[truth]
+    ranked = np.lexsort((predicted, truth, -count, -percent))[:number]
     return [
         {
-            "truth": int(t),
-            "predicted": int(p),
-            "count": int(counts[t, p]),
-            "percent": float(percent[t, p]),
+            "truth": int(truth[place]),
+            "predicted": int(predicted[place]),
+            "count": int(count[place]),
+            "percent": float(percent[place]),
         }
-        for t, p in zip(truth[ranked], predicted[ranked], strict=True)
+        for place in ranked
     ]
 
 
+def arranged(confusion: Confusion, order: npt.ArrayLike, most: int) -> np.ndarray:
+    """A confusion matrix to be drawn: with the classes in another order, and not too large.
+
+    Args:
+        confusion: (K, K) counts.
+        order: the K class indices in their new order.
+        most: rows; of more classes, neighbours in that order are added up.
+
+    Returns:
+        (M, M) int64 counts, M the smaller one of K and ``most``.
+
+    Raises:
+        ValueError: the matrix is not square.
+    """
+    counts = _square(confusion)
+    K = counts.shape[0]
+    size = min(K, most)
+    place = np.empty(K, np.int64)
+    place[np.asarray(order)] = np.arange(K) * size // K
+    drawn = np.zeros((size, size), np.int64)
+    np.add.at(drawn, (place[counts.row], place[counts.col]), counts.data)
+    return drawn
+
+
 def group_confusion(
-    confusion: npt.ArrayLike, groups: Mapping[str, Sequence[int]]
+    confusion: Confusion, groups: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
     """Where the ground truth of groups of classes goes: is the tail taken for the head?
 
@@ -82,7 +109,7 @@ def group_confusion(
         ValueError: the matrix is not square, or a group names a class that there is not.
     """
     counts = _square(confusion)
-    K = len(counts)
+    K = counts.shape[0]
     for name, classes in groups.items():
         if any(not 0 <= index < K for index in classes):
             raise ValueError(
@@ -91,14 +118,15 @@ def group_confusion(
     member = np.array([np.isin(np.arange(K), list(classes)) for classes in groups.values()])
     member = member.reshape(len(groups), K).astype(np.int64)
     hits = counts.diagonal()
-    wrong = member @ (counts - np.diag(hits)) @ member.T
+    wrong = member @ counts @ member.T - (member * hits) @ member.T
     right, total = member @ hits, member @ counts.sum(axis=1)
     with np.errstate(invalid="ignore"):
         return {"right": 100 * right / total, "predicted": 100 * wrong / total[:, None]}
 
 
-def _square(confusion: npt.ArrayLike) -> np.ndarray:
-    counts = np.asarray(confusion)
+def _square(confusion: Confusion) -> scipy.sparse.coo_array:
+    counts = confusion if scipy.sparse.issparse(confusion) else np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f"expected a square (K, K) confusion matrix, got shape {counts.shape}")
-    return counts
+    # Every pair once.
+    return scipy.sparse.csr_array(counts).tocoo()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.recipes import (
     WEIGHTS,
     Differences,
@@ -20,7 +21,7 @@ from longtail.analysis.recipes import (
     first_stage,
     read_recipe,
 )
-from longtail.analysis.runs import Evaluation, Run
+from longtail.analysis.runs import Run
 
 # Differing keys, folders and configs that a remark shows.
 SHOWN = 4

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longtail.analysis import recipes
+from longtail.analysis.recipes import unequal_keys
 from longtail.analysis.runs import Run, find_runs
 
 # Runs of one method differ in these; a second stage starts from the weights of its own seed.
@@ -34,17 +35,12 @@ class Method:
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs; -1 for one that nobody knows."""
-        return tuple(seed_of(run) for run in self.runs)
+        return tuple(run.seed for run in self.runs)
 
     @property
     def differing_keys(self) -> tuple[str, ...]:
         """The keys that the runs of a folder that the user named do not have in common."""
         return differing_keys(self.runs)
-
-
-def seed_of(run: Run) -> int:
-    """The seed of a run; -1 for one that nobody knows, also since there is no config."""
-    return run.config.get("SEED", -1)
 
 
 def differing_keys(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -53,13 +49,8 @@ def differing_keys(runs: Sequence[Run]) -> tuple[str, ...]:
     Args:
         runs: one or more.
     """
-    keys = {key for run in runs for key in run.config} - IGNORED
-    first = runs[0].config
-    return tuple(
-        sorted(
-            key for key in keys if any(run.config.get(key) != first.get(key) for run in runs[1:])
-        )
-    )
+    first, *others = (run.config for run in runs)
+    return tuple(sorted({key for config in others for key in unequal_keys(first, config, IGNORED)}))
 
 
 def find_methods(arguments: Iterable[str]) -> list[Method]:
@@ -96,7 +87,7 @@ def find_methods(arguments: Iterable[str]) -> list[Method]:
             groups.setdefault(name or _signature(run), []).append(run)
     if not groups:
         raise ValueError("no run is named: name folders of finished runs")
-    methods = [tuple(sorted(runs, key=seed_of)) for runs in groups.values()]
+    methods = [tuple(sorted(runs, key=lambda run: run.seed)) for runs in groups.values()]
     given = [key if isinstance(key, str) else "" for key in groups]
     return [
         Method(label, runs) for label, runs in zip(_labels(given, methods), methods, strict=True)
@@ -114,9 +105,11 @@ def _parse(argument: str) -> tuple[str, str]:
 
 
 def _signature(run: Run) -> tuple[Any, ...]:
-    values = {key: value for key, value in run.config.items() if key not in IGNORED}
     # Without a config nobody knows what a run is of.
-    return (str(sorted(values.items())) if values else run.folder.resolve(),)
+    if not run.config:
+        return (run.folder.resolve(),)
+    values = {**recipes.defaults(), **run.config}
+    return (str(sorted((key, value) for key, value in values.items() if key not in IGNORED)),)
 
 
 def _labels(given: Sequence[str], methods: Sequence[tuple[Run, ...]]) -> list[str]:

@@ -2,12 +2,13 @@
 """The packaged configs as runs record theirs, and which keys tell two recipes apart."""
 
 import functools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from longtail.analysis.runs import Evaluation, flat_config
-from longtail.config import get_cfg, get_config_file, load_config
+from longtail.analysis.evaluations import Evaluation
+from longtail.config import flat_config, get_cfg, get_config_file, load_config
 from longtail.config.tables import read_leaves
 
 # Keys that may differ between runs of one recipe, and why. Not among them, since they change what
@@ -83,10 +84,30 @@ def read_recipe(config: str) -> Recipe:
     return Recipe(config, flat_config(load_config(get_config_file(config))))
 
 
+def unequal_keys(
+    one: Mapping[str, Any], other: Mapping[str, Any], free: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """Compare two configs, the same way for everybody who asks whether runs are of one recipe.
+
+    Args:
+        one: values by full key; a key that is absent, since another version has recorded the
+            config, has the default.
+        other: likewise.
+        free: keys that may differ.
+
+    Returns:
+        ``{key: (value of one, value of other)}`` by name; None of a key that is not known here.
+    """
+    one, other = ({**defaults(), **config} for config in (one, other))
+    return {
+        key: (one.get(key), other.get(key))
+        for key in sorted(one.keys() | other.keys())
+        if key not in free and one.get(key) != other.get(key)
+    }
+
+
 def differences(evaluation: Evaluation, recipe: Recipe) -> Differences:
     """Compare the config of an evaluation with a recipe, all but :data:`IGNORED` and the weights.
-
-    A key that the evaluation lacks, since its version did not have it, has the default.
 
     Args:
         evaluation: of any test set.
@@ -95,15 +116,12 @@ def differences(evaluation: Evaluation, recipe: Recipe) -> Differences:
     Returns:
         ``{key: (value of the run, value of the recipe)}``.
     """
-    found, wanted = {**_defaults(), **evaluation.config}, recipe.values
-    unequal = [key for key in found if key not in wanted or found[key] != wanted[key]]
+    unequal = unequal_keys(evaluation.config, recipe.values, {*IGNORED, WEIGHTS})
     return {
-        key: (found[key], wanted.get(key))
-        for key in sorted(unequal)
-        if key not in IGNORED
-        and key != WEIGHTS
+        key: values
+        for key, values in unequal.items()
         # Of multi-scale testing.
-        and (evaluation.multi_scale or not key.startswith("TEST.AUG."))
+        if evaluation.multi_scale or not key.startswith("TEST.AUG.")
     }
 
 
@@ -123,5 +141,6 @@ def first_stage(recipe: Recipe) -> Recipe | None:
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
+    """The default of every key, by full key."""
     return flat_config(get_cfg())

@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 
 import longtail
 from longtail.analysis import report_figures, report_tables
-from longtail.analysis.compare import (
-    Comparison,
-    compare_methods,
-)
+from longtail.analysis.compare import Comparison, compare_methods
 from longtail.analysis.confusion import confused_pairs
 from longtail.analysis.methods import Method
-from longtail.analysis.report_figures import Drawing
+from longtail.analysis.report_drawing import Drawing
 from longtail.analysis.report_media import (
     FIGURES,
     PICTURES,
@@ -114,7 +110,7 @@ def _confusion(comparison: Comparison) -> list[dict[str, Any]]:
         matrices = [evaluation.confusion() for evaluation in evaluations]
         if any(matrix is None for matrix in matrices):
             continue
-        counts = np.sum(matrices, axis=0)
+        counts = sum(matrices[1:], matrices[0])
         drawing: Drawing | None = None
         if len(names) <= report_figures.MOST_CLASSES:
             drawing = report_figures.heat_map(

@@ -5,29 +5,34 @@ Shapes: K classes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
 from longtail.analysis.compare import Comparison
-from longtail.analysis.compare_tables import difference_text, value_text
-from longtail.analysis.confusion import truth_percent
+from longtail.analysis.compare_tables import difference_text
+from longtail.analysis.confusion import Confusion, arranged, truth_percent
+from longtail.analysis.report_drawing import (
+    Drawing,
+    count_axis,
+    drawing,
+    group_color,
+    legend,
+    plain_label,
+)
+from longtail.analysis.statistics import value_text
 from longtail.analysis.study import FREQUENCIES
 from longtail.visualization.figures import (
-    GROUP_COLORS,
     MOST_NAMES,
-    new_figure,
     run_color,
     short_name,
     sorted_class_axis,
 )
-from longtail.visualization.hover import explain, to_svg
+from longtail.visualization.hover import explain
 
 # What training logs of an evaluation, without its prefix.
 EVALUATED = ("mIoU", "mAcc", "AP", "APr", "mean_acc", "top1")
@@ -37,21 +42,6 @@ POINTS = 250
 CELLS = 800
 # A confusion matrix of more classes shows nothing at the width of a page.
 MOST_CLASSES = 150
-_STYLE = {
-    "font.size": 10,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
-
-class Drawing(NamedTuple):
-    """A figure of a page."""
-
-    title: str
-    svg: str
-    """An SVG element."""
 
 
 def curves(comparison: Comparison) -> list[Drawing]:
@@ -68,7 +58,7 @@ def curves(comparison: Comparison) -> list[Drawing]:
     metrics = [key for key in logged if key.partition("/")[2] in EVALUATED]
     keys = [*losses, *metrics, *(["lr"] if "lr" in logged else [])]
     return [
-        _drawing(f"curve{number}", key, _curve, histories, key) for number, key in enumerate(keys)
+        drawing(f"curve{number}", key, _curve, histories, key) for number, key in enumerate(keys)
     ]
 
 
@@ -79,7 +69,7 @@ def group_bars(comparison: Comparison) -> list[Drawing]:
         if group := comparison.group_of_metric(name):
             families.setdefault(comparison.family_of_metric(name), {})[group] = name
     return [
-        _drawing(f"groups{number}", f"{family or 'accuracy'} by group", _bars, comparison, names)
+        drawing(f"groups{number}", f"{family or 'accuracy'} by group", _bars, comparison, names)
         for number, (family, names) in enumerate(families.items())
     ]
 
@@ -105,11 +95,11 @@ def class_figures(comparison: Comparison) -> list[Drawing]:
             ]
             draw = _class_bars if len(texts) <= MOST_NAMES else _class_points
             name = f"classes{number}-{position}"
-            found.append(_drawing(name, title, draw, comparison, of_method.mean, texts, metric))
+            found.append(drawing(name, title, draw, comparison, of_method.mean, texts, metric))
     return found
 
 
-def heat_map(comparison: Comparison, confusion: npt.ArrayLike, name: str, title: str) -> Drawing:
+def heat_map(comparison: Comparison, confusion: Confusion, name: str, title: str) -> Drawing:
     """A confusion matrix in percent of the ground truth, frequent classes first.
 
     Args:
@@ -119,9 +109,9 @@ def heat_map(comparison: Comparison, confusion: npt.ArrayLike, name: str, title:
         title: of the figure.
     """
     order = comparison.order
-    percent = truth_percent(confusion)[np.ix_(order, order)]
+    percent = truth_percent(arranged(confusion, order, MOST_CLASSES))
     names = [comparison.evaluation.class_names[index] for index in order]
-    return _drawing(name, title, _matrix, percent, names, height=4.4)
+    return drawing(name, title, _matrix, percent, names, height=4.4)
 
 
 def class_values_figure(
@@ -136,23 +126,16 @@ def class_values_figure(
         unit: the key of the count.
         rows: one a class, with ``name``, and ``group`` if it is known.
     """
-    return _drawing(name, title, _rows, column, unit, rows)
-
-
-def _drawing(
-    name: str, title: str, draw: Callable[..., None], *arguments: Any, height: float = 3.1
-) -> Drawing:
-    with matplotlib.rc_context(_STYLE):
-        figure, [[axes]] = new_figure(1, 1, 5.2, height)
-        draw(axes, *arguments)
-        return Drawing(title, to_svg(figure, name, title))
+    return drawing(name, title, _rows, column, unit, rows)
 
 
 def _rows(axes: Axes, column: str, unit: str, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
-        [point] = axes.plot(row[unit], row[column], "o", ms=4, color=_color(row.get("group", "")))
+        [point] = axes.plot(
+            row[unit], row[column], "o", ms=4, color=group_color(row.get("group", ""))
+        )
         explain(point, f"{row['name']}: {row[column]:.4g}, {row[unit]:,} {unit}")
-    _count_axis(axes, [row[unit] for row in rows], unit.replace("_", " "))
+    count_axis(axes, [row[unit] for row in rows], unit.replace("_", " "))
     axes.set_ylabel(column)
     axes.grid(alpha=0.3)
 
@@ -172,13 +155,13 @@ def _curve(axes: Axes, histories: Sequence[tuple], key: str) -> None:
             linewidth=1.3,
             marker="o" if len(x) <= 12 else None,
             markersize=3.5,
-            label=None if label in labelled else _safe(label),
+            label=None if label in labelled else plain_label(label),
         )
         explain(line, f"{label}, seed {seed}: {y[-1]:.4g} at iteration {points[-1][0]}")
         labelled.add(label)
     axes.set_xlabel("iteration")
     axes.grid(alpha=0.3)
-    _legend(axes)
+    legend(axes)
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
@@ -201,14 +184,14 @@ def _bars(axes: Axes, comparison: Comparison, names: Mapping[str, str]) -> None:
                 yerr=None if np.isnan(found.deviation) else float(found.deviation),
                 error_kw={"ecolor": "0.5"},
                 color=run_color(position),
-                label=None if place else _safe(method.label),
+                label=None if place else plain_label(method.label),
             )
             explain(bars[0], f"{names[group]}, {method.label}: {value_text(found)}")
     labels = [f"{group}\n{len(comparison.groups[group])} classes" for group in groups]
     axes.set_xticks(range(len(groups)), labels)
     axes.set_ylabel("percent")
     axes.set_ylim(bottom=0)
-    _legend(axes)
+    legend(axes)
 
 
 def _class_text(comparison: Comparison, metric: str, position: int, index: int) -> str:
@@ -235,7 +218,9 @@ def _class_bars(
     frequency.minorticks_off()
     for place, index in enumerate(order):
         if not np.isnan(values[index]):
-            bars = axes.bar(place, values[index], 0.7, color=_color(comparison.group_of(index)))
+            bars = axes.bar(
+                place, values[index], 0.7, color=group_color(comparison.group_of(index))
+            )
             explain(bars[0], texts[index])
     _finish_classes(axes, comparison, metric)
 
@@ -252,10 +237,10 @@ def _class_points(
                 markersize=4,
                 markeredgewidth=0,
                 alpha=0.75,
-                color=_color(comparison.group_of(index)),
+                color=group_color(comparison.group_of(index)),
             )
             explain(point, texts[index])
-    _count_axis(axes, comparison.counts, FREQUENCIES[comparison.frequency][1])
+    count_axis(axes, comparison.counts, FREQUENCIES[comparison.frequency][1])
     axes.grid(alpha=0.3)
     _finish_classes(axes, comparison, metric)
 
@@ -265,9 +250,9 @@ def _finish_classes(axes: Axes, comparison: Comparison, metric: str) -> None:
     several = len(comparison.methods) > 1
     axes.set_ylabel(f"{metric}, points gained" if several else f"{metric}, percent")
     for group in comparison.groups:
-        axes.plot([], [], "s", color=_color(group), label=_safe(group))
+        axes.plot([], [], "s", color=group_color(group), label=plain_label(group))
     if comparison.groups:
-        _legend(axes)
+        legend(axes)
 
 
 def _matrix(axes: Axes, percent: np.ndarray, names: Sequence[str]) -> None:
@@ -293,26 +278,3 @@ def _largest(percent: np.ndarray) -> Iterator[tuple[int, int]]:
     for index in np.argsort(-flat, kind="stable")[:CELLS]:
         if flat[index] > 0:
             yield divmod(int(index), len(percent))
-
-
-def _color(group: str) -> str:
-    return GROUP_COLORS.get(group, "tab:blue")
-
-
-def _count_axis(axes: Axes, counts: npt.ArrayLike, label: str) -> None:
-    """A logarithmic x-axis, with 0 if a class does not occur."""
-    if np.min(counts) > 0:
-        axes.set_xscale("log")
-    else:
-        axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlabel(label)
-
-
-def _legend(axes: Axes) -> None:
-    """Above the axes, where it hides nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
-
-
-def _safe(text: str) -> str:
-    """A text in which dollar signs are no formulas; a leading _ would hide it in a legend."""
-    return text.replace("$", r"\$").lstrip("_") or " "

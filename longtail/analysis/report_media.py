@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from longtail.analysis.report_figures import Drawing, class_values_figure
+from longtail.analysis.report_drawing import Drawing
+from longtail.analysis.report_figures import class_values_figure
 from longtail.utils.errors import first_line
 
 # Of a run: what is seen of its predictions, and what analyses drew.

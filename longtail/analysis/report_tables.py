@@ -11,10 +11,10 @@ from longtail.analysis.compare_tables import (
     changed_classes,
     correlation_rows,
     difference_text,
-    value_text,
 )
 from longtail.analysis.methods import differing_keys
 from longtail.analysis.published_rows import published
+from longtail.analysis.statistics import value_text
 
 # Classes that gained, and that lost most.
 CHANGES = 8

@@ -2,13 +2,12 @@
 """A table of means and deviations over runs: one group of runs beside the other."""
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from longtail.analysis.statistics import Spread, common_metrics, spread
-from longtail.utils.text import write_csv
+from longtail.analysis.statistics import common_metrics, spread, value_text
+from longtail.utils.text import markdown_cell, write_csv
 
 FORMATS = ("text", "markdown", "csv")
 
@@ -42,30 +41,19 @@ def spread_table(
         for group, values in spreads.items():
             row = dict(zip(names, group, strict=True)) | {"runs": len(groups[group])}
             for metric, value in values.items():
-                row[metric] = _digits(value.mean)
-                row[f"{metric} deviation"] = _digits(value.deviation)
+                row[metric] = float(value.mean)
+                row[f"{metric} deviation"] = float(value.deviation)
             rows.append(row)
         file = io.StringIO()
         write_csv(file, columns, rows)
         return file.getvalue().rstrip("\n")
     headers = ["percent", *("\n".join(_labels(names, group)) for group in groups)]
     if form == "markdown":
-        headers = [header.replace("\n", ", ") for header in headers]
-    rows = [[m, *(_cell(spreads[group][m]) for group in groups)] for m in metrics]
+        headers = [markdown_cell(header.replace("\n", ", ")) for header in headers]
+    rows = [[m, *(value_text(spreads[group][m]) for group in groups)] for m in metrics]
     style = "github" if form == "markdown" else "simple"
     return tabulate(rows, headers, tablefmt=style, disable_numparse=True)
 
 
 def _labels(names: Sequence[str], group: tuple[str, ...]) -> list[str]:
     return [f"{name} {value}" for name, value in zip(names, group, strict=True)]
-
-
-def _cell(value: Spread) -> str:
-    if math.isnan(value.mean):
-        return "-"
-    deviation = "" if math.isnan(value.deviation) else f" ± {value.deviation:.2f}"
-    return f"{value.mean:.2f}{deviation}"
-
-
-def _digits(number: float) -> str:
-    return "" if math.isnan(number) else f"{number:.4f}"

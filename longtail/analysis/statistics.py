@@ -4,6 +4,7 @@
 Shapes: n runs (seeds) on the first axis, whatever is measured of each on the others.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,31 +98,12 @@ def difference(
     return Difference(mean, error, mean - margin, mean + margin, paired)
 
 
-def compare(
-    runs: Mapping[str, Sequence[Mapping[str, float]]], baselines: Mapping[str, tuple[str, bool]]
-) -> dict[str, dict[str, Difference]]:
-    """The differences of methods to others, by metric.
-
-    Args:
-        runs: for each method the metrics of its runs.
-        baselines: for a method the one to compare it with, and whether the runs are paired: those
-            of a seed that continue the other's run of that seed are. An equal seed alone pairs
-            nothing: another network shifts all later random draws.
-
-    Returns:
-        ``{method: {metric: difference}}``, of the metrics that all runs of both have.
-    """
-    return {
-        method: {
-            metric: difference(
-                [run[metric] for run in runs[method]],
-                [run[metric] for run in runs[base]],
-                paired=paired,
-            )
-            for metric in common_metrics([*runs[method], *runs[base]])
-        }
-        for method, (base, paired) in baselines.items()
-    }
+def value_text(found: Spread, index: int | tuple[()] = ()) -> str:
+    """Mean and deviation, ``52.10 ± 0.31``; the mean alone of one run, ``-`` if there is none."""
+    mean, deviation = float(found.mean[index]), float(found.deviation[index])
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def common_metrics(runs: Sequence[Mapping[str, float]]) -> list[str]:

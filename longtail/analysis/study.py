@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from longtail.analysis.runs import Evaluation, Run
+from longtail.analysis.evaluations import Evaluation
+from longtail.analysis.runs import Run
 from longtail.utils.io import write_json
 from longtail.visualization.figures import GROUP_COLORS, save_figure
 

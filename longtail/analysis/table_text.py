@@ -80,19 +80,15 @@ def _records(filled: FilledTable) -> list[dict[str, object]]:
             "config": line.row.config,
             "metric": metric,
             "published": "" if cell.published is None else cell.published.mean,
-            "mean": _or_empty(cell.mean),
-            "deviation": _or_empty(cell.deviation),
-            "difference": _or_empty(cell.difference),
+            "mean": cell.mean,
+            "deviation": cell.deviation,
+            "difference": cell.difference,
             "runs": len(line.runs),
             "seeds": " ".join(map(str, line.seeds)),
         }
         for line in filled.lines
         for metric, cell in line.cells.items()
     ]
-
-
-def _or_empty(value: float) -> float | str:
-    return "" if math.isnan(value) else value
 
 
 def _title(filled: FilledTable) -> str:

@@ -5,6 +5,7 @@ from longtail.config.keys import add_longtail_config
 from longtail.config.loading import (
     deployed_config,
     find_config_file,
+    flat_config,
     get_cfg,
     get_config_file,
     load_config,
@@ -26,6 +27,7 @@ __all__ = [
     "deployed_config",
     "deployed_state",
     "find_config_file",
+    "flat_config",
     "get_cfg",
     "get_config_file",
     "get_value",

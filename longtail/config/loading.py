@@ -4,8 +4,9 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import detectron2.config
 import torch
@@ -175,3 +176,26 @@ def deployed_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.COMPILE = False
     cfg.freeze()
     return cfg
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten the nested values of a config.
+
+    Args:
+        config: a CfgNode, or what its YAML text holds; both give the same.
+        prefix: of the keys.
+
+    Returns:
+        Values by full key, such as ``SOLVER.MAX_ITER``; sequences are lists.
+    """
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            values |= flat_config(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = _listed(value)
+    return values
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -9,7 +9,6 @@ in the JSON).
 Shapes: K classes.
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,8 +117,7 @@ def write_report(report: Report, folder: str | os.PathLike, layout: ReportLayout
     write_json(folder / f"{layout.file_name}.json", report)
     rows = report["classes"]
     with atomic_write(folder / f"{layout.file_name}.csv") as file:
-        cells = ({key: "" if _is_nan(value) else value for key, value in r.items()} for r in rows)
-        write_csv(file, list(rows[0]), cells)
+        write_csv(file, list(rows[0]), rows)
 
 
 def write_confusion(
@@ -173,7 +171,3 @@ def plain_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], missing: 
         missing: stands for None and for what a short row lacks.
     """
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".2f", missingval=missing)
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)

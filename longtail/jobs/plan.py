@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longtail.analysis.runs import flat_config
-from longtail.config.loading import CONFIGS, find_config_file, load_config
+from longtail.config.loading import CONFIGS, find_config_file, flat_config, load_config
 
 CHECKPOINT = "model_final.pth"
 _OUTPUT = re.compile(r"^OUTPUT_DIR:\s*(.+?)\s*$", re.MULTILINE)

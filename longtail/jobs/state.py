@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
-from longtail.analysis.recipes import IGNORED
-from longtail.analysis.runs import Evaluation, Run, flat_config, read_run
+from longtail.analysis.evaluations import Evaluation
+from longtail.analysis.recipes import IGNORED, WEIGHTS, unequal_keys
+from longtail.analysis.runs import Run, read_run
+from longtail.config.loading import flat_config
 from longtail.jobs.plan import Job
 
 # What may differ between two runs of the same recipe and seed. That all test sets and scales are
@@ -140,16 +142,11 @@ def _check_same(job: Job, earlier: dict[str, Any] | None) -> None:
     if earlier is None:
         return
     # Which run it starts from is in the plan, wherever that lies.
-    free = _FREE | ({"MODEL.WEIGHTS"} if job.first else set())
-    different = [
-        key
-        for key in sorted(earlier.keys() | job.settings.keys())
-        if key not in free and earlier.get(key) != job.settings.get(key)
-    ]
+    different = unequal_keys(earlier, job.settings, _FREE | ({WEIGHTS} if job.first else set()))
     if different:
         shown = ", ".join(
-            f"{key} {earlier.get(key)!r} instead of {job.settings.get(key)!r}"
-            for key in different[:_SHOWN]
+            f"{key} {there!r} instead of {wanted!r}"
+            for key, (there, wanted) in list(different.items())[:_SHOWN]
         )
         more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise ValueError(

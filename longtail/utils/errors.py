@@ -4,6 +4,7 @@
 import contextlib
 import os
 import re
+import select
 import sys
 import tempfile
 import traceback
@@ -161,12 +162,17 @@ def ended(
 def _is_unread() -> bool:
     """Tell whether who reads the output, such as ``head``, has seen enough; then it is dropped."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file, as in tests, or closed
+        return False
+    # Not by writing: nothing is left to write where the text was longer than the buffer.
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # The interpreter would complain at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 
 import codecs
 import csv
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,8 @@ def read_text(path: str | os.PathLike) -> str:
 def write_csv(file: IO[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a table as CSV; text that a spreadsheet would run as a formula starts with ``'``.
 
+    NaN is an empty cell.
+
     Args:
         file: open for writing text.
         columns: names of the columns, in their order.
@@ -59,8 +62,22 @@ def as_file_name(name: str) -> str:
     return _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", name) or "%"
 
 
+def without_control(text: str) -> str:
+    """Replace control characters, which move a terminal's cursor and are forbidden in SVG."""
+    return _CONTROL.sub(" ", text)
+
+
+def markdown_cell(text: str) -> str:
+    """Escape a text so that a cell of a table in Markdown shows it as it is."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return without_control(text)
+
+
 def _cell(value: object) -> object:
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     if not isinstance(value, str):
         return value
-    text = _CONTROL.sub(" ", value)
+    text = without_control(value)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text

@@ -13,8 +13,10 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.typing import ColorType
 
 from longtail.utils.io import atomic_write
 
@@ -127,9 +129,9 @@ def sorted_class_axis(
     frequency = axes.twinx()
     positions = np.arange(len(order))
     shown = np.where(counts > 0, counts, np.nan)[order]
-    frequency.bar(positions, shown, width=1.0, color=FREQUENCY_COLOR, linewidth=0)
     if (counts > 0).any():
         frequency.set_yscale("log")
+    draw_bars(frequency, shown, 1.0, FREQUENCY_COLOR)
     frequency.set_ylabel(unit, color="0.5")
     frequency.tick_params(axis="y", which="both", colors="0.5")
     # Values in front of the frequency.
@@ -143,6 +145,30 @@ def sorted_class_axis(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"classes, sorted by {unit}")
     return order, frequency
+
+
+def draw_bars(
+    axes: Axes, values: npt.ArrayLike, width: float, colors: ColorType | Sequence[ColorType]
+) -> None:
+    """Draw bars at 0..K-1 as one artist: a bar each takes half a minute for 8,142 classes.
+
+    Args:
+        axes: whose scale is set already; on a logarithmic one bars start below the shortest.
+        values: (K,) heights; NaN for no bar.
+        width: of a bar.
+        colors: one, or K.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    base = np.nanmin(values, initial=np.inf) / 2 if axes.get_yscale() == "log" else 0.0
+    left = np.arange(len(values)) - width / 2
+    bottom = np.full(len(values), base)
+    corners = ((left, bottom), (left, values), (left + width, values), (left + width, bottom))
+    bars = np.stack([np.stack(corner, axis=1) for corner in corners], axis=1)
+    drawn = PolyCollection(bars, facecolors=colors, linewidth=0)
+    # They stand on the axis.
+    drawn.sticky_edges.y.append(base)
+    axes.add_collection(drawn)
+    axes.autoscale_view()
 
 
 def running_mean(values: npt.ArrayLike, window: int) -> np.ndarray:

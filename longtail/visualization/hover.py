@@ -15,6 +15,7 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 _TEXT = "text:"
 # Stands for a line break, which an attribute cannot have.
 _BREAK = "\u2028"
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def explain(artist: Artist, text: str) -> None:
@@ -43,7 +44,8 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     text = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(text.getvalue())
+    # A control character in a name is no XML, escaped or not.
+    root = ElementTree.fromstring(_CONTROL.sub(b" ", text.getvalue()))
     for element in [e for e in root if e.tag.endswith("}metadata")]:
         root.remove(element)
     for element in root.iter():

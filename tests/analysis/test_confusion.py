@@ -3,8 +3,14 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from longtail.analysis.confusion import confused_pairs, group_confusion, truth_percent
+from longtail.analysis.confusion import (
+    arranged,
+    confused_pairs,
+    group_confusion,
+    truth_percent,
+)
 
 # Rows: ground truth.
 CONFUSION = np.array(
@@ -57,3 +63,35 @@ def test_groups_of_single_classes_are_the_classes():
     np.testing.assert_allclose(
         found["predicted"] + np.diag(found["right"]), truth_percent(confusion)
     )
+
+
+def test_sparse_matrices_give_the_same():
+    rows, columns = np.nonzero(CONFUSION)
+    counts = CONFUSION[rows, columns]
+    # Every entry twice, of half the count or of one less: they are added up.
+    halves = np.concatenate([counts // 2, counts - counts // 2])
+    places = np.tile(rows, 2), np.tile(columns, 2)
+    sparse = scipy.sparse.coo_array((halves, places), shape=(4, 4))
+    assert confused_pairs(sparse, 9) == confused_pairs(CONFUSION, 9)
+    np.testing.assert_allclose(truth_percent(sparse), truth_percent(CONFUSION))
+    groups = {"head": [0, 1], "tail": [2, 3]}
+    for key, values in group_confusion(CONFUSION, groups).items():
+        np.testing.assert_allclose(group_confusion(sparse, groups)[key], values)
+
+
+def test_a_drawn_matrix_has_another_order_and_adds_neighbours_up():
+    order = [2, 0, 3, 1]
+    assert arranged(CONFUSION, order, 9).tolist() == CONFUSION[np.ix_(order, order)].tolist()
+    # Classes 2 and 0 are one row, 3 and 1 the other one.
+    assert arranged(CONFUSION, order, 2).tolist() == [[1 + 3 + 4 + 90, 6], [10, 30]]
+
+
+def test_thousands_of_classes_take_no_dense_matrix():
+    K = 50_000
+    sparse = scipy.sparse.coo_array(([1, 3], ([0, 0], [K - 1, 0])), shape=(K, K))
+    assert confused_pairs(sparse, 5) == [
+        {"truth": 0, "predicted": K - 1, "count": 1, "percent": 25.0}
+    ]
+    assert arranged(sparse, np.arange(K), 2).tolist() == [[3, 1], [0, 0]]
+    groups = {"head": range(K // 2), "tail": range(K // 2, K)}
+    np.testing.assert_array_equal(group_confusion(sparse, groups)["right"], [75, np.nan])

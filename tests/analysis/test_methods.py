@@ -25,6 +25,13 @@ def test_seeds_weights_and_machines_make_no_other_method(tmp_path):
     assert found(tmp_path / "b_seed1", tmp_path / "a_0") == [("b_seed1", (1,)), ("a_0", (0,))]
 
 
+def test_a_key_that_an_older_version_lacks_has_its_default(tmp_path):
+    write(tmp_path / "a_0", 0)
+    write(tmp_path / "a_1", 1, MASK_ON=False)
+    write(tmp_path / "b", 2, MASK_ON=True)
+    assert found(tmp_path) == [("a", (0, 1)), ("b", (2,))]
+
+
 def test_the_folder_above_names_seeds(tmp_path):
     for name, head in (("mine", "A"), ("theirs", "B")):
         for seed in (0, 1):

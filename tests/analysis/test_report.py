@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from longtail.analysis import published_rows
+from longtail.analysis import published_rows, report_tables
 from longtail.analysis.methods import find_methods
 from longtail.analysis.published_rows import published
 from longtail.analysis.report import write_report
@@ -198,3 +198,19 @@ def test_published_metrics(tmp_path, monkeypatch, override, printed):
     if printed:
         assert found["mIoU tail"] == "37.6"
         assert "published 45.47" in report(tmp_path, [tmp_path / "a"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "clear"),
+    # Runs that are the same in everything say nothing of others, and one run has no interval.
+    [
+        ((1.0, 2.0), True),
+        ((-2.0, -1.0), True),
+        ((-1.0, 2.0), False),
+        ((0.0, 1.0), False),
+        ((3.0, 3.0), False),
+        (None, False),
+    ],
+)
+def test_a_clear_difference_has_an_interval_without_0(bounds, clear):
+    assert report_tables._is_clear(bounds) is clear

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
-from longtail.analysis.runs import find_runs, read_evaluation, read_run
+from longtail.analysis.evaluations import read_evaluation
+from longtail.analysis.runs import find_runs, read_run
 from longtail.config.loading import get_cfg
 from longtail.evaluation.classification.evaluator import ClassificationEvaluator
 from longtail.evaluation.lvis.evaluator import LVISEvaluator
@@ -37,7 +39,7 @@ def test_semantic_segmentation(tmp_path):
     assert "instances" not in one.train_counts
     np.testing.assert_array_equal(one.per_class["IoU"], [90, 40, np.nan])
     np.testing.assert_array_equal(one.per_class["Acc"], [91, 41, np.nan])
-    np.testing.assert_array_equal(one.confusion(), confusion)
+    np.testing.assert_array_equal(one.confusion().toarray(), confusion)
     metrics = found.metrics()
     assert (metrics["mIoU"], metrics["mIoU (m.s.)"], metrics["mIoU head"]) == (61.5, 63.0, 90)
     assert metrics["mAcc body (m.s.)"] == 41 and math.isnan(metrics["mIoU tail"])
@@ -73,7 +75,7 @@ def test_classification_by_its_evaluator(tmp_path):
     assert one.metrics["average"] == pytest.approx(400 / 9)
     assert one.metrics["few"] == pytest.approx(400 / 9)
     assert one.metrics["top1"] == pytest.approx(400 / 9)
-    np.testing.assert_array_equal(one.confusion(), [[2, 1, 0], [0, 2, 1], [3, 0, 0]])
+    np.testing.assert_array_equal(one.confusion().toarray(), [[2, 1, 0], [0, 2, 1], [3, 0, 0]])
 
 
 def test_lvis_by_its_evaluator(tmp_path):
@@ -135,6 +137,33 @@ def test_a_damaged_report_is_named(tmp_path, damage):
     damage(path)
     with raises_naming(ValueError, str(path), "--eval-only"):
         read_run(tmp_path)
+
+
+def test_an_evaluation_by_somebodys_own_code_has_no_config(tmp_path):
+    """Without a config neither the seed is known nor how long a training lasts."""
+    write_run(tmp_path, {}, iteration=5)
+    path = tmp_path / "inference" / "toy_val" / "sem_seg_evaluation.json"
+    report = json.loads(path.read_text())
+    del report["provenance"]["config"]
+    path.write_text(json.dumps(report))
+    found = read_run(tmp_path)
+    assert found.config == {} and found.seed == -1 and found.evaluation().is_final
+
+
+def test_control_characters_in_names_reach_no_terminal(tmp_path):
+    write_run(tmp_path, {}, names=("road", "\x1b[2Jtree", "po\x01le"))
+    assert read_run(tmp_path).evaluation().class_names == ("road", " [2Jtree", "po le")
+
+
+@pytest.mark.parametrize("kind", ["csr", "float"])
+def test_a_matrix_of_another_form_is_not_read(tmp_path, kind):
+    """scipy does not check indices of csr_array, and is ended by the system for wrong ones."""
+    write_run(tmp_path, {})
+    path = tmp_path / "inference" / "toy_val" / "confusion_matrix.npz"
+    other = scipy.sparse.csr_array(np.eye(3, dtype=int))
+    scipy.sparse.save_npz(path, other if kind == "csr" else scipy.sparse.coo_array(np.eye(3)))
+    with raises_naming(ValueError, str(path), "--eval-only"):
+        read_run(tmp_path).evaluation().confusion()
 
 
 def test_a_damaged_confusion_matrix_is_named(tmp_path):

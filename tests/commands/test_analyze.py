@@ -139,7 +139,13 @@ def test_confusion(baseline, tmp_path, capsys):
         {"truth": "pole", "predicted": "road", "count": 3, "percent": 75},
         {"truth": "tree", "predicted": "road", "count": 10, "percent": 25},
     ]
-    assert values["confusion"] == CONFUSION
+    entries = zip(
+        *(values["confusion"][key] for key in ("truth", "predicted", "count")), strict=True
+    )
+    found = np.zeros((3, 3), int)
+    for truth, predicted, count in entries:
+        found[truth, predicted] += count
+    assert found.tolist() == CONFUSION
     assert values["groups"]["names"] == list(GROUPS)
     assert values["groups"]["right"] == [90, 75, 25]
     assert values["groups"]["predicted"] == [[0, 6, 4], [25, 0, 0], [75, 0, 0]]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``longtail compare``: what is printed and written, and what is refused."""
 
+import csv
+import io
+
 import pytest
 
 from longtail.commands.compare import main
@@ -30,6 +33,21 @@ def test_written(runs, tmp_path, capsys):
     assert capsys.readouterr().out == f"written: {path}\n"
     assert path.read_text().startswith("metric,class,group,")
     assert "\nmIoU,,,,,,mine,1,43.0,,3.0,,,True\n" in path.read_text()
+
+
+def test_names_are_no_formulas_and_no_markup(tmp_path, capsys):
+    names = ("=HYPERLINK(1)", "a|b", "<b>c")
+    for folder, iou in (("base", 40.0), ("mine", 43.0)):
+        config = {"MODEL": {"HEAD": folder}}
+        write_run(tmp_path / folder, {}, (iou, iou, iou), names=names, config=config)
+    runs = [f"@SUM={tmp_path / 'base'}", str(tmp_path / "mine")]
+    main([*runs, "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {row["class"] for row in rows} == {"", "'=HYPERLINK(1)", "a|b", "<b>c"}
+    assert {row["method"] for row in rows} == {"'@SUM", "mine"}
+    main([*runs, "--format", "markdown"])
+    text = capsys.readouterr().out
+    assert "a\\|b" in text and "\\<b\\>c" in text and "<b>c" not in text
 
 
 @pytest.mark.parametrize(

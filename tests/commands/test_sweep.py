@@ -66,11 +66,11 @@ def test_table_of_finished_runs(configs, tmp_path, capsys):
     first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (first["BASE_LR"], first["mIoU"], first["mIoU deviation"]) == (
         "0.1",
-        "52.0000",
-        "2.0000",
+        "52.0",
+        "2.0",
     )
     # The third class has no ground truth.
-    assert (second["mIoU"], second["mIoU tail"]) == ("60.0000", "")
+    assert (second["mIoU"], second["mIoU tail"]) == ("60.0", "")
 
 
 def test_dry_run_trains_the_first_stage_once(configs, tmp_path, capsys):

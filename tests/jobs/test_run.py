@@ -8,6 +8,7 @@ import pytest
 
 from longtail.jobs import Row, add_run_arguments, run_rows
 from longtail.jobs.run import parse_seeds
+from longtail.jobs.state import is_done
 from tests.jobs.small_rows import finish, stand_in, write_configs
 from tests.messages import raises_naming
 
@@ -81,6 +82,17 @@ def test_another_run_in_a_folder_stops_before_anything_starts(rows, tmp_path, mo
     with raises_naming(ValueError, plan.jobs[-1].folder.as_posix(), "SOLVER.MAX_ITER"):
         run_rows(rows, parsed(tmp_path), options=("SOLVER.MAX_ITER", "99"))
     assert not calls.exists()
+
+
+def test_a_run_of_an_older_version_that_lacks_a_key_is_done(rows, tmp_path):
+    """What was recorded before a key existed had its default, here as in tables."""
+    arguments = parsed(tmp_path, "--dry-run")
+    plan, _ = run_rows(rows, arguments)
+    for job in plan.jobs:
+        del job.settings["SOLVER.NESTEROV"]
+        finish(job)
+    run_rows(rows, arguments)
+    assert all(is_done(job) for job in run_rows(rows, arguments)[0].jobs)
 
 
 def test_array_jobs_are_written_not_run(rows, tmp_path, monkeypatch, capsys):

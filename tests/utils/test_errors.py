@@ -3,6 +3,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -93,3 +95,21 @@ def test_a_line_that_has_been_said_is_not_said_again():
     with pytest.raises(SystemExit) as info, ending_in_one_line(), ending_in_one_line():
         raise ValueError("x")
     assert info.value.code == "error: x"
+
+
+@pytest.mark.parametrize("text", ["'x' * 1_000_000", "'x' * 80 + '\\n' * 1000"])
+def test_who_has_read_enough_gets_no_error(text):
+    """Whether the text is longer than a buffer or comes line by line."""
+    code = (
+        "from longtail.utils.errors import ending_in_one_line\n"
+        "with ending_in_one_line():\n"
+        "    input()\n"
+        f"    for _ in range(100): print({text}, flush=True)\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -21,8 +21,12 @@ def test_classes_are_sorted_and_their_frequency_is_behind():
     order, frequency = sorted_class_axis(ax, ["a", "b$", "c"], [5, 0, 7], "training pixels")
     assert order.tolist() == [2, 0, 1]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["c", "a", r"b\$"]
-    heights = [bar.get_height() for bar in frequency.patches]
-    assert heights[:2] == [7, 5] and np.isnan(heights[2])
+    [bars] = frequency.collections
+    corners = [path.vertices for path in bars.get_paths()]
+    # From below the shortest one, which is 5, over the whole width of a class.
+    np.testing.assert_allclose(corners[0][:4], [[-0.5, 2.5], [-0.5, 7], [0.5, 7], [0.5, 2.5]])
+    assert corners[1][:4, 1].max() == 5 and np.isnan(corners[2][1:3, 1]).all()
+    assert frequency.get_ylim()[0] == 2.5 and frequency.get_ylim()[1] > 7
     assert frequency.get_yscale() == "log" and ax.get_zorder() > frequency.get_zorder()
     figure.draw_without_rendering()
 

@@ -34,6 +34,14 @@ def test_marks_are_explained_and_escaped():
     assert root.get("viewBox") and root.get("width") is None
 
 
+def test_control_characters_are_no_xml():
+    figure = Figure()
+    [line] = figure.subplots().plot([0, 1])
+    explain(line, "a\x01b\x1bc")
+    titles = [e.text for e in ElementTree.fromstring(to_svg(figure, "one", "x")).iter("title")]
+    assert titles == ["a b c"]
+
+
 def test_ids_are_those_that_are_used_and_no_other_figure_has():
     ids = {}
     for name in ("one", "two"):

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
+from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.gain import frequency_order
-from longtail.analysis.runs import Evaluation, Run
+from longtail.analysis.runs import Run
 from longtail.analysis.study import (
     FREQUENCIES,
     Study,

@@ -7,12 +7,19 @@ Shapes: K classes, G groups.
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
-from longtail.analysis.confusion import confused_pairs, group_confusion, truth_percent
+from longtail.analysis.confusion import (
+    arranged,
+    confused_pairs,
+    group_confusion,
+    truth_percent,
+)
+from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.gain import frequency_order
-from longtail.analysis.runs import Evaluation, Run
+from longtail.analysis.runs import Run
 from longtail.analysis.study import (
     FREQUENCIES,
     Study,
@@ -24,9 +31,12 @@ from longtail.analysis.study import (
 )
 from longtail.visualization.figures import MOST_NAMES, new_figure, short_name
 
+# Rows of the picture; it has no more dots for them.
+MOST_ROWS = 600
 
-def confusion_of(evaluation: Evaluation) -> np.ndarray:
-    """The confusion matrix of an evaluation, (K, K) int64, rows = ground truth.
+
+def confusion_of(evaluation: Evaluation) -> scipy.sparse.coo_array:
+    """The confusion matrix of an evaluation, (K, K) counts, rows = ground truth.
 
     Args:
         evaluation: of semantic segmentation or image classification.
@@ -71,7 +81,8 @@ def study_confusion(run: Run, number: int = 20, dataset: str = "") -> Study:
     of_groups = group_confusion(confusion, groups)
     figure, axes = new_figure(1, 3 if groups else 2, 6.4, 5.6)
     _draw_pairs(axes[0, 0], pairs)
-    _draw_matrix(axes[0, 1], truth_percent(confusion)[np.ix_(order, order)], names, order, unit)
+    percent = truth_percent(arranged(confusion, order, MOST_ROWS))
+    _draw_matrix(axes[0, 1], percent, names, order, unit)
     if groups:
         _draw_groups(axes[0, 2], of_groups, list(groups))
     figure.suptitle(f"{run.name}, {evaluation.dataset}")
@@ -88,7 +99,12 @@ def study_confusion(run: Run, number: int = 20, dataset: str = "") -> Study:
         "pairs": pairs,
         "groups": {"names": list(groups), **of_groups},
         "classes": list(names),
-        "confusion": confusion,
+        # Nearly all of thousands of classes are not confused.
+        "confusion": {
+            "truth": confusion.row,
+            "predicted": confusion.col,
+            "count": confusion.data,
+        },
     }
     return Study("confusion", values, text, figure)
 
@@ -115,7 +131,9 @@ def _draw_matrix(
     ax: Axes, percent: np.ndarray, names: tuple[str, ...], order: np.ndarray, unit: str
 ) -> None:
     # Of 1,000 classes nothing below a percent would be seen on a linear scale.
-    image = ax.imshow(np.sqrt(percent), cmap="Blues", vmin=0, vmax=10, interpolation="nearest")
+    edges = (-0.5, len(names) - 0.5, len(names) - 0.5, -0.5)
+    mapped = {"cmap": "Blues", "vmin": 0, "vmax": 10, "interpolation": "nearest"}
+    image = ax.imshow(np.sqrt(percent), extent=edges, **mapped)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, label="% of ground truth")
     levels = (0, 1, 5, 10, 25, 50, 100)
     bar.set_ticks([level**0.5 for level in levels], labels=[str(level) for level in levels])

@@ -20,7 +20,7 @@ from longtail.analysis.study import (
     run_labels,
     run_values,
 )
-from longtail.visualization.figures import new_figure, plain_numbers, sorted_class_axis
+from longtail.visualization.figures import draw_bars, new_figure, plain_numbers, sorted_class_axis
 
 UP, DOWN = "tab:green", "tab:red"
 # Classes of the table that gained and that lost most.
@@ -101,7 +101,7 @@ def draw_gain(
     """
     order, _ = sorted_class_axis(ax, names, counts, unit)
     colors = np.where(gain[order] > 0, UP, DOWN)
-    ax.bar(np.arange(len(order)), gain[order], width=0.8, color=colors)
+    draw_bars(ax, gain[order], 0.8, colors)
     ax.axhline(0, color="black", linewidth=0.8)
     plain_numbers(ax)
 

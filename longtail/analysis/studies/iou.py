@@ -49,7 +49,7 @@ def study_iou(runs: Sequence[Run] = (), dataset: str = "") -> Study:
         _draw_curves(ax, accuracy, ratios)
     classes, rows = {}, []
     for number, (label, e) in enumerate(zip(run_labels(runs), evaluations, strict=True)):
-        ratio = false_positive_ratio(confusion_of(e))
+        ratio = false_positive_ratio(confusion_of(e).toarray())
         iou, acc = e.per_class["IoU"], e.per_class["Acc"]
         # Between the panels lies b = 2.
         for ax, chosen in zip(axes[0], (ratio < 2, ratio >= 2), strict=True):

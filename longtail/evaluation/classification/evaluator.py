@@ -5,6 +5,7 @@ Shapes: K classes.
 """
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -71,7 +72,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             )
         super().__init__(dataset_name, output_dir, distributed=distributed)
         # First: some data sets know their classes once they are loaded.
-        self._labels = _labels(dataset_name)
+        self._labels, self._file_names = _read_records(dataset_name)
         self._class_names = self.needed_metadata("thing_classes", "class names")
         own = self._metadata.get("training_set", None)
         training_sets = (own,) if own else training_sets
@@ -159,7 +160,13 @@ class ClassificationEvaluator(LongTailEvaluator):
         counts = self._train_counts
         groups = shot_groups(counts["train_images"]) if counts else {}
         report = self.recorded(
-            test_set_fingerprint(self._class_names, np.array(ids), labels.numpy()),
+            # Many test sets have as many images of each class, in the order of classes.
+            test_set_fingerprint(
+                self._class_names,
+                np.array(ids, np.int64),
+                labels.numpy(),
+                [self._file_names[i] for i in ids],
+            ),
             build_report(ranks, labels, self._class_names, counts, groups),
         )
         if self._output_dir:
@@ -194,10 +201,13 @@ class ClassificationEvaluator(LongTailEvaluator):
         )
 
 
-def _labels(dataset_name: str) -> dict[int, int]:
-    labels = {}
+def _read_records(dataset_name: str) -> tuple[dict[int, int], dict[int, str]]:
+    """The label and the name of the file, without its folders, of each image_id."""
+    labels, names = {}, {}
     for record in DatasetCatalog.get(dataset_name):
-        if record["image_id"] in labels:
-            raise ValueError(f"{dataset_name}: two records have the image_id {record['image_id']}")
-        labels[record["image_id"]] = record["label"]
-    return labels
+        image_id = record["image_id"]
+        if image_id in labels:
+            raise ValueError(f"{dataset_name}: two records have the image_id {image_id}")
+        labels[image_id] = record["label"]
+        names[image_id] = os.path.basename(record.get("file_name", ""))
+    return labels, names

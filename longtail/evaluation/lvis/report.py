@@ -63,14 +63,16 @@ def fingerprint(annotations: LVISAnnotations) -> str:
         annotations: the data set's.
     """
     images = annotations.images
-    boxes = [image.boxes for image in images]
+    numbers = np.repeat(np.arange(len(images)), [len(image.category) for image in images])
+    categories = np.concatenate([image.category for image in images] or [np.empty(0)])
+    boxes = np.concatenate([image.boxes for image in images] or [np.empty((0, 4))])
+    rows = np.column_stack([numbers, categories, boxes]).astype(np.float64)
     return test_set_fingerprint(
         [category["name"] for category in annotations.categories],
-        annotations.image_ids,
+        np.asarray(annotations.image_ids, np.int64),
         np.array(annotations.sizes, np.int64),
-        np.array([len(image.category) for image in images], np.int64),
-        np.concatenate([image.category for image in images] or [np.empty(0, np.int32)]),
-        np.concatenate(boxes or [np.empty((0, 4))]),
+        # A file may have the annotations of an image in any order.
+        rows[np.lexsort(rows.T[::-1])],
     )
 
 

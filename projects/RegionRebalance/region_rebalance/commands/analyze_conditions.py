@@ -18,8 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from tabulate import tabulate
 
+from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.gain import frequency_order
-from longtail.analysis.runs import Evaluation, Run, read_run
+from longtail.analysis.runs import Run, read_run
 from longtail.analysis.studies.confusion import confusion_of
 from longtail.analysis.study import (
     FREQUENCIES,
@@ -32,7 +33,7 @@ from longtail.analysis.study import (
 )
 from longtail.utils.command_line import add_analysis_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
-from longtail.visualization.figures import new_figure, plain_numbers, sorted_class_axis
+from longtail.visualization.figures import draw_bars, new_figure, plain_numbers, sorted_class_axis
 from region_rebalance.conditions import (
     compare_violations,
     iou_conditions,
@@ -62,7 +63,7 @@ def study_conditions(baseline: Run, methods: Sequence[Run], dataset: str = "") -
             f"{first.path} is of the task {first.task}: the condition is of IoU, name runs of "
             "semantic segmentation"
         )
-    before, *after = (confusion_of(evaluation) for evaluation in evaluations)
+    before, *after = (confusion_of(evaluation).toarray() for evaluation in evaluations)
     labels = run_labels(runs)[1:]
     conditions = {
         label: iou_conditions(before, matrix) for label, matrix in zip(labels, after, strict=True)
@@ -160,9 +161,9 @@ def _draw(
         margin = 100 * (found["right"] - found["left"]) / found["pixels"]
     margin = np.where(found["applies"], margin, np.nan)[order]
     colors = np.where(found["holds"][order], COLORS["holds"], COLORS["violated"])
-    ax.bar(np.arange(len(order)), margin, width=0.8, color=colors)
     # A rare class gets many times its own pixels as false positives.
     ax.set_yscale("symlog", linthresh=10)
+    draw_bars(ax, margin, 0.8, colors)
     plain_numbers(ax)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_ylabel("K n_y - (FP_r - (1+K) FP)\n% of n_y")
