@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.runs import Run
+from longtail.utils.command_line import check_output_folder
 from longtail.utils.io import write_json
 from longtail.visualization.figures import GROUP_COLORS, save_figure
 
@@ -68,8 +69,7 @@ class Study:
             OSError: it cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--output {folder} is a file: name a folder")
+        check_output_folder(folder)
         png, svg, values = (folder / f"{self.name}.{end}" for end in ("png", "svg", "json"))
         save_figure(self.figure, png)
         save_figure(self.figure, svg)

@@ -10,7 +10,6 @@ OUTPUT/<position>_<name of the image>.png; OUTPUT/contact_sheet.png shows all of
 """
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -22,7 +21,11 @@ from detectron2.config import CfgNode
 from longtail.config import load_config
 from longtail.engine.training.loader import TrainingLoader
 from longtail.engine.training.trainer import Trainer
-from longtail.utils.command_line import add_config_arguments, command_parser
+from longtail.utils.command_line import (
+    add_config_arguments,
+    check_output_folder,
+    command_parser,
+)
 from longtail.utils.errors import ending_in_one_line
 from longtail.visualization.predictions import objects_of_mapper
 from longtail.visualization.tasks import IMAGES, SEM_SEG, Task, build_task
@@ -51,8 +54,7 @@ def browse(options: argparse.Namespace) -> None:
     """
     if options.num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {options.num_images}")
-    if os.path.exists(options.output) and not os.path.isdir(options.output):
-        raise ValueError(f"--output {options.output} is a file: name a folder")
+    check_output_folder(options.output)
     # A worker gives the same images as this process, see TrainingLoader.
     cfg = load_config(options.config_file, [*options.opts, "DATALOADER.NUM_WORKERS", 0])
     loader = Trainer.build_train_loader(cfg)

@@ -11,12 +11,11 @@ methods are compared with the first one; runs of the same seeds are paired.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from longtail.analysis.compare import compare_methods
 from longtail.analysis.compare_tables import FORMATS, render
 from longtail.analysis.methods import find_methods
-from longtail.utils.command_line import add_method_arguments, command_parser
+from longtail.utils.command_line import add_method_arguments, check_output_file, command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 
@@ -43,8 +42,8 @@ def compare(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
-    if options.output and Path(options.output).is_dir():
-        raise ValueError(f"--output {options.output} is a folder: name a file")
+    if options.output:
+        check_output_file(options.output)
     text = render(compare_methods(find_methods(options.runs), options.dataset), options.format)
     if not options.output:
         print(text, end="")

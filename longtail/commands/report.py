@@ -13,11 +13,10 @@ and what longtail analyze and the projects' commands wrote into its folder figur
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from longtail.analysis.methods import find_methods
 from longtail.analysis.report import write_report
-from longtail.utils.command_line import add_method_arguments, command_parser
+from longtail.utils.command_line import add_method_arguments, check_output_file, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 
@@ -45,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line():
-        if Path(options.output).is_dir():
-            raise ValueError(f"--output {options.output} is a folder: name a file")
+        check_output_file(options.output)
         write_report(
             find_methods(options.runs),
             options.output,

@@ -30,7 +30,7 @@ from longtail.analysis.runs import Run, find_runs
 from longtail.analysis.table_text import to_csv, to_markdown, to_text
 from longtail.config.tables import Table, find_table, read_leaves, read_notes, read_tables
 from longtail.jobs import Row, add_run_arguments, run_rows
-from longtail.utils.command_line import command_parser, run_command
+from longtail.utils.command_line import check_output_file, command_parser, run_command
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
 
@@ -86,10 +86,8 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
-    path = Path(options.output or "")
-    # Before anything is trained.
-    if options.output and path.exists() and not path.is_file():
-        raise ValueError(f"--output {path} is a folder, or no regular file: name a file")
+    if options.output:
+        check_output_file(options.output)
     folders = options.runs
     if options.run is not None:
         if not _train(tables, options):

@@ -32,7 +32,7 @@ from longtail.config import load_config
 from longtail.data.datasets.classes import class_names
 from longtail.data.statistics.counting import load_records
 from longtail.engine.inference.predictor import check_model, model_predictor
-from longtail.utils.command_line import command_parser
+from longtail.utils.command_line import check_output_folder, command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.visualization.predictions import Record
 from longtail.visualization.saved import Predictor, check_saved, saved_predictor
@@ -148,8 +148,7 @@ def _check_options(options: argparse.Namespace) -> None:
             "give one or more --model or --predictions, each with a name of its own, got the "
             f"names {names}"
         )
-    if os.path.exists(options.output) and not os.path.isdir(options.output):
-        raise ValueError(f"--output {options.output} is a file: name a folder")
+    check_output_folder(options.output)
     if options.num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {options.num_images}")
     if not 0 <= options.min_score <= 1:

@@ -2,6 +2,7 @@
 """The record of how metrics came about, which every evaluation writes beside them."""
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -71,6 +72,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+# Once: the code that runs is that of the start, whatever happens to the files meanwhile.
+@functools.cache
 def _commit(folder: Path) -> str | None:
     """The commit that a checkout stands at; None where there is none, or no git."""
     if not (folder / ".git").exists():

@@ -2,6 +2,7 @@
 """The parser of a command, and running one command from another."""
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -80,6 +81,26 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the test set (default: the first that all runs were tested on)",
     )
+
+
+def check_output_folder(path: str | os.PathLike) -> None:
+    """Refuse an ``--output`` that can be no folder, before any work is done.
+
+    Raises:
+        ValueError: it is a file.
+    """
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"--output {path} is a file: name a folder")
+
+
+def check_output_file(path: str | os.PathLike) -> None:
+    """Refuse an ``--output`` that can be no file, before any work is done.
+
+    Raises:
+        ValueError: it is a folder, a device or a pipe.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"--output {path} is a folder, or no regular file: name a file")
 
 
 def run_command(

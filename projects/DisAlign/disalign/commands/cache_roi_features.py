@@ -38,7 +38,11 @@ from longtail.config import load_config
 from longtail.engine import Trainer
 from longtail.engine.training.stages import load_second_stage
 from longtail.engine.training.trainer import build_mapper, training_records
-from longtail.utils.command_line import add_config_arguments, command_parser
+from longtail.utils.command_line import (
+    add_config_arguments,
+    check_output_folder,
+    command_parser,
+)
 from longtail.utils.errors import ending_in_one_line
 
 
@@ -112,8 +116,7 @@ def _as_it_is(item: dict) -> dict:
 
 def _index(folder: Path, expected: Index) -> Index:
     """The index of the cache that is there, with as many epochs as asked for, or a new one."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder} is a file: name a folder")
+    check_output_folder(folder)
     if not (folder / INDEX_FILE).exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"--output {folder} is neither a cache nor empty: name another folder")

@@ -15,7 +15,6 @@ calibration_history.*: alpha and beta of every class in the checkpoints beside -
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,11 @@ from disalign.analysis.figures import draw_calibrations, draw_history
 from longtail.analysis.study import Study
 from longtail.config import get_value, load_config
 from longtail.data.statistics.class_stats import get_class_stats
-from longtail.utils.command_line import add_config_arguments, command_parser
+from longtail.utils.command_line import (
+    add_config_arguments,
+    check_output_folder,
+    command_parser,
+)
 from longtail.utils.errors import ending_in_one_line
 
 
@@ -54,8 +57,7 @@ def plot_calibration(options: argparse.Namespace) -> None:
     """
     if options.batches < 1:
         raise ValueError(f"--batches must be 1 or more, got {options.batches}")
-    if Path(options.output).exists() and not Path(options.output).is_dir():
-        raise ValueError(f"--output {options.output} is a file: name a folder")
+    check_output_folder(options.output)
     cfg = load_config(options.config_file, options.opts)
     task = task_of(cfg, options.config_file)
     stats = get_class_stats(cfg.DATASETS.TRAIN)
