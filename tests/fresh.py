@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Forks of one interpreter: what takes long to import, and is of others, is there already.
 RUNNER = """
 import json, os, sys, traceback
-import cv2, PIL.Image, pycocotools.mask, scipy.io, tabulate, torch, torchvision, tqdm
+import cv2, jinja2, lvis, matplotlib.pyplot, PIL.Image, pycocotools.cocoeval, scipy.io, scipy.sparse
+import scipy.stats, sklearn.datasets, tabulate, timm, torch, torchvision, tqdm
 
 programs = json.load(sys.stdin)
 assert not [name for name in sys.modules if name.split(".")[0] in ("longtail", "detectron2")]

@@ -3,12 +3,15 @@
 
 import functools
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 import yaml
 from detectron2.config import CfgNode
 
 from longtail.config import load_config
+from longtail.engine import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -68,3 +71,14 @@ def assert_values(name: str, expected: dict) -> None:
     """Compare these keys of a config."""
     values = flat(loaded(name))
     assert {key: values[key] for key in expected} == expected
+
+
+# What fills a new parameter: slow on the device "meta", where there are no values.
+FILLING = ("normal_", "uniform_", "erfinv_", "clamp_", "fill_", "zero_")
+
+
+def built(cfg: CfgNode) -> torch.nn.Module:
+    """Build the model on the config's device, with parameters of no certain values."""
+    unchanged = dict.fromkeys(FILLING, lambda tensor, *args, **options: tensor)
+    with mock.patch.multiple(torch.Tensor, **unchanged), torch.device(cfg.MODEL.DEVICE):
+        return Trainer.build_model(cfg)

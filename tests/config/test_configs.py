@@ -2,16 +2,15 @@
 """All leaves: data sets, output folders, stages, the deployed form, the models they build."""
 
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.config import deployed_config, load_config
-from longtail.engine import Trainer
 from tests.config.common import (
     CONFIGS,
     LEAVES,
     assert_values,
     base_of,
+    built,
     differences,
     each,
     leaves_in,
@@ -119,8 +118,7 @@ def test_builds_the_deployed_models(folders):
     options = ["MODEL.DEVICE", "meta", "MODEL.CLASSIFIER.LOSS", "cross_entropy"]
     for name in {model_of(name): name for name in leaves_in(*folders)}.values():
         cfg = deployed_config(load_config(str(CONFIGS / f"{name}.yaml"), options))
-        with torch.device("meta"):
-            model = Trainer.build_model(cfg)
+        model = built(cfg)
         assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE, name
 
 
@@ -128,7 +126,6 @@ def test_a_baseline_and_region_rebalance_are_deployed_alike():
     options = ["MODEL.DEVICE", "meta", "MODEL.TIMM.PRETRAINED", ""]
     names = ("CamVid/deeplabv3plus_lite0", "CamVid/deeplabv3plus_lite0_rr")
     plain, branch = (load_config(str(CONFIGS / f"{name}.yaml"), options) for name in names)
-    with torch.device("meta"):
-        states = [Trainer.build_model(c).state_dict() for c in (plain, deployed_config(branch))]
+    states = [built(c).state_dict() for c in (plain, deployed_config(branch))]
     shapes = [{key: tensor.shape for key, tensor in state.items()} for state in states]
     assert shapes[0] == shapes[1]

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from longtail.config import load_config
 from longtail.engine import Trainer
-from tests.config.common import CONFIGS, each, loaded, stem_of
+from tests.config.common import CONFIGS, built, each, loaded, stem_of
 from tests.config.test_configs_sem_seg import BEIT, CNN, ROWS, SWIN
 
 # Millions of parameters with 150 classes. Heads are counted without auxiliary head and OCR's first
@@ -39,8 +39,7 @@ def test_builds_the_model(name):
     if "10k" in cfg.DATASETS.TRAIN[0]:
         # Its class statistics do not come with the project.
         cfg.MODEL.REGION_REBALANCE.BALANCED = False
-    with torch.device(device):
-        model = Trainer.build_model(cfg)
+    model = built(cfg)
     head = model.sem_seg_head
     if stem.endswith("_disalign"):
         assert len(head.calibration.alpha) == len(head.class_weights) == 150

@@ -145,7 +145,7 @@ def test_evaluators_of_others_get_logits(tmp_path, mode):
     assert Trainer.test(cfg, model)["sem_seg"]["mIoU"] > 0
 
 
-# Evaluates one image; the last line are the megabytes.
+# Evaluates one image; the last line are the megabytes that this takes.
 MEMORY = """
 import sys, torch
 torch.set_num_threads(1)  # many small kernels: two threads wait for one another on a busy machine
@@ -159,17 +159,21 @@ options = ["DATASETS.TEST", "('large',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 150]
 options += ["INPUT.MIN_SIZE_TEST", height, "INPUT.MAX_SIZE_TEST", width]
 cfg = tiny_config(folder, [*options, "TEST.SEM_SEG.MODE", mode])
 cfg.TEST.SEM_SEG.CROP_SIZE, cfg.TEST.SEM_SEG.STRIDE = [256, 512], [256, 512]
-assert Trainer.test(cfg, Trainer.build_model(cfg))["sem_seg"]["aAcc"] >= 0
-# Not ru_maxrss, which also counts what the process was before it was this program.
-lines = Path("/proc/self/status").read_text().splitlines()
-print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
+def megabytes(name):
+    # Not ru_maxrss, which also counts what the process was before it was this program.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+model = Trainer.build_model(cfg)
+before = megabytes("VmRSS")  # what is imported, which depends on the versions of libraries
+assert Trainer.test(cfg, model)["sem_seg"]["aAcc"] >= 0
+print(megabytes("VmHWM") - before)
 """
 
 
 @pytest.mark.parametrize(
     ("mode", "height", "width", "most"),
     # The logits of all classes alone: 7,200 and 1,800 MB.
-    [("whole", 3000, 4000, 2500), ("slide", 1500, 2000, 1400)],
+    [("whole", 3000, 4000, 1300), ("slide", 1500, 2000, 600)],
 )
 def test_memory_of_a_large_image_with_150_classes(tmp_path, mode, height, width, most):
     generator = np.random.default_rng(0)
@@ -183,4 +187,4 @@ def test_memory_of_a_large_image_with_150_classes(tmp_path, mode, height, width,
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     megabytes = float(result.stdout.splitlines()[-1])
-    assert 300 < megabytes < most
+    assert 100 < megabytes < most
