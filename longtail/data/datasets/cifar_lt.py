@@ -83,7 +83,6 @@ def register_cifar_lt(root: str) -> None:
                 list_file(root, name, dataset),
                 os.path.join(root, name),
                 num_classes=cifar.num_classes,
-                training_set=None if dataset.endswith("_test") else dataset,
-                every_class=True,
+                every_class=not dataset.endswith("_test"),
                 hint=f"make it with: longtail prepare {name} --source FOLDER",
             )

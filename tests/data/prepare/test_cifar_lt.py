@@ -8,12 +8,14 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from longtail.data.datasets import cifar_lt, datasets_root, register_all
 from longtail.data.prepare import cifar_lt as preparing
 from longtail.data.prepare import prepare_dataset
+from longtail.evaluation import ClassificationEvaluator
 from tests.messages import raises_naming
 
 NAMES = ["apple", "bed", "cup"]
@@ -122,6 +124,18 @@ def test_the_binary_archive(tiny, tmp_path, unpacked):
     check_images("cifar100_lt_test", "test", 2, [2, 2, 2])
     again = prepare_dataset("cifar100_lt", str(tiny), source=str(source))
     assert (again.written, again.skipped) == (0, report.written)
+    # One test set for all imbalances: the training set tells the groups.
+    for imbalance, counts in ((10, [200, 63, 20]), (100, [200, 20, 2])):
+        training = (f"cifar100_lt_if{imbalance}_train",)
+        evaluator = ClassificationEvaluator(
+            "cifar100_lt_test", output_dir=str(tmp_path / "report"), training_sets=training
+        )
+        evaluator.process(
+            [{"image_id": n} for n in range(6)], [{"scores": s} for s in torch.eye(3).repeat(2, 1)]
+        )
+        evaluator.evaluate()
+        report = json.loads((tmp_path / "report" / "classification_evaluation.json").read_text())
+        assert [entry["train_images"] for entry in report["classes"]] == counts
 
 
 def test_mosaics_of_what_the_smallest_imbalance_needs(tiny, tmp_path):
