@@ -15,8 +15,10 @@ from typing import Any
 from common import save_result
 from tabulate import tabulate
 
+from longtail.analysis.correlation import frequency_correlation
 from longtail.analysis.runs import Run
 from longtail.analysis.statistics import common_metrics, difference, spread
+from longtail.analysis.study import class_counts, known_frequencies
 from longtail.jobs import Plan, Row, run_rows
 
 # Name of a table -> label of a row -> the row; the first one is what the others are compared with.
@@ -149,14 +151,21 @@ def _line(plan: Plan, table: dict[str, Row], label: str, runs: dict[Row, list[Ru
 
 
 def _metrics(run: Run) -> dict[str, float]:
-    """All metrics of a run, also those of the classes."""
+    """All metrics of a run, the correlations with frequency, and those of the classes."""
     evaluation = run.evaluation()
+    correlations = {
+        f"Pearson {metric}, {name}": frequency_correlation(values, class_counts(evaluation, name))[
+            "pearson"
+        ]
+        for metric, values in evaluation.per_class.items()
+        for name in known_frequencies(evaluation)
+    }
     classes = {
         f"{metric} {name}": float(value)
         for metric, values in evaluation.per_class.items()
         for name, value in zip(evaluation.class_names, values, strict=True)
     }
-    return run.metrics() | (classes if evaluation.task == "sem_seg" else {})
+    return run.metrics() | correlations | (classes if evaluation.task == "sem_seg" else {})
 
 
 def _groups(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -78,6 +78,8 @@ def test_results_of_finished_runs(load, tmp_path, monkeypatch, capsys):
     assert both["rows"]["second"]["config"] == configs["second"]
     assert [run["mIoU"] for run in both["rows"]["second"]["runs"]] == [53, 56]
     assert both["rows"]["first"]["runs"][0]["IoU tree"] == 40
+    # Two classes alone have an IoU, and the larger one the larger.
+    assert both["rows"]["first"]["runs"][0]["Pearson IoU, pixels"] == pytest.approx(100)
     assert both[DIFFERENCE][0]["paired"] and both[DIFFERENCE][0]["metrics"]["mIoU"][0] == 3.5
     said = capsys.readouterr().out
     assert "both, 2 seeds" in said and "+3.50 ± 0.50" in said and "IoU tree" not in said
@@ -88,12 +90,13 @@ def test_rows_of_every_benchmark_can_be_planned(load, tmp_path):
         **load("sem_seg_methods").tables(),
         **load("disalign_lvis").tables("LVIS-Synthetic"),
         **load("classification").tables(["digits-LT"], ["linear_disalign", "linear_ncm"]),
+        "cifar": load("cifar100_lt").rows("CIFAR100-LT-40e", None),
     }
     found = {}
     for name, table in tables.items():
         jobs = make_plan(table.values(), (0,), tmp_path).jobs
         found[name] = {job.name: job.first and job.first.name for job in jobs}
-    assert len(found["CamVid"]) == 5 and len(found["cosine"]) == 3
+    assert len(found["CamVid"]) == 5 and len(found["cosine"]) == 3 and len(found["cifar"]) == 14
     model = "CamVid/deeplabv3plus_lite0"
     assert found["CamVid"][f"{model}_rr_disalign/seed0"] == f"{model}_rr/seed0"
     assert found["CamVid"][f"{model}/longer/seed0"] is None

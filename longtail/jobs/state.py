@@ -141,8 +141,11 @@ def _is_final(job: Job, evaluation: Evaluation | None) -> bool:
 def _check_same(job: Job, earlier: dict[str, Any] | None) -> None:
     if earlier is None:
         return
-    # Which run it starts from is in the plan, wherever that lies.
-    different = unequal_keys(earlier, job.settings, _FREE | ({WEIGHTS} if job.first else set()))
+    # Which run it starts from is in the plan, wherever that lies. One that was evaluated once more
+    # in its own folder starts from its own weights.
+    again = os.path.abspath(earlier.get(WEIGHTS) or "") == os.path.abspath(job.checkpoint)
+    free = _FREE | ({WEIGHTS} if job.first or again else set())
+    different = unequal_keys(earlier, job.settings, free)
     if different:
         shown = ", ".join(
             f"{key} {there!r} instead of {wanted!r}"

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which jobs rows need: first stages once, in order, with the options of each."""
 
+import json
 import re
 
 import pytest
+import yaml
 
 from longtail.config import load_config
 from longtail.config.loading import CONFIGS
@@ -126,6 +128,23 @@ def test_done_is_a_final_evaluation_of_the_same_config(configs, tmp_path):
     (other,) = make_plan([Row(configs["first"], ("SOLVER.MAX_ITER", "20"))], (0,), tmp_path).jobs
     with raises_naming(ValueError, str(job.folder), "SOLVER.MAX_ITER", "10", "20", "--output"):
         is_done(other)
+
+
+def test_evaluating_it_again_in_its_folder_leaves_it_done(configs, tmp_path):
+    (job,) = make_plan([Row(configs["first"])], (0,), tmp_path).jobs
+    path = job.folder / "inference" / "toy_val" / "sem_seg_evaluation.json"
+    for weights, same in ((job.checkpoint, True), (tmp_path / "model_final.pth", False)):
+        finish(job)
+        report = json.loads(path.read_text())
+        config = yaml.safe_load(report["provenance"]["config"])
+        config["MODEL"]["WEIGHTS"] = str(weights)
+        report["provenance"]["config"] = yaml.safe_dump(config)
+        path.write_text(json.dumps(report))
+        if same:
+            assert is_done(job)
+        else:
+            with raises_naming(ValueError, "MODEL.WEIGHTS", str(weights)):
+                is_done(job)
 
 
 def test_one_that_was_begun_is_not_done_and_not_of_another_config(configs, tmp_path):
