@@ -19,6 +19,7 @@ import detectron2.data  # noqa: F401  (registers ADE20K)
 
 from longtail.data.datasets.ade20k import complete_ade20k
 from longtail.data.datasets.camvid import register_camvid
+from longtail.data.datasets.ccp import register_ccp
 from longtail.data.datasets.cifar_lt import register_cifar_lt
 from longtail.data.datasets.coco_stuff import register_coco_stuff
 from longtail.data.datasets.digits_lt import register_digits_lt
@@ -58,6 +59,7 @@ def register_all(root: str) -> None:
     complete_ade20k()
     register_coco_stuff(root)
     register_camvid(root)
+    register_ccp(root)
     register_synthetic(root)
     register_lvis(root)
     register_lvis_synthetic(root)

@@ -8,6 +8,7 @@ from longtail.data.datasets.cifar_lt import CIFARS
 from longtail.data.prepare.ade20k import ADE20K
 from longtail.data.prepare.camvid import CAMVID
 from longtail.data.prepare.camvid_instances import write_camvid_instances
+from longtail.data.prepare.ccp import CCP
 from longtail.data.prepare.cifar_lt import prepare_cifar_lt
 from longtail.data.prepare.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
 from longtail.data.prepare.digits_lt import prepare_digits_lt
@@ -17,7 +18,7 @@ from longtail.data.prepare.runner import Report, prepare
 
 __all__ = ["NAMES", "RECIPES", "Report", "prepare_dataset"]
 
-RECIPES = {recipe.name: recipe for recipe in (ADE20K, COCO_STUFF_164K, COCO_STUFF_10K, CAMVID)}
+RECIPES = {recipe.name: recipe for recipe in (ADE20K, COCO_STUFF_164K, COCO_STUFF_10K, CAMVID, CCP)}
 NAMES = (*RECIPES, "camvid_instances", "lvis", *BENCHMARKS, "digits_lt", *CIFARS)
 
 

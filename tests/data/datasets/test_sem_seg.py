@@ -22,6 +22,9 @@ OURS = {
     "camvid_sem_seg_train": 11,
     "camvid_sem_seg_val": 11,
     "camvid_sem_seg_test": 11,
+    "ccp_sem_seg_train": 59,
+    "ccp_sem_seg_val": 59,
+    "ccp_sem_seg_test": 59,
 }
 ADE20K = {"ade20k_sem_seg_train": 150, "ade20k_sem_seg_val": 150}
 
@@ -111,6 +114,20 @@ def test_coco_stuff_names_are_the_release_without_the_removed(name):
     expected = [entry for entry in release if not entry.startswith("*")]
     assert MetadataCatalog.get(name).stuff_classes == expected
     assert expected[79:81] == ["toothbrush", "banner"]  # the last thing, the first stuff
+
+
+def test_ccp_is_grouped_by_training_images():
+    metadata = MetadataCatalog.get("ccp_sem_seg_test")
+    groups = {
+        name: {metadata.stuff_classes[index] for index in indices}
+        for name, indices in metadata.class_groups.items()
+    }
+    # In 1 to 9 training images, and in none.
+    seldom = {"bodysuit", "bra", "cardigan", "earrings", "flats", "hoodie", "pumps", "ring"}
+    seldom |= {"sneakers", "tights", "wedges"}
+    assert groups["rare"] == seldom | {"clogs", "intimate", "panties", "swimwear"}
+    assert len(groups["frequent"]) == 16 and {"null", "jeans", "shoes"} < groups["frequent"]
+    assert {"gloves", "sweater"} < groups["common"]
 
 
 def test_camvid_classes_have_their_colours():
