@@ -27,7 +27,7 @@ disalign: $(READY)
 	$(BIN)/longtail disalign-quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

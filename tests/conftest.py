@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that several test files use."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -31,3 +32,9 @@ def kept_logging() -> Iterator[None]:
     for logger, (handlers, propagate, level) in zip(kept, before, strict=True):
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported, and all tests' cases, to no further garbage collection."""
+    gc.collect()
+    gc.freeze()

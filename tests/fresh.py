@@ -10,11 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Forks of one interpreter: what takes long to import, and is of others, is there already.
 RUNNER = """
-import json, os, sys, traceback
+import gc, json, os, sys, traceback
 import cv2, jinja2, lvis, matplotlib.pyplot, PIL.Image, pycocotools.cocoeval, scipy.io, scipy.sparse
 import fvcore.common.checkpoint, fvcore.nn, fvcore.transforms.transform, iopath.common.file_io
-import omegaconf, scipy.stats, sklearn.datasets, tabulate, timm, torch, torchvision, tqdm, yacs.config
+import omegaconf, scipy.stats, sklearn.datasets, tabulate, timm, torch, torchvision, tqdm
+import yacs.config
 
+# A collection would look at, and so copy, all of that in every fork.
+gc.disable()
 programs = json.load(sys.stdin)
 assert not [name for name in sys.modules if name.split(".")[0] in ("longtail", "detectron2")]
 results = {}
