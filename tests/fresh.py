@@ -13,7 +13,8 @@ RUNNER = """
 import json, os, sys, traceback
 import cv2, jinja2, lvis, matplotlib.pyplot, PIL.Image, pycocotools.cocoeval, scipy.io, scipy.sparse
 import fvcore.common.checkpoint, fvcore.nn, fvcore.transforms.transform, iopath.common.file_io
-import omegaconf, scipy.stats, sklearn.datasets, tabulate, timm, torch, torchvision, tqdm, yacs.config
+import omegaconf, scipy.stats, sklearn.datasets, tabulate, timm, torch, torchvision, tqdm
+import yacs.config
 
 programs = json.load(sys.stdin)
 assert not [name for name in sys.modules if name.split(".")[0] in ("longtail", "detectron2")]
