@@ -172,8 +172,9 @@ print(megabytes("VmHWM") - before)
 
 @pytest.mark.parametrize(
     ("mode", "height", "width", "most"),
-    # The logits of all classes alone: 7,200 and 1,800 MB.
-    [("whole", 3000, 4000, 1300), ("slide", 1500, 2000, 600)],
+    # The logits of all classes alone: 7,200 and 1,800 MB. Measured: 1,150 and 510 on one processor,
+    # some 230 MB more on another, whose convolutions need other buffers.
+    [("whole", 3000, 4000, 1800), ("slide", 1500, 2000, 1000)],
 )
 def test_memory_of_a_large_image_with_150_classes(tmp_path, mode, height, width, most):
     generator = np.random.default_rng(0)
