@@ -14,14 +14,12 @@ keeps what it finished: the same command continues.
 
 import argparse
 
-from common import ROOT
-from rows import run_tables
+from rows import folder_rows, run_tables
 
-from longtail.jobs import Row, add_run_arguments
+from longtail.jobs import add_run_arguments
 from longtail.utils.errors import ending_in_one_line
 
 RECIPES = ("CIFAR100-LT-40e", "CIFAR100-LT")
-BASELINE = "linear"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,25 +31,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rows(recipe: str, methods: list[str] | None) -> dict[str, Row]:
-    """The rows of a recipe, the baseline first, which the others are compared with.
-
-    Args:
-        recipe: folder of configs.
-        methods: names of configs; by default all.
-    """
-    paths = sorted((ROOT / "configs" / recipe).glob("[!B]*.yaml"))
-    names = dict.fromkeys([BASELINE, *(methods or [path.stem for path in paths])])
-    return {name: Row(f"{recipe}/{name}.yaml") for name in names}
-
-
 def main() -> None:
     """Run what is missing, print and write the comparison."""
     arguments = parse_arguments()
+    recipe = arguments.recipe
     with ending_in_one_line():
         run_tables(
-            arguments.recipe.lower().replace("-", "_"),
-            {arguments.recipe: rows(arguments.recipe, arguments.methods)},
+            recipe.lower().replace("-", "_"),
+            {recipe: folder_rows(recipe, arguments.methods, "linear")},
             arguments,
             main="average",
         )

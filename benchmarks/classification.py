@@ -15,12 +15,11 @@ its end. Stopped, it keeps what it finished: the same command continues.
 import argparse
 from pathlib import Path
 
-from common import ROOT
-from rows import Tables, run_tables
+from rows import Tables, folder_rows, run_tables
 
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic import write_classification_dataset
-from longtail.jobs import Row, add_run_arguments
+from longtail.jobs import add_run_arguments
 from longtail.utils.errors import ending_in_one_line
 
 # Folder of configs -> name of the data set.
@@ -49,12 +48,7 @@ def tables(folders: list[str], methods: list[str] | None) -> Tables:
         folders: of configs.
         methods: names of configs; by default all.
     """
-    found = {}
-    for folder in folders:
-        paths = sorted((ROOT / "configs" / folder).glob("[!B]*.yaml"))
-        names = dict.fromkeys([BASELINE, *(methods or [path.stem for path in paths])])
-        found[folder] = {name: Row(f"{folder}/{name}.yaml") for name in names}
-    return found
+    return {folder: folder_rows(folder, methods, BASELINE) for folder in folders}
 
 
 def prepare(folder: str, datasets: Path, seed: int) -> None:

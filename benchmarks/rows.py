@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import save_result
+from common import ROOT, save_result
 from tabulate import tabulate
 
 from longtail.analysis.correlation import frequency_correlation
@@ -40,6 +40,19 @@ class Line:
     options: tuple[str, ...]
     continues: str
     runs: tuple[dict[str, float], ...]
+
+
+def folder_rows(folder: str, methods: Sequence[str] | None, baseline: str) -> dict[str, Row]:
+    """The rows of a folder of configs, the baseline first.
+
+    Args:
+        folder: below ``configs/``.
+        methods: names of configs; by default all.
+        baseline: the config that the others are compared with.
+    """
+    paths = sorted((ROOT / "configs" / folder).glob("[!B]*.yaml"))
+    names = dict.fromkeys([baseline, *(methods or [path.stem for path in paths])])
+    return {name: Row(f"{folder}/{name}.yaml") for name in names}
 
 
 def run_tables(

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Forks of one interpreter: what takes long to import, and is of others, is there already.
 RUNNER = """
 import gc, json, os, sys, traceback
-import cv2, jinja2, lvis, matplotlib.pyplot, PIL.Image, pycocotools.cocoeval, scipy.io, scipy.sparse
+import cv2, jinja2, matplotlib.pyplot, PIL.Image, pycocotools.cocoeval, scipy.io, scipy.sparse
 import fvcore.common.checkpoint, fvcore.nn, fvcore.transforms.transform, iopath.common.file_io
-import omegaconf, scipy.stats, sklearn.datasets, tabulate, timm, torch, torchvision, tqdm
+import omegaconf, scipy.stats, tabulate, timm, torch, torchvision, tqdm
 import yacs.config
 
 # A collection would look at, and so copy, all of that in every fork.

@@ -90,7 +90,7 @@ def test_rows_of_every_benchmark_can_be_planned(load, tmp_path):
         **load("sem_seg_methods").tables(),
         **load("disalign_lvis").tables("LVIS-Synthetic"),
         **load("classification").tables(["digits-LT"], ["linear_disalign", "linear_ncm"]),
-        "cifar": load("cifar100_lt").rows("CIFAR100-LT-40e", None),
+        "cifar": load("rows").folder_rows("CIFAR100-LT-40e", None, "linear"),
     }
     found = {}
     for name, table in tables.items():

@@ -5,23 +5,18 @@ import os
 
 from longtail.data.datasets import ccp
 from longtail.data.prepare.labels import read_png
-from longtail.data.prepare.recipe import Recipe, Split, label_table
+from longtail.data.prepare.recipe import Recipe, Split, label_table, listed_splits
 
 
 def _splits(source: str, root: str) -> list[Split]:
-    image_target, label_target = ccp.image_and_label_folders(root)
-    return [
-        Split(
-            name=name,
-            images=os.path.join(source, "images"),
-            labels=os.path.join(source, "labels"),
-            image_target=image_target,
-            label_target=label_target,
-            names=ccp.image_list(source, name),
-            names_target=ccp.image_list(os.path.join(root, ccp.NAME), name),
-        )
-        for name in ccp.SPLITS
-    ]
+    return listed_splits(
+        ccp.SPLITS,
+        source,
+        os.path.join(root, ccp.NAME),
+        labels="labels",
+        targets=ccp.image_and_label_folders(root),
+        list_file=ccp.image_list,
+    )
 
 
 CCP = Recipe(

@@ -11,7 +11,14 @@ import numpy as np
 
 from longtail.data.datasets import coco_stuff
 from longtail.data.prepare.labels import read_png
-from longtail.data.prepare.recipe import IGNORE, Recipe, SourceError, Split, label_table
+from longtail.data.prepare.recipe import (
+    IGNORE,
+    Recipe,
+    SourceError,
+    Split,
+    label_table,
+    listed_splits,
+)
 
 
 def read_mat(path: str) -> np.ndarray:
@@ -58,19 +65,14 @@ def _splits_164k(source: str, root: str) -> list[Split]:
 
 
 def _splits_10k(source: str, root: str) -> list[Split]:
-    image_target, label_target = coco_stuff.image_and_label_folders_10k(root)
-    return [
-        Split(
-            name=name,
-            images=os.path.join(source, "images"),
-            labels=os.path.join(source, "annotations"),
-            image_target=image_target,
-            label_target=label_target,
-            names=coco_stuff.image_list_10k(source, name),
-            names_target=coco_stuff.image_list_10k(os.path.join(root, coco_stuff.NAME_10K), name),
-        )
-        for name in coco_stuff.SPLITS_10K
-    ]
+    return listed_splits(
+        coco_stuff.SPLITS_10K,
+        source,
+        os.path.join(root, coco_stuff.NAME_10K),
+        labels="annotations",
+        targets=coco_stuff.image_and_label_folders_10k(root),
+        list_file=coco_stuff.image_list_10k,
+    )
 
 
 _INDEX_OF = {number: index for index, number in enumerate(coco_stuff.RELEASE_IDS)}

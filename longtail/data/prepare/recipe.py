@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a data set's preparation; the modules beside this one fill them in."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,3 +82,37 @@ def label_table(mapping: dict[int, int]) -> np.ndarray:
     table = np.full(TABLE_SIZE, INVALID, dtype=np.int16)
     table[list(mapping)] = list(mapping.values())
     return table
+
+
+def listed_splits(
+    names: Sequence[str],
+    source: str,
+    base: str,
+    *,
+    labels: str,
+    targets: tuple[str, str],
+    list_file: Callable[[str, str], str],
+) -> list[Split]:
+    """Describe splits that share a folder ``images`` and one of label maps, and differ by lists.
+
+    Args:
+        names: of the splits.
+        source: folder with the content of the archive.
+        base: folder of the data set, where the lists go.
+        labels: folder of the label maps in ``source``.
+        targets: where the registered data set looks for the images, and for the label maps.
+        list_file: the list of a split, from a folder and the split's name.
+    """
+    image_target, label_target = targets
+    return [
+        Split(
+            name=name,
+            images=os.path.join(source, "images"),
+            labels=os.path.join(source, labels),
+            image_target=image_target,
+            label_target=label_target,
+            names=list_file(source, name),
+            names_target=list_file(base, name),
+        )
+        for name in names
+    ]
