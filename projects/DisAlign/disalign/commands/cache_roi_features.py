@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from disalign import RoIs
 from disalign.roi_cache import write_shard
 from disalign.roi_cache_index import (
     INDEX_FILE,
@@ -34,6 +33,7 @@ from disalign.roi_cache_index import (
     shard_name,
     write_index,
 )
+from disalign.roi_heads import RoIs
 from longtail.config import load_config
 from longtail.engine import Trainer
 from longtail.engine.training.stages import load_second_stage
