@@ -17,7 +17,8 @@ import argparse
 from common import ROOT
 from rows import run_tables
 
-from longtail.jobs import Row, add_run_arguments
+from longtail.jobs.arguments import add_run_arguments
+from longtail.jobs.plan import Row
 from longtail.utils.errors import ending_in_one_line
 
 RECIPES = ("CIFAR100-LT-40e", "CIFAR100-LT")

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 import longtail
 from longtail.analysis import report_figures, report_tables
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.compare import Comparison, compare_methods
 from longtail.analysis.confusion import confused_pairs
 from longtail.analysis.methods import Method
@@ -25,7 +26,6 @@ from longtail.analysis.report_media import (
     read_pictures,
 )
 from longtail.analysis.runs import Run
-from longtail.analysis.study import FREQUENCIES
 from longtail.utils.command_line import project_commands
 from longtail.utils.io import atomic_write
 

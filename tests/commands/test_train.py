@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
-from longtail.commands import train
 from longtail.config import deployed_config, load_config
 from longtail.data.datasets import datasets_root
 from longtail.data.datasets.synthetic import register_synthetic
 from longtail.data.synthetic import SyntheticConfig, write_dataset
 from longtail.engine import Trainer
+from longtail.engine.run import run_process
 from tests.messages import assert_names, raises_naming
 from tests.processes import heed_interrupts
 from tests.tiny import tiny_config, tiny_config_file
@@ -67,7 +67,7 @@ def command_line(config_file, *overrides, eval_only=False, resume=False):
 def failure(args) -> str:
     """The message of a run that fails, which is one line."""
     with pytest.raises(SystemExit) as info:
-        train.run(args)
+        run_process(args)
     message = info.value.code
     assert message.startswith("error: ")
     assert "\n" not in message
