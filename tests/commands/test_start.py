@@ -2,7 +2,10 @@
 """Parse first, import later: what a command loads before it works, and what its parser repeats."""
 
 import argparse
+import ast
 import dataclasses
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -76,6 +79,16 @@ def test_answers(answers):
         text, code, _ = answers[call]
         assert code == 2 and f"longtail {call.split()[0]}" in text.splitlines()[-1], call
     assert "no command 'no-such-command'" in answers["no-such-command"][1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_functions_import_is_there(name):
+    """No parser has tried it."""
+    module = importlib.import_module(all_commands()[name].module)
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ImportFrom):
+            source = importlib.import_module(node.module)
+            assert [a.name for a in node.names if not hasattr(source, a.name)] == []
 
 
 # --- what parsers say without importing it ---
