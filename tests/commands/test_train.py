@@ -359,5 +359,5 @@ def test_the_program_fails_in_one_line(tmp_path, damaged, options, capfd):
         main(["train", "--config-file", str(tiny_config_file(tmp_path)), *options])
     assert info.value.code.startswith(f"error: {damaged}") and "\n" not in info.value.code
     printed = capfd.readouterr()
-    assert "Starting training" in printed.out
+    assert "Environment info" in printed.out
     assert "error: " not in printed.err and "Traceback" not in printed.out + printed.err
