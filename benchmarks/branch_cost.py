@@ -13,7 +13,7 @@ import time
 
 import torch
 from common import ROOT, save_result
-from region_rebalance import RegionRebalanceHead
+from region_rebalance.head import RegionRebalanceHead
 
 from longtail.config import load_config
 from longtail.engine import Trainer

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from common import ROOT, save_result
 from detectron2.config import CfgNode
-from disalign import AdaptiveCalibration
+from disalign.calibration import AdaptiveCalibration
 from torch import nn
 
 from longtail.config import deployed_config, load_config

@@ -18,7 +18,8 @@ import torch
 from rows import run_tables
 
 from longtail.data.prepare import prepare_dataset
-from longtail.jobs import Row, add_run_arguments
+from longtail.jobs.arguments import add_run_arguments
+from longtail.jobs.plan import Row
 from longtail.utils.errors import ending_in_one_line
 
 ON_GPU = torch.cuda.is_available()

@@ -16,7 +16,7 @@ import argparse
 
 from rows import folder_rows, run_tables
 
-from longtail.jobs import add_run_arguments
+from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.errors import ending_in_one_line
 
 RECIPES = ("CIFAR100-LT-40e", "CIFAR100-LT")

@@ -19,7 +19,7 @@ from rows import Tables, folder_rows, run_tables
 
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic import write_classification_dataset
-from longtail.jobs import add_run_arguments
+from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.errors import ending_in_one_line
 
 # Folder of configs -> name of the data set.

@@ -20,7 +20,8 @@ from rows import Tables, run_tables
 
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic.lvis import write_lvis_dataset
-from longtail.jobs import Row, add_run_arguments
+from longtail.jobs.arguments import add_run_arguments
+from longtail.jobs.plan import Row
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
 

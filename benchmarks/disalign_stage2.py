@@ -32,7 +32,7 @@ from common import ROOT, in_child, memory, save_result, start_memory
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
-from disalign import generalized_reweight
+from disalign.functional import generalized_reweight
 
 from longtail.config import load_config
 from longtail.data.statistics.groups import frequency_groups

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 from common import save_result
-from region_rebalance import pool_regions
+from region_rebalance.functional import pool_regions
 from tabulate import tabulate
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile

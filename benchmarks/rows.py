@@ -19,7 +19,8 @@ from longtail.analysis.correlation import frequency_correlation
 from longtail.analysis.runs import Run
 from longtail.analysis.statistics import common_metrics, difference, spread
 from longtail.analysis.study import class_counts, known_frequencies
-from longtail.jobs import Plan, Row, run_rows
+from longtail.jobs.plan import Plan, Row
+from longtail.jobs.run import run_rows
 
 # Name of a table -> label of a row -> the row; the first one is what the others are compared with.
 Tables = dict[str, dict[str, Row]]

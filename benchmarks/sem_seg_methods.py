@@ -19,7 +19,8 @@ from rows import Tables, run_tables
 
 from longtail.config import load_config
 from longtail.data.synthetic import SyntheticConfig, write_dataset
-from longtail.jobs import Row, add_run_arguments
+from longtail.jobs.arguments import add_run_arguments
+from longtail.jobs.plan import Row
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
 

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from longtail.jobs import Row, add_run_arguments, make_plan
+from longtail.jobs.arguments import add_run_arguments
+from longtail.jobs.plan import Row, make_plan
 from tests.jobs.small_rows import finish, write_configs
 
 MEAN = "mean and standard deviation"

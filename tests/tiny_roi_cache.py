@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from disalign import roi_cache_index
-from disalign.commands.cache_roi_features import make_cache
+from disalign.roi_cache_making import make_cache
 
 from longtail.engine import Trainer
 from tests.tiny_detection import CASCADE, detector_config, register_rectangles

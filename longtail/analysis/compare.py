@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.correlation import frequency_correlation
 from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.gain import frequency_order
@@ -23,7 +24,6 @@ from longtail.analysis.statistics import (
     spread,
 )
 from longtail.analysis.study import (
-    FREQUENCIES,
     choose_evaluations,
     known_frequencies,
     ordered_groups,

@@ -11,14 +11,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.compare import Comparison, Values, class_correlations, interval
 from longtail.analysis.gain import largest_changes
 from longtail.analysis.statistics import Difference, value_text
-from longtail.analysis.study import FREQUENCIES
 from longtail.utils.text import markdown_cell, write_csv
 from longtail.visualization.figures import MOST_NAMES
 
-FORMATS = ("text", "markdown", "csv")
 # Classes that gained, and that lost most.
 NUMBER = 5
 _CSV = ("metric", "class", "group", "train_pixels", "train_images", "train_instances", "method")
@@ -30,8 +29,8 @@ def render(comparison: Comparison, form: str) -> str:
 
     Args:
         comparison: of :func:`~longtail.analysis.compare.compare_methods`.
-        form: one of :data:`FORMATS`. CSV has a line for every metric and method, and for every
-            metric, class and method, with all digits.
+        form: one of :data:`~longtail.analysis.choices.FORMATS`. CSV has a line for every
+            metric and method, and for every metric, class and method, with all digits.
 
     Returns:
         Lines, with a line break at the end of each.

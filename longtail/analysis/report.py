@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 import longtail
 from longtail.analysis import report_figures, report_tables
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.compare import Comparison, compare_methods
 from longtail.analysis.confusion import confused_pairs
 from longtail.analysis.methods import Method
@@ -25,8 +26,7 @@ from longtail.analysis.report_media import (
     read_pictures,
 )
 from longtail.analysis.runs import Run
-from longtail.analysis.study import FREQUENCIES
-from longtail.config import installed_projects
+from longtail.utils.command_line import project_commands
 from longtail.utils.io import atomic_write
 
 # Confused pairs of a method.
@@ -137,7 +137,7 @@ def _figures(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _figure_commands() -> list[str]:
     """Commands of the installed projects that draw figures of a run."""
-    names = (name for project in installed_projects() for name in project.commands)
+    names = (point.name for point in project_commands())
     return ["analyze", *sorted(name for name in names if name.startswith(("analyze-", "plot-")))]
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.compare import Comparison
 from longtail.analysis.compare_tables import difference_text
 from longtail.analysis.confusion import Confusion, arranged, truth_percent
@@ -25,7 +26,6 @@ from longtail.analysis.report_drawing import (
     plain_label,
 )
 from longtail.analysis.statistics import value_text
-from longtail.analysis.study import FREQUENCIES
 from longtail.visualization.figures import (
     MOST_NAMES,
     run_color,

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from longtail.analysis.choices import FORMATS
 from longtail.analysis.statistics import common_metrics, spread, value_text
 from longtail.utils.text import markdown_cell, write_csv
-
-FORMATS = ("text", "markdown", "csv")
 
 
 def spread_table(

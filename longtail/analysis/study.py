@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.runs import Run
 from longtail.utils.command_line import check_output_folder
 from longtail.utils.io import write_json
 from longtail.visualization.figures import GROUP_COLORS, save_figure
-
-# What classes are sorted by -> the counts, and how they are called. A region is all pixels of a
-# class in one image, so that a class has as many regions as images.
-FREQUENCIES = {
-    "pixels": ("pixels", "training pixels"),
-    "regions": ("images", "training regions"),
-    "images": ("images", "training images"),
-    "instances": ("instances", "training instances"),
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,67 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands, one a module: ``longtail NAME ...`` runs ``main`` of the module NAME.
 
-A module's docstring opens with the line that the overview shows. Projects add commands of their
-own, see :class:`longtail.config.Project`. Nothing is imported here before a command is chosen, so
-that ``longtail install-detectron2`` runs where nothing else does.
+A module's docstring opens with the line that the overview shows. Parse first, import later: at its
+head a command imports no more than its parser needs, the standard library and the light modules of
+longtail; its functions import what they work with. So help and a wrong option are answered at once,
+and ``longtail install-detectron2`` runs where nothing else does.
+
+A project adds commands as entry points of the group ``longtail.commands``, functions that take the
+arguments::
+
+    entry_points={"longtail.commands": ["mine = mine.commands.mine:main"]}
+
+The command's module follows the same rule, and so do the ``__init__`` of the packages it is in.
 """
 
 import ast
 import difflib
-import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import longtail
+from longtail.utils.command_line import GROUP, project_commands
 from longtail.utils.errors import ending_in_one_line
 
 # The one command that does without detectron2.
 INSTALL = "install-detectron2"
 
 
-def own_commands() -> dict[str, str]:
-    """The module of every command of this package, by the command's name."""
-    names = (path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    return {name.replace("_", "-"): f"{__name__}.{name}" for name in names}
+def own_commands() -> dict[str, EntryPoint]:
+    """Every command of this package, by its name."""
+    modules = (path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    names = {module.replace("_", "-"): module for module in modules}
+    return {n: EntryPoint(n, f"{__name__}.{module}:main", GROUP) for n, module in names.items()}
 
 
-def all_commands() -> dict[str, str]:
-    """The module of every command of this package and of the installed projects, by its name.
+def all_commands() -> dict[str, EntryPoint]:
+    """Every command of this package and of the installed projects, by its name.
 
     Raises:
-        ValueError: a project cannot be imported, or two commands have the same name.
+        ValueError: two commands have the same name.
     """
-    from longtail.config import installed_projects
-
-    modules = own_commands()
-    for project in installed_projects():
-        for name in modules.keys() & project.commands:
+    commands = own_commands()
+    for command in project_commands():
+        name = command.name
+        if name in commands:
             raise ValueError(
-                f"the project {project.name} adds the command {name}, which {modules[name]} is "
+                f"{command.value} adds the command {name}, which {commands[name].value} is "
                 "already: rename or uninstall one of them"
             )
-        modules.update(project.commands)
-    return modules
+        commands[name] = command
+    return commands
 
 
-def summary(module: str) -> str:
-    """Return the first line of a module's docstring, without importing the module itself."""
-    source = importlib.util.find_spec(module).origin
-    text = ast.get_docstring(ast.parse(Path(source).read_text(encoding="utf-8")))
-    return text.splitlines()[0].removesuffix(".")
+def summary(command: EntryPoint) -> str:
+    """Return the first line of the docstring of a command's module, which is not imported.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    package, *parts = command.module.split(".")
+    spec = importlib.util.find_spec(package)
+    for part in parts:
+        # Of a dotted name, importlib.util.find_spec would import the packages.
+        places = spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", places) if places else None
+    if spec is None:
+        raise ValueError(_broken(command, f"there is no module {command.module}"))
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    return (text or "").partition("\n")[0].removesuffix(".")
 
 
-def overview(modules: dict[str, str]) -> str:
+def _broken(command: EntryPoint, why: str) -> str:
+    return (
+        f"the command {command.name} ({command.value}) cannot be imported: {why}; repair or "
+        f"uninstall the package {command.module.partition('.')[0]}"
+    )
+
+
+def _load(command: EntryPoint) -> Callable[[Sequence[str]], None]:
+    try:
+        return command.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(_broken(command, str(error))) from error
+
+
+def overview(commands: Mapping[str, EntryPoint]) -> str:
     """Describe the program and list the commands.
 
     Args:
-        modules: the module of every command, by the command's name.
+        commands: by their names.
     """
-    width = max(map(len, modules))
-    lines = [f"  {name:<{width}}  {summary(modules[name])}" for name in sorted(modules)]
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {summary(commands[name])}" for name in sorted(commands)]
     return "\n".join(
         ["usage: longtail NAME ...", "", *lines, "", "longtail NAME --help explains a command."]
     )
@@ -91,22 +126,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> None:
     name, *rest = arguments
-    modules = own_commands()
     if name == "--version":
         print(longtail.__version__)
         return
     if name in ("-h", "--help"):
-        if importlib.util.find_spec("detectron2") is not None:
-            modules = all_commands()
-        print(overview(modules), flush=True)
+        print(overview(all_commands()), flush=True)
         require_detectron2()
         return
     if name != INSTALL:
         require_detectron2()
-    if name not in modules:
-        modules = all_commands()
-    if name not in modules:
-        near = difflib.get_close_matches(name, modules, n=1)
+    commands = own_commands()
+    if name not in commands:
+        commands = all_commands()
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"no command {name!r}, {hint}expected one of {', '.join(sorted(modules))}")
-    importlib.import_module(modules[name]).main(rest)
+        listed = ", ".join(sorted(commands))
+        raise ValueError(f"no command {name!r}, {hint}expected one of {listed}")
+    _load(commands[name])(rest)

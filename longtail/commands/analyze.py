@@ -15,29 +15,32 @@ and writes NAME.png, NAME.svg and NAME.json, with all values, into --output.
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from longtail.analysis.published import read_class_results
-from longtail.analysis.runs import read_run
-from longtail.analysis.studies.bound import study_bound
-from longtail.analysis.studies.confusion import study_confusion
-from longtail.analysis.studies.correlation import study_correlation, study_published
-from longtail.analysis.studies.frequencies import study_frequencies
-from longtail.analysis.studies.gain import study_gain
-from longtail.analysis.studies.iou import study_iou
-from longtail.analysis.study import FREQUENCIES, Study
-from longtail.data.statistics.class_stats import get_class_stats
+from longtail.analysis.choices import FREQUENCIES
 from longtail.utils.command_line import add_analysis_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
 
+if TYPE_CHECKING:
+    from longtail.analysis.study import Study
 
-def gain(options: argparse.Namespace) -> Study:
+
+def gain(options: argparse.Namespace) -> "Study":
     """Per-class difference of two runs."""
+    from longtail.analysis.runs import read_run
+    from longtail.analysis.studies.gain import study_gain
+
     runs = read_run(options.baseline), read_run(options.run)
     return study_gain(*runs, options.sort_by or "", options.dataset)
 
 
-def correlation(options: argparse.Namespace) -> Study:
+def correlation(options: argparse.Namespace) -> "Study":
     """Correlation of per-class metrics with the frequency of classes."""
+    from longtail.analysis.published import read_class_results
+    from longtail.analysis.runs import read_run
+    from longtail.analysis.studies.correlation import study_correlation, study_published
+    from longtail.data.statistics.class_stats import get_class_stats
+
     if options.published == bool(options.runs):
         raise ValueError("name the folders of one or more runs, or --published in their place")
     if not options.published:
@@ -47,25 +50,37 @@ def correlation(options: argparse.Namespace) -> Study:
     return study_published(results, get_class_stats(results.trained_on))
 
 
-def confusion(options: argparse.Namespace) -> Study:
+def confusion(options: argparse.Namespace) -> "Study":
     """The most confused pairs of classes, and groups."""
+    from longtail.analysis.runs import read_run
+    from longtail.analysis.studies.confusion import study_confusion
+
     return study_confusion(read_run(options.run), options.pairs, options.dataset)
 
 
-def bound(options: argparse.Namespace) -> Study:
+def bound(options: argparse.Namespace) -> "Study":
     """A baseline, its empirical bound, and methods."""
+    from longtail.analysis.runs import read_run
+    from longtail.analysis.studies.bound import study_bound
+
     methods = [read_run(run) for run in options.methods]
     runs = read_run(options.baseline), read_run(options.bound)
     return study_bound(*runs, methods, options.dataset)
 
 
-def frequencies(options: argparse.Namespace) -> Study:
+def frequencies(options: argparse.Namespace) -> "Study":
     """Histograms and imbalance factors of data sets."""
+    from longtail.analysis.studies.frequencies import study_frequencies
+    from longtail.data.statistics.class_stats import get_class_stats
+
     return study_frequencies({name: get_class_stats(name) for name in options.datasets})
 
 
-def iou(options: argparse.Namespace) -> Study:
+def iou(options: argparse.Namespace) -> "Study":
     """IoU against accuracy for constant FP/TP."""
+    from longtail.analysis.runs import read_run
+    from longtail.analysis.studies.iou import study_iou
+
     return study_iou([read_run(run) for run in options.runs], options.dataset)
 
 
@@ -76,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="analysis", required=True, metavar="ANALYSIS", help="one of these"
     )
 
-    def add(study: Callable[[argparse.Namespace], Study], what: str) -> argparse.ArgumentParser:
+    def add(study: Callable[[argparse.Namespace], "Study"], what: str) -> argparse.ArgumentParser:
         name = study.__name__
         added = analyses.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
         added.set_defaults(study=study)

@@ -13,23 +13,20 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from detectron2.config import CfgNode
-
-from longtail.config import load_config
-from longtail.engine.training.loader import TrainingLoader
-from longtail.engine.training.trainer import Trainer
 from longtail.utils.command_line import (
     add_config_arguments,
     check_output_folder,
     command_parser,
 )
 from longtail.utils.errors import ending_in_one_line
-from longtail.visualization.predictions import objects_of_mapper
-from longtail.visualization.tasks import IMAGES, SEM_SEG, Task, build_task
-from longtail.visualization.writing import write_pictures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from detectron2.config import CfgNode
+
+    from longtail.visualization.tasks import Task
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +49,12 @@ def browse(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
+    from longtail.config import load_config
+    from longtail.engine.training.loader import TrainingLoader
+    from longtail.engine.training.trainer import Trainer
+    from longtail.visualization.tasks import build_task
+    from longtail.visualization.writing import write_pictures
+
     if options.num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {options.num_images}")
     check_output_folder(options.output)
@@ -70,8 +73,10 @@ def browse(options: argparse.Namespace) -> None:
 
 
 def _pictures(
-    images: Iterator[Mapping[str, Any]], task: Task, cfg: CfgNode
-) -> Iterator[tuple[str, np.ndarray]]:
+    images: Iterator[Mapping[str, Any]], task: "Task", cfg: "CfgNode"
+) -> Iterator[tuple[str, "np.ndarray"]]:
+    import numpy as np
+
     for place, mapped in enumerate(images):
         image = mapped["image"].numpy().transpose(1, 2, 0)
         if cfg.INPUT.FORMAT == "BGR":
@@ -80,8 +85,11 @@ def _pictures(
         yield name, task.picture(np.ascontiguousarray(image), _truth(mapped, task), {})
 
 
-def _truth(mapped: Mapping[str, Any], task: Task) -> Any:
+def _truth(mapped: Mapping[str, Any], task: "Task") -> Any:
     """What a model is trained to predict, as :meth:`Task.truth` gives it of a record."""
+    from longtail.visualization.predictions import objects_of_mapper
+    from longtail.visualization.tasks import IMAGES, SEM_SEG
+
     if task.kind == SEM_SEG:
         return mapped["sem_seg"].numpy()
     return mapped["label"] if task.kind == IMAGES else objects_of_mapper(mapped["instances"])

@@ -10,13 +10,14 @@ error. No pixel is decoded: what is damaged behind the header, training and prep
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from longtail.config import load_config
-from longtail.data.datasets.checking import HeaderReport, check_headers
-from longtail.data.formats.header_findings import ERRORS, WARNINGS
 from longtail.utils.command_line import command_parser
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
+
+if TYPE_CHECKING:
+    from longtail.data.datasets.checking import HeaderReport
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check(options: argparse.Namespace) -> HeaderReport:
+def check(options: argparse.Namespace) -> "HeaderReport":
     """Check the data sets, and print what was found.
 
     Args:
@@ -47,6 +48,9 @@ def check(options: argparse.Namespace) -> HeaderReport:
     Raises:
         ValueError, OSError: no data set is named, or one that is not registered.
     """
+    from longtail.data.datasets.checking import check_headers
+    from longtail.data.formats.header_findings import ERRORS, WARNINGS
+
     names = options.dataset or _data_sets(options)
     workers = available_cores() if options.num_workers is None else options.num_workers
     report = check_headers(names, workers, options.shown)
@@ -67,6 +71,8 @@ def check(options: argparse.Namespace) -> HeaderReport:
 def _data_sets(options: argparse.Namespace) -> list[str]:
     if not options.config_file:
         raise ValueError("name data sets with --dataset, or a config with --config-file")
+    from longtail.config import load_config
+
     cfg = load_config(options.config_file, options.opts)
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names:

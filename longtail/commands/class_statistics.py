@@ -6,17 +6,19 @@ longtail class-statistics --dataset ade20k_sem_seg_train
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
-from longtail.data.statistics.class_stats import ClassStats, locate_class_stats
-from longtail.data.statistics.groups import shot_groups
 from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 
+if TYPE_CHECKING:
+    from longtail.data.statistics.class_stats import ClassStats
 
-def class_table(stats: ClassStats) -> str:
+
+def class_table(stats: "ClassStats") -> str:
     """Show one line a class, the most frequent first: pixels, their share, images, instances."""
+    from tabulate import tabulate
+
     columns = {"class": list(stats.class_names)}
     if stats.pixel_count is not None:
         columns["pixels"] = stats.pixel_count
@@ -50,6 +52,9 @@ def print_statistics(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
+    from longtail.data.statistics.class_stats import locate_class_stats
+    from longtail.data.statistics.groups import shot_groups
+
     stats, path = locate_class_stats(options.dataset, options.workers)
     print(class_table(stats))
     print()

@@ -12,9 +12,7 @@ methods are compared with the first one; runs of the same seeds are paired.
 import argparse
 from collections.abc import Sequence
 
-from longtail.analysis.compare import compare_methods
-from longtail.analysis.compare_tables import FORMATS, render
-from longtail.analysis.methods import find_methods
+from longtail.analysis.choices import FORMATS
 from longtail.utils.command_line import add_method_arguments, check_output_file, command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
@@ -42,6 +40,10 @@ def compare(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
+    from longtail.analysis.compare import compare_methods
+    from longtail.analysis.compare_tables import render
+    from longtail.analysis.methods import find_methods
+
     if options.output:
         check_output_file(options.output)
     text = render(compare_methods(find_methods(options.runs), options.dataset), options.format)

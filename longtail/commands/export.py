@@ -33,22 +33,13 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode
-
-from longtail.config import deployed_config, installed_projects, load_config
-from longtail.engine import Trainer
-from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
-from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
-from longtail.engine.deployment.folding import baseline_config, changes, fold
-from longtail.engine.deployment.post_hoc import (
-    APPLIED,
-    apply_post_hoc,
-    check_not_applied,
-    check_training_classes,
-)
 from longtail.utils.command_line import add_config_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 FORMATS = ("auto", "checkpoint", "torchscript")
 
@@ -62,6 +53,18 @@ def export(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
+    from longtail.config import deployed_config, load_config
+    from longtail.engine import Trainer
+    from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
+    from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
+    from longtail.engine.deployment.folding import baseline_config, changes, fold
+    from longtail.engine.deployment.post_hoc import (
+        APPLIED,
+        apply_post_hoc,
+        check_not_applied,
+        check_training_classes,
+    )
+
     if os.path.isdir(options.output) or options.output.endswith(".pkl"):
         raise ValueError(
             f"--output {options.output} must name a file, and not end with .pkl, which stands for "
@@ -108,6 +111,8 @@ def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
     Raises:
         ValueError: the weights have tensors that a project deploys, and the model lacks them.
     """
+    from longtail.config import installed_projects
+
     parts = [part for project in installed_projects() for part in project.deployed_tensors]
     left_out = sorted(name for name in unused if any(part in name for part in parts))
     if left_out:
@@ -117,7 +122,7 @@ def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
         )
 
 
-def test_size(cfg: CfgNode) -> int:
+def test_size(cfg: "CfgNode") -> int:
     """Height and width, in pixels, of a square image of the size of testing."""
     if cfg.MODEL.BACKBONE.NAME == "TimmClassificationBackbone":
         return cfg.INPUT.CLASSIFICATION.SIZE

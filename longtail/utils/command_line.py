@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parser of a command, and running one command from another."""
+"""The commands of projects, the parser of a command, and running one command from another."""
 
 import argparse
 import os
@@ -7,8 +7,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
 
+# The entry-point group of commands.
+GROUP = "longtail.commands"
 ANALYSIS_OUTPUT = "output/analysis"
+
+
+def project_commands() -> list[EntryPoint]:
+    """The commands of the installed projects, in the order of their names; none is imported."""
+    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
 def command_parser(

@@ -45,8 +45,11 @@ class PerfectDetector(torch.nn.Module):
         return found
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def register(folder):
     for name in ("train", "val"):
         register_lvis_instances(name, folder / name / "lvis.json", folder / name)
+
+
+if __name__ == "__main__":
+    register(Path(sys.argv[1]))
     main(sys.argv[2:])

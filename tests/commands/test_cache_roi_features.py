@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from disalign import roi_cache_making
 from disalign.commands import cache_roi_features
 from disalign.roi_cache_index import shard_name
 
-from longtail.commands import train
+from longtail.engine.run import run_process
 from tests.messages import raises_naming
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import NUM_IMAGES, second_stage, write_cache
@@ -62,7 +63,7 @@ def uninterrupted(stage2):
 def test_an_interrupted_cache_continues_bit_for_bit(
     configure, tmp_path, monkeypatch, uninterrupted
 ):
-    write, written = cache_roi_features.write_shard, []
+    write, written = roi_cache_making.write_shard, []
 
     def interrupt(path, images):
         if len(written) == 2:
@@ -70,7 +71,7 @@ def test_an_interrupted_cache_continues_bit_for_bit(
         written.append(path.name)
         write(path, images)
 
-    monkeypatch.setattr(cache_roi_features, "write_shard", interrupt)
+    monkeypatch.setattr(roi_cache_making, "write_shard", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_cache(configure(), tmp_path / "cache")
     assert sorted(contents(tmp_path / "cache")) == ["cache.json", *written]
@@ -207,11 +208,11 @@ def test_train_net_trains_on_the_cache_without_the_training_images(
     try:
         for image in images:
             image.rename(away / image.name)
-        train.run(args)
+        run_process(args)
         (cache / shard_name(0)).unlink()
         args.opts = [option.replace(str(output), str(tmp_path / "other")) for option in options]
         with raises_naming(SystemExit, "error:", str(cache), "1 of 1", "--epochs 1"):
-            train.run(args)
+            run_process(args)
     finally:
         for image in images:
             (away / image.name).rename(image)

@@ -2,12 +2,11 @@
 """Commands have the same form, and the program finds them by their names."""
 
 import importlib
+from importlib.metadata import EntryPoint
 
 import pytest
 
-import longtail.config
 from longtail import commands
-from longtail.config import Project
 
 NAMES = sorted(commands.all_commands())
 
@@ -15,8 +14,10 @@ NAMES = sorted(commands.all_commands())
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_the_same_form(name, capsys):
     """A parser by its name that opens with the docstring's line, and main(arguments)."""
-    module = importlib.import_module(commands.all_commands()[name])
-    summary = commands.summary(module.__name__)
+    command = commands.all_commands()[name]
+    module = importlib.import_module(command.module)
+    assert command.load() is module.main
+    summary = commands.summary(command)
     assert module.__doc__.startswith(f"{summary}.\n") and summary[0].isupper()
     parser = module.build_parser()
     assert parser.prog == f"longtail {name}"
@@ -33,20 +34,45 @@ def test_every_command_has_the_same_form(name, capsys):
 
 
 def test_modules_of_commands_are_found_by_their_names():
-    assert commands.own_commands()["class-statistics"] == "longtail.commands.class_statistics"
-    assert commands.all_commands()["quickstart"] == "region_rebalance.commands.quickstart"
+    own, found = commands.own_commands(), commands.all_commands()
+    assert own["class-statistics"].value == "longtail.commands.class_statistics:main"
+    assert found["quickstart"].value == "region_rebalance.commands.quickstart:main"
 
 
-def install(monkeypatch, *projects: Project) -> None:
-    monkeypatch.setattr(longtail.config, "installed_projects", lambda: projects)
+def install(monkeypatch, **values: str) -> None:
+    """Projects have these commands alone."""
+    points = [EntryPoint(name, value, "longtail.commands") for name, value in values.items()]
+    monkeypatch.setattr(commands, "project_commands", lambda: points)
+
+
+def one_line(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as info:
+        commands.main(arguments)
+    assert "\n" not in info.value.code
+    return info.value.code
+
+
+@pytest.mark.parametrize("value", ["mine", "mine.no.such", "longtail.commands.train.part"])
+def test_a_module_that_is_not_there(value, monkeypatch):
+    install(monkeypatch, extra=f"{value}:main")
+    start = f"error: the command extra ({value}:main) cannot be imported: "
+    assert one_line("--help").startswith(f"{start}there is no module {value}; repair or uninstall")
+    assert one_line("extra").startswith(start)
+
+
+def test_a_function_that_is_not_there(monkeypatch):
+    install(monkeypatch, extra="longtail.commands.train:other")
+    assert one_line("extra").startswith(
+        "error: the command extra (longtail.commands.train:other) cannot be imported: "
+    )
 
 
 def test_a_name_that_is_taken(monkeypatch, capsys):
-    mine = Project("Mine", lambda cfg: None, commands={"train": "mine.train"})
-    install(monkeypatch, mine)
-    with pytest.raises(SystemExit) as info:
-        commands.main([])
-    assert "Mine adds the command train, which longtail.commands.train" in info.value.code
+    install(monkeypatch, train="mine.train:main")
+    assert (
+        "mine.train:main adds the command train, which longtail.commands.train:main is already"
+        in one_line()
+    )
     # The command itself runs all the same.
     with pytest.raises(SystemExit) as info:
         commands.main(["train", "--help"])

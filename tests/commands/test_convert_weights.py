@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from longtail.commands import convert_weights
 from longtail.config import deployed_config, load_config
 from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.deployment import conversion
 from longtail.modeling.backbone import TimmBackbone
 from longtail.modeling.conversion import to_peer
 from tests.messages import raises_naming
@@ -228,7 +229,7 @@ def test_a_resnet101c_is_recognised(tmp_path):
     with torch.device("meta"):
         expected = Segmentor("resnet101c").state_dict()
         state = v1c_state(timm.create_model("resnet101c"))
-    own = convert_weights.resnet_state(state)
+    own = conversion.resnet_state(state)
     assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in expected.items()}
 
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 import yaml
 
-from longtail.commands import train
+from longtail.commands import main
 from longtail.config import deployed_config, load_config
 from longtail.data.datasets import datasets_root
 from longtail.data.datasets.synthetic import register_synthetic
 from longtail.data.synthetic import SyntheticConfig, write_dataset
 from longtail.engine import Trainer
+from longtail.engine.run import run_process
 from tests.messages import assert_names, raises_naming
 from tests.processes import heed_interrupts
 from tests.tiny import tiny_config, tiny_config_file
@@ -67,7 +68,7 @@ def command_line(config_file, *overrides, eval_only=False, resume=False):
 def failure(args) -> str:
     """The message of a run that fails, which is one line."""
     with pytest.raises(SystemExit) as info:
-        train.run(args)
+        run_process(args)
     message = info.value.code
     assert message.startswith("error: ")
     assert "\n" not in message
@@ -293,11 +294,6 @@ def test_two_processes_train_and_evaluate(tmp_path, datasets, options):
     assert "mIoU" in result.stdout
 
 
-def error_lines(result) -> list[str]:
-    assert "Traceback" not in result.stdout + result.stderr
-    return [line for line in result.stderr.splitlines() if "error: " in line]
-
-
 def test_two_processes_fail_in_one_line(tmp_path, damaged, options):
     """Each reads damaged images; torchrun's own summary names no reason."""
     arguments = ["train_net.py", "--config-file", str(tiny_config_file(tmp_path))]
@@ -356,9 +352,12 @@ def test_signals_are_one_line(tmp_path, datasets, options, number, code, last):
     assert errors.splitlines()[-1].startswith(last) and "Traceback" not in errors
 
 
-def test_the_program_fails_in_one_line(tmp_path, damaged, options):
-    arguments = ["train_net.py", "--config-file", str(tiny_config_file(tmp_path))]
-    result = run_program(*arguments, *options, datasets=damaged)
-    assert result.returncode == 1
-    (line,) = error_lines(result)
-    assert line == result.stderr.strip().splitlines()[-1] and line.startswith(f"error: {damaged}")
+def test_the_program_fails_in_one_line(tmp_path, damaged, options, capfd):
+    """What a process of its own prints, test_two_processes_fail_in_one_line sees."""
+    register_synthetic(str(damaged))
+    with pytest.raises(SystemExit) as info:
+        main(["train", "--config-file", str(tiny_config_file(tmp_path)), *options])
+    assert info.value.code.startswith(f"error: {damaged}") and "\n" not in info.value.code
+    printed = capfd.readouterr()
+    assert "Environment info" in printed.out
+    assert "error: " not in printed.err and "Traceback" not in printed.out + printed.err

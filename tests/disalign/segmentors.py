@@ -3,7 +3,7 @@
 
 import torch
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from disalign import DisAlignSemSegHead
+from disalign.sem_seg import DisAlignSemSegHead
 from torch import Tensor, nn
 
 from longtail.config import load_config

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from disalign import alignment_loss
+from disalign.functional import alignment_loss
 
 K = 6
 

@@ -5,12 +5,10 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from disalign import (
-    DisAlignFastRCNNOutputLayers,
-    DisAlignImageClassifier,
-    DisAlignRCNN,
-    DisAlignSemSegHead,
-)
+from disalign.fast_rcnn import DisAlignFastRCNNOutputLayers
+from disalign.image_classifier import DisAlignImageClassifier
+from disalign.rcnn import DisAlignRCNN
+from disalign.sem_seg import DisAlignSemSegHead
 from torch import nn
 
 from longtail.losses import CrossEntropy

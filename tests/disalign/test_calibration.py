@@ -5,7 +5,8 @@ import itertools
 
 import pytest
 import torch
-from disalign import AdaptiveCalibration, alignment_loss, calibrate_logits
+from disalign.calibration import AdaptiveCalibration
+from disalign.functional import alignment_loss, calibrate_logits
 from torch import nn
 
 K, C = 5, 7

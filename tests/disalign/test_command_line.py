@@ -8,10 +8,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from longtail.commands import train
 from longtail.config import load_config
 from longtail.data.datasets.lvis import register_lvis_instances
 from longtail.engine import Trainer
+from longtail.engine.run import run_process
 from tests.tiny_detection import CLASSES, DETECTOR, write_rectangles
 
 pytestmark = pytest.mark.usefixtures("kept_logging")
@@ -26,7 +26,7 @@ def run(tmp_path, rectangles):
     def call(name, *overrides, eval_only=False, resume=False):
         output = tmp_path / name
         names = ["DATASETS.TRAIN", f"('{rectangles}',)", "DATASETS.TEST", "()"]
-        train.run(
+        run_process(
             argparse.Namespace(
                 config_file=str(config_file),
                 opts=[*names, "OUTPUT_DIR", str(output), *overrides],

@@ -8,7 +8,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils.events import EventStorage
-from disalign import DisAlignFastRCNNOutputLayers
+from disalign.fast_rcnn import DisAlignFastRCNNOutputLayers
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

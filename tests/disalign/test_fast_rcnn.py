@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from disalign import DisAlignFastRCNNOutputLayers
+from disalign.fast_rcnn import DisAlignFastRCNNOutputLayers
 
 from longtail.modeling import LongTailFastRCNNOutputLayers
 from tests.disalign.detectors import disturb

@@ -8,7 +8,7 @@ import copy
 
 import pytest
 import torch
-from disalign import AdaptiveCalibration
+from disalign.calibration import AdaptiveCalibration
 from disalign.folding import fold_calibration, fold_detector, fold_linear
 from torch import nn
 

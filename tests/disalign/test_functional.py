@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from disalign import calibrate_logits, generalized_reweight
+from disalign.functional import calibrate_logits, generalized_reweight
 
 COUNTS = [50_000, 1, 300, 7, 7, 12_345]
 K = 6

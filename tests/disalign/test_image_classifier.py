@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from disalign import DisAlignImageClassifier
+from disalign.image_classifier import DisAlignImageClassifier
 
 from longtail.engine import Trainer
 from longtail.losses import CrossEntropy

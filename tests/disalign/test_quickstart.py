@@ -9,7 +9,7 @@ from tests.finished_runs import head, provenance, write_report
 
 
 def test_it_ends_with_a_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(quickstart, "write_lvis_dataset", lambda *_, **__: None)
+    monkeypatch.setattr("longtail.data.synthetic.write_lvis_dataset", lambda *_, **__: None)
     commands = {}
     monkeypatch.setattr(quickstart, "run_command", lambda name, o, _: commands.update({name: o}))
     for name, ap in (("stage1", 10.0), ("stage2", 12.0)):

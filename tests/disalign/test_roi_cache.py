@@ -9,10 +9,10 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
-from disalign import RoIs
-from disalign.commands.cache_roi_features import AugmentedImages
 from disalign.roi_cache import RoICache, build_roi_cache_loader, write_shard
 from disalign.roi_cache_index import Index, expected_index, shard_name, write_index
+from disalign.roi_cache_making import AugmentedImages
+from disalign.roi_heads import RoIs
 
 from longtail.engine import Trainer
 from longtail.engine.training.data_sets import build_mapper, training_records

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
-from disalign import RoIs
+from disalign.roi_heads import RoIs
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from longtail.engine import Trainer

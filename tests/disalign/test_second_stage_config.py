@@ -3,7 +3,8 @@
 
 import pytest
 import torch
-from disalign import DisAlignFastRCNNOutputLayers, DisAlignRCNN
+from disalign.fast_rcnn import DisAlignFastRCNNOutputLayers
+from disalign.rcnn import DisAlignRCNN
 
 from longtail.config import deployed_config
 from longtail.engine import Trainer

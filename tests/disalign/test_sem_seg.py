@@ -7,7 +7,8 @@ import pytest
 import torch
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.events import EventStorage
-from disalign import DisAlignSemSegHead, alignment_loss
+from disalign.functional import alignment_loss
+from disalign.sem_seg import DisAlignSemSegHead
 from torch.nn import functional as F
 
 from longtail.data.statistics.class_stats import ClassStats

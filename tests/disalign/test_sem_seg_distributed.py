@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.utils.events import EventStorage
-from disalign import DisAlignSemSegHead
+from disalign.sem_seg import DisAlignSemSegHead
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from longtail.commands import train
 from longtail.engine import SemanticSegmentorWithTTA, Trainer
 from longtail.engine.checkpoint import Checkpointer
 from longtail.engine.inference.build import build_inference
+from longtail.engine.run import run_process
 from longtail.engine.training.stages import trained_modules
 from tests.disalign.detectors import disturb, start, tensors
 from tests.tiny import SIZE, register_stripes, tiny_config, tiny_config_file
@@ -213,7 +213,7 @@ def run(tmp_path, stripes):
     def call(name, *overrides, eval_only=False, resume=False):
         names = ["DATASETS.TRAIN", (stripes,), "DATASETS.TEST", (stripes,)]
         opts = [*names, "OUTPUT_DIR", str(tmp_path / name), *overrides]
-        train.run(
+        run_process(
             argparse.Namespace(
                 config_file=str(config_file), opts=opts, eval_only=eval_only, resume=resume
             )

@@ -10,7 +10,8 @@ import math
 
 import pytest
 import torch
-from disalign import AdaptiveCalibration, alignment_loss, calibrate_logits, generalized_reweight
+from disalign.calibration import AdaptiveCalibration
+from disalign.functional import alignment_loss, calibrate_logits, generalized_reweight
 from torch import nn
 from torch.nn import functional as F
 

@@ -6,8 +6,9 @@ import shlex
 
 import pytest
 
-from longtail.jobs import Row, add_run_arguments, run_rows
-from longtail.jobs.run import parse_seeds
+from longtail.jobs.arguments import add_run_arguments, parse_seeds
+from longtail.jobs.plan import Row
+from longtail.jobs.run import run_rows
 from longtail.jobs.state import is_done
 from tests.jobs.small_rows import finish, stand_in, write_configs
 from tests.messages import raises_naming

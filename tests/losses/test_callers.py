@@ -10,8 +10,9 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils.events import EventStorage
-from disalign import alignment_loss, generalized_reweight
-from region_rebalance import RegionRebalanceHead, balanced_softmax_loss
+from disalign.functional import alignment_loss, generalized_reweight
+from region_rebalance.functional import balanced_softmax_loss
+from region_rebalance.head import RegionRebalanceHead
 from torch import nn
 
 from longtail.losses import CrossEntropy, PixelLoss

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from longtail.commands import train
 from longtail.engine import Trainer
+from longtail.engine.run import run_process
 from tests.messages import raises_naming
 from tests.tiny_classification import (
     TEST_COUNTS,
@@ -42,7 +42,7 @@ def workplace(tmp_path_factory):
 def call(folder, name, *overrides, eval_only=False, resume=False):
     """Run train_net.py with overrides; the output folder."""
     names = ["DATASETS.TRAIN", f"('{TRAIN}',)", "DATASETS.TEST", f"('{TEST}',)"]
-    train.run(
+    run_process(
         argparse.Namespace(
             config_file=str(classification_config_file(folder)),
             opts=[*names, "OUTPUT_DIR", str(folder / name), *overrides],

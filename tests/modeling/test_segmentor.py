@@ -11,9 +11,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.utils.events import EventStorage
-from disalign import DisAlignSemSegHead, alignment_loss
+from disalign.functional import alignment_loss
+from disalign.sem_seg import DisAlignSemSegHead
 from PIL import Image
-from region_rebalance import RegionRebalanceHead
+from region_rebalance.head import RegionRebalanceHead
 from torch import nn
 from torch.nn import functional as F
 

@@ -11,7 +11,9 @@ import pytest
 
 # A distribution of one package, as pip would leave it. Its head is one that training alone has, and
 # its meta-architecture has a layer that folds into the first stage's weights.
-INIT = '''"""A project."""'''
+INIT = '''"""A project."""
+import torch
+'''
 PROJECT = '''
 import torch
 from detectron2.config import CfgNode
@@ -57,7 +59,6 @@ PROJECT = Project(
             "MODEL.META_ARCHITECTURE", "DoublingClassifier", lambda cfg: "ImageClassifier", fold
         ),
     ),
-    commands={"third": "third.command"},
 )
 '''
 COMMAND = '''"""Do what nobody else does."""
@@ -67,7 +68,11 @@ def main(arguments=None):
     print("third:", *arguments)
 '''
 METADATA = "Metadata-Version: 2.1\nName: third\nVersion: 1.0\n"
-ENTRY_POINTS = "[longtail.projects]\nthird = third.project:PROJECT\n"
+ENTRY_POINTS = """[longtail.projects]
+third = third.project:PROJECT
+[longtail.commands]
+third = third.command:main
+"""
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from region_rebalance import RegionRebalanceHead
+from region_rebalance.head import RegionRebalanceHead
 from torch import nn
 
 from longtail.config import load_config

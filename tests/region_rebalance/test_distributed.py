@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from detectron2.layers import ShapeSpec
-from region_rebalance import RegionRebalanceHead
+from region_rebalance.head import RegionRebalanceHead
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.losses import CrossEntropy, PixelLoss

@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from region_rebalance import balanced_softmax_loss, pool_regions
-from region_rebalance.functional import count_regions
+from region_rebalance.functional import balanced_softmax_loss, count_regions, pool_regions
 from torch import Tensor
 
 N, C, H, W, K = 3, 5, 6, 7, 9

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from region_rebalance import RegionRebalanceHead, balanced_softmax_loss, pool_regions
+from region_rebalance.functional import balanced_softmax_loss, pool_regions
+from region_rebalance.head import RegionRebalanceHead
 from torch import nn
 
 from longtail.config import load_config

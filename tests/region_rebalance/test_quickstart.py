@@ -8,7 +8,7 @@ from tests.finished_runs import write_run
 
 
 def test_it_ends_with_a_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(quickstart, "write_dataset", lambda *_: None)
+    monkeypatch.setattr("longtail.data.synthetic.write_dataset", lambda *_: None)
     commands = []
     monkeypatch.setattr(quickstart, "run_command", lambda name, *_: commands.append(name))
     for name, miou in (("baseline", 40), ("region_rebalance", 43)):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from disalign import RoIs
 from disalign.roi_cache import write_shard
+from disalign.roi_heads import RoIs
 from PIL import Image
 
 from longtail.engine.checkpoint import Checkpointer

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.gain import frequency_order
 from longtail.analysis.runs import Run
 from longtail.analysis.study import (
-    FREQUENCIES,
     Study,
     choose_evaluations,
     class_counts,

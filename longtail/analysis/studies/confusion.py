@@ -11,6 +11,7 @@ import scipy.sparse
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.confusion import (
     arranged,
     confused_pairs,
@@ -21,7 +22,6 @@ from longtail.analysis.evaluations import Evaluation
 from longtail.analysis.gain import frequency_order
 from longtail.analysis.runs import Run
 from longtail.analysis.study import (
-    FREQUENCIES,
     Study,
     choose_evaluation,
     class_counts,

@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.correlation import frequency_correlation
 from longtail.analysis.gain import frequency_order
 from longtail.analysis.published import ClassResults
 from longtail.analysis.runs import Run
 from longtail.analysis.study import (
-    FREQUENCIES,
     Study,
     choose_evaluations,
     class_counts,
@@ -43,7 +43,7 @@ class Measured:
     Attributes:
         name: of the run.
         per_class: (K,) percent by metric.
-        counts: (K,) by frequency, keys of :data:`~longtail.analysis.study.FREQUENCIES`.
+        counts: (K,) by frequency, keys of :data:`~longtail.analysis.choices.FREQUENCIES`.
     """
 
     name: str

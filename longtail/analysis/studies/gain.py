@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
+from longtail.analysis.choices import FREQUENCIES
 from longtail.analysis.gain import class_gain, frequency_order, gain_summary, largest_changes
 from longtail.analysis.runs import Run
 from longtail.analysis.study import (
-    FREQUENCIES,
     Study,
     choose_evaluations,
     class_counts,
@@ -33,7 +33,7 @@ def study_gain(baseline: Run, other: Run, sort_by: str = "", dataset: str = "") 
     Args:
         baseline: the run that is subtracted.
         other: the run whose gain it is.
-        sort_by: a key of :data:`~longtail.analysis.study.FREQUENCIES`; by default pixels if they
+        sort_by: a key of :data:`~longtail.analysis.choices.FREQUENCIES`; by default pixels if they
             are known, otherwise regions or images.
         dataset: the test set; by default the only one, or the first.
 

@@ -23,7 +23,6 @@ from longtail.data.datasets.ccp import register_ccp
 from longtail.data.datasets.cifar_lt import register_cifar_lt
 from longtail.data.datasets.coco_stuff import register_coco_stuff
 from longtail.data.datasets.digits_lt import register_digits_lt
-from longtail.data.datasets.files import datasets_root
 from longtail.data.datasets.image_list import register_image_list
 from longtail.data.datasets.imagenet_lt import register_imagenet_lt
 from longtail.data.datasets.inaturalist import register_inaturalist
@@ -37,6 +36,7 @@ from longtail.data.datasets.lvis import (
 from longtail.data.datasets.places_lt import register_places_lt
 from longtail.data.datasets.register import register_sem_seg
 from longtail.data.datasets.synthetic import register_synthetic, register_synthetic_lt
+from longtail.utils.datasets_root import datasets_root
 
 __all__ = [
     "datasets_root",

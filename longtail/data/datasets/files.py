@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of all data sets, and files by the name that images and their labels share."""
+"""Files by the name that images and their labels share."""
 
 import os
 from collections import Counter
@@ -12,11 +12,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 NO_IMAGES = frozenset({".csv", ".db", ".html", ".ini", ".json", ".md", ".txt", ".xml", ".yaml"})
 # So many endings that are left out are named.
 SHOWN = 3
-
-
-def datasets_root() -> str:
-    """Name the folder of all data sets: ``$DETECTRON2_DATASETS``, or ``datasets`` without it."""
-    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def files_by_stem(folder: str, suffixes: Iterable[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from longtail.config import Folding, Project
 from longtail.engine.training.data_sets import training_records
 
+from . import fast_rcnn, image_classifier, rcnn, roi_heads, sem_seg  # noqa: F401  (registers)
 from .config import add_disalign_config
 from .folding import fold_detector, fold_image_classifier, fold_segmentor
 from .roi_cache import build_roi_cache_loader
@@ -46,10 +47,4 @@ PROJECT = Project(
             fold=fold_segmentor,
         ),
     ),
-    commands={
-        "analyze-weights": "disalign.commands.analyze_weights",
-        "cache-roi-features": "disalign.commands.cache_roi_features",
-        "disalign-quickstart": "disalign.commands.quickstart",
-        "plot-calibration": "disalign.commands.plot_calibration",
-    },
 )

@@ -11,8 +11,4 @@ PROJECT = Project(
     add_config=add_region_rebalance_config,
     deployed_heads={RegionRebalanceHead.__name__: "MODEL.REGION_REBALANCE.BASE_HEAD_NAME"},
     training_tensors=(f"sem_seg_head.{RegionRebalanceHead.own_module}.",),
-    commands={
-        "analyze-conditions": "region_rebalance.commands.analyze_conditions",
-        "quickstart": "region_rebalance.commands.quickstart",
-    },
 )

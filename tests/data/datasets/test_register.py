@@ -7,8 +7,8 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from longtail.data.datasets.ade20k import CLASS_GROUPS, complete_ade20k
-from longtail.data.datasets.files import datasets_root
 from longtail.data.datasets.register import class_colors, register_sem_seg
+from longtail.utils.datasets_root import datasets_root
 from tests.messages import raises_naming
 
 # PASCAL VOC's own table: aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table.

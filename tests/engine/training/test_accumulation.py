@@ -8,7 +8,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor
 from detectron2.utils.events import EventStorage
-from region_rebalance import RegionRebalanceHead
+from region_rebalance.head import RegionRebalanceHead
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel

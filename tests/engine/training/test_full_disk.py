@@ -11,8 +11,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from benchmarks.run_differences import differences
-from longtail.commands import train
 from longtail.engine import Trainer
+from longtail.engine.run import run_process
 from longtail.utils.errors import StoppedError
 from tests.commands.test_train import command_line
 from tests.messages import assert_names, raises_naming
@@ -57,7 +57,7 @@ def fit(cfg, resume=False):
 def run(folder, keys, output, **options):
     """What ``longtail train`` does; without the traceback of detectron2's log."""
     pairs = [str(item) for item in [*keys, "OUTPUT_DIR", output]]
-    train.run(command_line(tiny_config_file(folder), *pairs, **options))
+    run_process(command_line(tiny_config_file(folder), *pairs, **options))
 
 
 def test_one_checkpoint_that_cannot_be_written_is_told_and_the_training_goes_on(

@@ -11,24 +11,22 @@ sample. OUTPUT then has weights.png, .svg and .json.
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from tabulate import tabulate
-
-from disalign.functional import generalized_reweight
-from longtail.analysis.gain import frequency_order
-from longtail.analysis.study import Study
-from longtail.data.statistics.class_stats import ClassStats, get_class_stats
 from longtail.utils.command_line import add_analysis_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
-from longtail.visualization.figures import legend_above, new_figure, run_color, sorted_class_axis
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from longtail.analysis.study import Study
+    from longtail.data.statistics.class_stats import ClassStats
 
 # Those of the figure.
 RHO = (0.0, 0.3, 1.0)
 
 
-def study_weights(dataset: str, stats: ClassStats, rhos: Sequence[float]) -> Study:
+def study_weights(dataset: str, stats: "ClassStats", rhos: Sequence[float]) -> "Study":
     """Compute the weights of a data set's classes for several values of rho.
 
     Args:
@@ -39,6 +37,20 @@ def study_weights(dataset: str, stats: ClassStats, rhos: Sequence[float]) -> Stu
     Raises:
         ValueError: a rho is negative or not finite, or is there twice.
     """
+    import numpy as np
+    import torch
+    from tabulate import tabulate
+
+    from disalign.functional import generalized_reweight
+    from longtail.analysis.gain import frequency_order
+    from longtail.analysis.study import Study
+    from longtail.visualization.figures import (
+        legend_above,
+        new_figure,
+        run_color,
+        sorted_class_axis,
+    )
+
     if len(set(rhos)) < len(rhos):
         raise ValueError(f"--rho must be different numbers, got {list(rhos)}")
     counts, unit = _counted(stats)
@@ -71,7 +83,7 @@ def study_weights(dataset: str, stats: ClassStats, rhos: Sequence[float]) -> Stu
     return Study("weights", {"dataset": dataset, "classes": classes}, text, figure)
 
 
-def _counted(stats: ClassStats) -> tuple[np.ndarray, str]:
+def _counted(stats: "ClassStats") -> tuple["np.ndarray", str]:
     """What Eq. 11 counts for the task that a data set is of, and how it is called."""
     if stats.pixel_count is not None:
         return stats.pixel_count, "training pixels"
@@ -100,5 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line(options.output):
+        from longtail.data.statistics.class_stats import get_class_stats
+
         stats = get_class_stats(options.dataset)
         study_weights(options.dataset, stats, options.rho).report(options.output)

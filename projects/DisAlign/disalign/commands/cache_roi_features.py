@@ -10,160 +10,11 @@ complete one is extended by a larger --epochs.
 """
 
 import argparse
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventStorage
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
-
-from disalign import RoIs
-from disalign.roi_cache import write_shard
-from disalign.roi_cache_index import (
-    INDEX_FILE,
-    Index,
-    check_same,
-    expected_index,
-    read_index,
-    shard_name,
-    write_index,
-)
-from longtail.config import load_config
-from longtail.engine import Trainer
-from longtail.engine.training.stages import load_second_stage
-from longtail.engine.training.trainer import build_mapper, training_records
-from longtail.utils.command_line import (
-    add_config_arguments,
-    check_output_folder,
-    command_parser,
-)
+from longtail.utils.command_line import add_config_arguments, command_parser
 from longtail.utils.errors import ending_in_one_line
-
-
-class AugmentedImages(Dataset):
-    """The training mapper's output for the k-th image of the cache, a function of k alone."""
-
-    def __init__(self, records: Sequence[dict], mapper: Callable, numbers: Sequence[int]) -> None:
-        """Choose the images that are to be computed.
-
-        Args:
-            records: the N records of the training set.
-            mapper: from a record to the model's input.
-            numbers: epoch * N + image, for each image that is to be computed.
-        """
-        self.records, self.mapper, self.numbers = records, mapper, numbers
-
-    def __len__(self) -> int:
-        """The images that are to be computed."""
-        return len(self.numbers)
-
-    def __getitem__(self, position: int) -> dict:
-        """Read and augment an image, seeded by its number."""
-        number = self.numbers[position]
-        # In whichever process, and whatever was drawn there before.
-        seed_all_rng(number)
-        return self.mapper(self.records[number % len(self.records)])
-
-
-def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
-    """Write what is missing of a cache.
-
-    Args:
-        cfg: config of a second stage.
-        folder: the cache; made if it does not exist.
-        epochs: how often every image is in it; a cache that has more keeps them.
-
-    Raises:
-        ValueError, OSError: bad input, a cache of something else, or too little space.
-    """
-    records = training_records(cfg)
-    index = _index(folder, expected_index(cfg, records, epochs))
-    missing = index.missing_shards(folder)
-    if not missing:
-        print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
-        return
-    model = Trainer.build_model(cfg)
-    load_second_stage(model, cfg.MODEL.WEIGHTS, index.class_names)
-    _check_space(model, index, missing, folder)
-    write_index(folder, index)
-    numbers = [e * index.num_images + image for s in missing for e, image in index.images(s)]
-    inputs = DataLoader(
-        AugmentedImages(records, build_mapper(cfg, cfg.DATASETS.TRAIN[0], True), numbers),
-        batch_size=None,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        # The default would look into the items for arrays.
-        collate_fn=_as_it_is,
-    )
-    stream = zip(numbers, inputs, strict=True)
-    with tqdm(total=len(numbers), desc="RoI features", unit="image") as progress:
-        for shard in missing:
-            images = []
-            for _ in index.images(shard):
-                images.append(_compute(model, *next(stream)))
-                progress.update()
-            write_shard(folder / shard_name(shard), images)
-
-
-def _as_it_is(item: dict) -> dict:
-    return item
-
-
-def _index(folder: Path, expected: Index) -> Index:
-    """The index of the cache that is there, with as many epochs as asked for, or a new one."""
-    check_output_folder(folder)
-    if not (folder / INDEX_FILE).exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"--output {folder} is neither a cache nor empty: name another folder")
-        return expected
-    index = read_index(folder)
-    check_same(folder, index, expected)
-    return replace(index, epochs=max(index.epochs, expected.epochs))
-
-
-def _check_space(model: nn.Module, index: Index, missing: list[int], folder: Path) -> None:
-    """Say what the missing files will take, and raise a ValueError if they do not fit."""
-    heads = model.roi_heads
-    channels = heads.predictors[0].cls_score.in_features
-    rois, stages = heads.batch_size_per_image, len(heads.predictors)
-    images = sum(len(index.images(shard)) for shard in missing)
-    # float32 features and an int64 class.
-    size = images * rois * stages * (channels * 4 + 8)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    of_stages = f"{stages} stages" if stages > 1 else "1 stage"
-    print(
-        f"{images} images x {rois} RoIs x {of_stages} x ({channels} channels x 4 + 8 bytes) = up "
-        f"to {_readable(size)} in {folder}, {_readable(free)} are free",
-        flush=True,
-    )
-    if size > free:
-        raise ValueError(
-            f"the features take up to {_readable(size)}, but {folder} has {_readable(free)} free: "
-            "name another --output, or lower --epochs or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
-        )
-
-
-def _readable(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-@torch.no_grad()
-def _compute(model: nn.Module, number: int, item: dict) -> list[RoIs]:
-    """The RoIs of one image, a function of the number and the image alone.
-
-    Alone in its batch: padding to the size of another image would change its features.
-    """
-    seed_all_rng(number)
-    # The heads count foreground and background into it.
-    with EventStorage():
-        rois = model.sample_rois([item])
-    return [RoIs(features.float().cpu(), classes.cpu()) for features, classes in rois]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -185,5 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line(interrupted="interrupted: the same command continues this cache"):
+        from disalign.roi_cache_making import make_cache
+        from longtail.config import load_config
+
         cfg = load_config(options.config_file, options.opts)
         make_cache(cfg, Path(options.output), options.epochs)

@@ -15,35 +15,19 @@ calibration_history.*: alpha and beta of every class in the checkpoints beside -
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from detectron2.config import CfgNode
-from tabulate import tabulate
-
-from disalign.analysis.calibrations import (
-    BACKGROUND,
-    QUANTILES,
-    START,
-    TASKS,
-    Task,
-    calibrated_classifiers,
-    class_values,
-    load_model,
-    read_history,
-    sigma_by_group,
-    summary,
-)
-from disalign.analysis.figures import draw_calibrations, draw_history
-from longtail.analysis.study import Study
-from longtail.config import get_value, load_config
-from longtail.data.statistics.class_stats import get_class_stats
 from longtail.utils.command_line import (
     add_config_arguments,
     check_output_folder,
     command_parser,
 )
 from longtail.utils.errors import ending_in_one_line
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from disalign.analysis.calibrations import Task
 
 
 def plot_calibration(options: argparse.Namespace) -> None:
@@ -55,6 +39,19 @@ def plot_calibration(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
+    from disalign.analysis.calibrations import (
+        calibrated_classifiers,
+        class_values,
+        load_model,
+        read_history,
+        sigma_by_group,
+        summary,
+    )
+    from disalign.analysis.figures import draw_calibrations, draw_history
+    from longtail.analysis.study import Study
+    from longtail.config import load_config
+    from longtail.data.statistics.class_stats import get_class_stats
+
     if options.batches < 1:
         raise ValueError(f"--batches must be 1 or more, got {options.batches}")
     check_output_folder(options.output)
@@ -92,7 +89,7 @@ def plot_calibration(options: argparse.Namespace) -> None:
         Study("calibration_history", values, text, figure).report(options.output)
 
 
-def task_of(cfg: CfgNode, config_file: str) -> Task:
+def task_of(cfg: "CfgNode", config_file: str) -> "Task":
     """The task whose second stage a config is of.
 
     Args:
@@ -102,6 +99,9 @@ def task_of(cfg: CfgNode, config_file: str) -> Task:
     Raises:
         ValueError: it is no second stage.
     """
+    from disalign.analysis.calibrations import TASKS
+    from longtail.config import get_value
+
     found = [task for task in TASKS if get_value(cfg, task.key) == task.value]
     if found:
         return found[0]
@@ -113,8 +113,13 @@ def task_of(cfg: CfgNode, config_file: str) -> Task:
     )
 
 
-def table(stages: list[dict[str, Any]], groups: dict[str, list[int]], task: Task) -> str:
+def table(stages: list[dict[str, Any]], groups: dict[str, list[int]], task: "Task") -> str:
     """A line for every stage and group: means of alpha and beta, quantiles of sigma."""
+    import numpy as np
+    from tabulate import tabulate
+
+    from disalign.analysis.calibrations import BACKGROUND, QUANTILES, START
+
     rows = []
     for number, stage in enumerate(stages):
         for group in (*groups, BACKGROUND):
@@ -132,6 +137,10 @@ def table(stages: list[dict[str, Any]], groups: dict[str, list[int]], task: Task
 
 def history_table(history: dict[str, Any], groups: dict[str, list[int]]) -> str:
     """A line for every stage and checkpoint: means of alpha and beta of every group."""
+    from tabulate import tabulate
+
+    from disalign.analysis.calibrations import START
+
     named = {name: indices for name, indices in groups.items() if indices}
     rows = [
         [number, done, *(stage[key][at][named[name]].mean() for key in START for name in named)]

@@ -13,12 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
-from longtail.analysis.methods import find_methods
-from longtail.analysis.report import write_report
-from longtail.analysis.report_media import FIGURES
-from longtail.data.synthetic.lvis import write_lvis_dataset
 from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
@@ -57,6 +51,11 @@ def run_quickstart(options: argparse.Namespace) -> None:
         OSError, ValueError: the files cannot be written.
         SystemExit: a step has failed, and has said why.
     """
+    from longtail.analysis.methods import find_methods
+    from longtail.analysis.report import write_report
+    from longtail.analysis.report_media import FIGURES
+    from longtail.data.synthetic import write_lvis_dataset
+
     output = options.output.resolve()
     start = time.perf_counter()
     datasets = output / "datasets"
@@ -100,6 +99,8 @@ def train(
 
 def comparison_table(reports: dict[str, dict]) -> str:
     """Box and mask AP of both stages, over all categories and by frequency."""
+    from tabulate import tabulate
+
     rows = [
         [f"{title} {metric}", *(report["tasks"][task][metric] for report in reports.values())]
         for title, task in (("box", "bbox"), ("mask", "segm"))

@@ -13,11 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
-from longtail.analysis.methods import find_methods
-from longtail.analysis.report import write_report
-from longtail.data.synthetic import SyntheticConfig, write_dataset
 from longtail.utils.command_line import command_parser, run_command
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
@@ -53,6 +48,10 @@ def run_quickstart(options: argparse.Namespace) -> None:
         OSError, ValueError: the files cannot be written.
         SystemExit: a step has failed, and has said why.
     """
+    from longtail.analysis.methods import find_methods
+    from longtail.analysis.report import write_report
+    from longtail.data.synthetic import SyntheticConfig, write_dataset
+
     output = options.output.resolve()
     start = time.perf_counter()
     datasets = output / "datasets"
@@ -86,6 +85,8 @@ def run_quickstart(options: argparse.Namespace) -> None:
 
 def comparison_table(reports: dict[str, dict]) -> str:
     """Tabulate mIoU and mean accuracy of all runs, over all classes and for head, body and tail."""
+    from tabulate import tabulate
+
     headers = ["classes", *(f"{m} {name}" for m in ("mIoU", "mAcc") for name in reports)]
     first = next(iter(reports.values()))
     rows = [["all", *(r[m] for m in ("mIoU", "mAcc") for r in reports.values())]]
