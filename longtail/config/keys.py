@@ -50,6 +50,9 @@ def _add_lvis_config(cfg: CfgNode) -> None:
     cfg.TEST.LVIS.KEEP_ALL_DETECTIONS = False
     # Also write the precision at every IoU, recall, category and size: precision_*.npy.
     cfg.TEST.LVIS.WRITE_PRECISION = False
+    # Also metrics where scores of different categories are compared, of boxes: AP at 1 and 10
+    # detections an image, F1 and recall at one threshold, the class of objects that are found.
+    cfg.TEST.LVIS.DECISIONS = False
 
 
 def _add_model_config(cfg: CfgNode) -> None:

@@ -53,6 +53,7 @@ def build_evaluator(
             keep_all_detections=cfg.TEST.LVIS.KEEP_ALL_DETECTIONS,
             training_sets=cfg.DATASETS.TRAIN,
             write_precision=cfg.TEST.LVIS.WRITE_PRECISION,
+            decisions=cfg.TEST.LVIS.DECISIONS,
         ),
     }
     if evaluator_type not in builders:

@@ -56,6 +56,7 @@ def test_output_folders_differ():
 STAGE = {"MODEL.WEIGHTS", "OUTPUT_DIR"}
 SCHEDULE = {f"SOLVER.{key}" for key in ("STEPS", "MAX_ITER", "CHECKPOINT_PERIOD", "IMS_PER_BATCH")}
 SCHEDULE |= {f"SOLVER.{key}" for key in ("BASE_LR", "LR_SCHEDULER_NAME", "WARMUP_ITERS")}
+SCHEDULE |= {f"SOLVER.{key}" for key in ("OPTIMIZER", "WEIGHT_DECAY")}
 SCHEDULE |= {"TEST.EXPECTED_RESULTS"}
 SAMPLES = {"DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN"}
 HEAD, RHO = "MODEL.SEM_SEG_HEAD.NAME", "MODEL.DISALIGN.RHO"
@@ -109,7 +110,7 @@ def model_of(name: str) -> str:
 # Those of semantic segmentation on large data sets have a test of their own.
 GROUPS = {
     "small segmentation": ("CamVid", "CCP", "quickstart"),
-    "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic"),
+    "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT"),
     "images": ("ImageNet-LT", "Places-LT", "iNaturalist2018", "digits-LT", "synthetic-LT"),
     "small images": ("CIFAR100-LT", "CIFAR100-LT-40e"),
 }

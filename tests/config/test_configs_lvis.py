@@ -12,9 +12,10 @@ from longtail.data.synthetic.lvis import category_names
 from tests.config.common import assert_values, differences, each, flat, leaves_in, loaded
 
 PUBLISHED = leaves_in("LVISv0.5", "LVISv1")
-LVIS = [*PUBLISHED, *leaves_in("LVIS-CamVid", "LVIS-Synthetic")]
-# Rows of Table 8 on v0.5 that differ by the loss of the box classifier.
+LVIS = [*PUBLISHED, *leaves_in("LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT")]
+# Rows of Table 8 on v0.5, and of IoTKITs-LT, that differ by the loss of the box classifier.
 CLASS_LOSSES = {"focal": "focal", "eql": "eql", "bags_coco": "bags"}
+CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", "bags")}
 
 
 @each(LVIS)
@@ -125,3 +126,44 @@ def test_number_of_generated_classes(backbone):
     """Of what the command writes without options."""
     count = {"MODEL.ROI_HEADS.NUM_CLASSES": len(category_names(LVIS_CONFIG))}
     assert_values(f"LVIS-Synthetic/mask_rcnn_{backbone}_FPN", count)
+
+
+IOTKITS = leaves_in("IoTKITs-LT")
+
+
+@each([name for name in IOTKITS if name.endswith("_disalign")])
+def test_a_small_second_stage_is_the_papers_scaled(name):
+    """Section C.2, 9,000 of 90,000 iterations with the step at 8,000, at a quarter of the batch."""
+    first = loaded(name.removesuffix("_disalign")).SOLVER
+    assert first.MAX_ITER == 2000 and first.IMS_PER_BATCH == 4
+    expected = {
+        "OPTIMIZER": "SGD",
+        "IMS_PER_BATCH": 4,
+        "BASE_LR": 0.02 * 4 / 16,
+        "MOMENTUM": 0.9,
+        "WEIGHT_DECAY": 1e-4,
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "GAMMA": 0.1,
+        "MAX_ITER": first.MAX_ITER // 10,
+        "STEPS": (178,),  # 8 / 9 of 200
+    }
+    assert_values(name, {f"SOLVER.{key}": value for key, value in expected.items()})
+
+
+@each(IOTKITS)
+def test_small_recipe(name):
+    """What all rows share: images, decisions, which images count as rare for repeating."""
+    expected = {
+        "INPUT.MIN_SIZE_TRAIN": (288, 320, 352),
+        "INPUT.MIN_SIZE_TEST": 320,
+        "MODEL.CHANNELS_LAST": True,
+        "MODEL.TIMM.FREEZE_AT": 2,
+        "SOLVER.AMP.ENABLED": False,
+        "TEST.LVIS.DECISIONS": True,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+        "DATASETS.TRAIN": ("iotkits_lt_train",),
+        "DATASETS.TEST": ("iotkits_lt_val",),
+    }
+    assert_values(name, expected)
+    # 20 images, the most of a common category, are not repeated, 19 are.
+    assert 19 / 677 < loaded(name).DATALOADER.REPEAT_THRESHOLD <= 20 / 677

@@ -2,9 +2,10 @@
 """Registration of the data sets under ``DETECTRON2_DATASETS``, on import as detectron2 does it.
 
 Registered here: ``coco_stuff_164k_sem_seg_{train,val}``, ``coco_stuff_10k_sem_seg_{train,test}``,
-``camvid_sem_seg_{train,val,test}``, in LVIS's format ``lvis_synthetic_{train,val}`` and
-``lvis_camvid_{train,val}``, and for image classification ``imagenet_lt_{train,val,test}`` (and
-``imagenet_full_train``), ``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
+``camvid_sem_seg_{train,val,test}``, in LVIS's format ``lvis_synthetic_{train,val}``,
+``lvis_camvid_{train,val}`` and ``iotkits_lt_{train,val,fit,held_out}``, and for image
+classification ``imagenet_lt_{train,val,test}`` (and ``imagenet_full_train``),
+``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
 ``digits_lt_{train,val,test,balanced}`` and ``synthetic_lt_{train,val,test,balanced}``, where
 ``balanced`` has as many images of every class as ``train`` has of the most frequent, and
 ``cifar100_lt_{if10,if50,if100,if200}_train``, ``cifar100_lt_{balanced,test}`` (also ``cifar10``).
@@ -26,6 +27,7 @@ from longtail.data.datasets.digits_lt import register_digits_lt
 from longtail.data.datasets.image_list import register_image_list
 from longtail.data.datasets.imagenet_lt import register_imagenet_lt
 from longtail.data.datasets.inaturalist import register_inaturalist
+from longtail.data.datasets.iotkits_lt import register_iotkits_lt
 from longtail.data.datasets.lvis import (
     load_lvis_json,
     register_lvis,
@@ -64,6 +66,7 @@ def register_all(root: str) -> None:
     register_lvis(root)
     register_lvis_synthetic(root)
     register_lvis_camvid(root)
+    register_iotkits_lt(root)
     register_imagenet_lt(root)
     register_places_lt(root)
     register_inaturalist(root)

@@ -13,13 +13,14 @@ from longtail.data.prepare.cifar_lt import prepare_cifar_lt
 from longtail.data.prepare.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
 from longtail.data.prepare.digits_lt import prepare_digits_lt
 from longtail.data.prepare.image_lists import BENCHMARKS, check_image_lists
+from longtail.data.prepare.iotkits_lt import prepare_iotkits_lt
 from longtail.data.prepare.lvis import check_lvis
 from longtail.data.prepare.runner import Report, prepare
 
 __all__ = ["NAMES", "RECIPES", "Report", "prepare_dataset"]
 
 RECIPES = {recipe.name: recipe for recipe in (ADE20K, COCO_STUFF_164K, COCO_STUFF_10K, CAMVID, CCP)}
-NAMES = (*RECIPES, "camvid_instances", "lvis", *BENCHMARKS, "digits_lt", *CIFARS)
+NAMES = (*RECIPES, "camvid_instances", "lvis", "iotkits_lt", *BENCHMARKS, "digits_lt", *CIFARS)
 
 
 def prepare_dataset(
@@ -36,7 +37,8 @@ def prepare_dataset(
     ``"camvid_instances"`` derives objects from CamVid's converted label maps and takes none of the
     options. ``"lvis"``, ``"imagenet_lt"``, ``"places_lt"`` and ``"inaturalist2018"`` only check
     what is there and take the splits alone. ``"digits_lt"`` takes the digits from scikit-learn and
-    takes the seed alone; ``"cifar10_lt"`` and ``"cifar100_lt"`` take the source alone.
+    takes the seed alone; ``"iotkits_lt"``, ``"cifar10_lt"`` and ``"cifar100_lt"`` take the source
+    alone.
 
     May be stopped and called again: every file is written atomically, and what exists and is
     newer than its source is skipped. A faulty file does not keep the others from being written.
@@ -64,16 +66,18 @@ def prepare_dataset(
         raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
     if name not in RECIPES and workers is not None:
         raise ValueError(f"{name} has no label maps to convert: it takes no --workers")
-    if name not in (*RECIPES, *CIFARS) and source is not None:
+    if name not in (*RECIPES, "iotkits_lt", *CIFARS) and source is not None:
         raise ValueError(f"{name} has no source to convert: it takes no --source")
     if seed is not None and name != "digits_lt":
         raise ValueError(f"{name} has nothing to draw: it takes no --seed")
-    if splits is not None and name in ("camvid_instances", "digits_lt", *CIFARS):
+    if splits is not None and name in ("camvid_instances", "iotkits_lt", "digits_lt", *CIFARS):
         raise ValueError(f"{name} takes no --splits: it makes all of them together")
     if name == "lvis":
         return check_lvis(root, splits)
     if name == "camvid_instances":
         return write_camvid_instances(root)
+    if name == "iotkits_lt":
+        return prepare_iotkits_lt(root, source)
     if name in BENCHMARKS:
         return check_image_lists(name, root, splits)
     if name in CIFARS:

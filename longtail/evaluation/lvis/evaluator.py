@@ -19,7 +19,9 @@ from longtail.evaluation.lvis.annotations import (
     category_of_class,
     read_lvis_annotations,
 )
+from longtail.evaluation.lvis.decisions import decision_metrics, image_decisions
 from longtail.evaluation.lvis.detections import (
+    Detections,
     encode_masks,
     is_matched,
     match_detections,
@@ -33,6 +35,7 @@ from longtail.evaluation.lvis.precision import MODES, compute_metrics
 from longtail.evaluation.lvis.report import (
     build_report,
     fingerprint,
+    format_decisions,
     format_table,
     write_precision,
 )
@@ -76,6 +79,7 @@ class LVISEvaluator(LongTailEvaluator):
         tasks: Sequence[str] | None = None,
         training_sets: Sequence[str] = (),
         write_precision: bool = False,
+        decisions: bool = False,
     ) -> None:
         """Read the annotations of the data set.
 
@@ -96,10 +100,13 @@ class LVISEvaluator(LongTailEvaluator):
                 :func:`~longtail.data.statistics.class_stats.get_class_stats`.
             write_precision: also write what :meth:`precision_recall` gives, as
                 ``precision_<task>_<mode>.npy``.
+            decisions: also compute the metrics of
+                :mod:`longtail.evaluation.lvis.decisions`, of boxes.
 
         Raises:
             ValueError: the data set is not registered or has no ``json_file``, its file or the
-                class indices are wrong, or a mode or task is unknown.
+                class indices are wrong, a mode or task is unknown, or decisions are wanted
+                without boxes.
             FileNotFoundError: the annotations are missing.
         """
         for name, given, known in (("modes", modes, MODES), ("tasks", tasks or TASKS, TASKS)):
@@ -108,6 +115,10 @@ class LVISEvaluator(LongTailEvaluator):
         if max_dets_per_image < 1:
             raise ValueError(
                 f"LVISEvaluator: max_dets_per_image must be positive, got {max_dets_per_image}"
+            )
+        if decisions and tasks and "bbox" not in tasks:
+            raise ValueError(
+                f"LVISEvaluator: decisions are of boxes, add 'bbox' to tasks, got {tasks!r}"
             )
         super().__init__(dataset_name, output_dir)
         self._modes = tuple(modes)
@@ -124,6 +135,7 @@ class LVISEvaluator(LongTailEvaluator):
         self._category_of_class = category_of_class(self.annotations, self._metadata, dataset_name)
         self._curves: dict[tuple[str, str], np.ndarray] = {}
         self._write_precision = write_precision
+        self._decisions = decisions
         self.reset()
 
     def reset(self) -> None:
@@ -160,8 +172,8 @@ class LVISEvaluator(LongTailEvaluator):
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"},
             "segm": ...}`` in percent, NaN where nothing is annotated; in mode ``fixed`` each also
             with the ending ``_fixed``; in mode ``pool`` ``AP_pool``, ``APr_pool``, ``APc_pool``,
-            ``APf_pool``. Empty for a test set without annotations. None in all processes but the
-            main one.
+            ``APf_pool``; ``"bbox"`` with the metrics of decisions as well, where they are wanted.
+            Empty for a test set without annotations. None in all processes but the main one.
 
         Raises:
             ValueError: no image was processed.
@@ -191,13 +203,21 @@ class LVISEvaluator(LongTailEvaluator):
         tasks = self._tasks or (TASKS if seen.with_masks else ("bbox",))
         matches = join_matches(seen.matches, tasks)
         metrics, self._curves = compute_metrics(matches, self.annotations, tasks, self._modes)
+        per_class = {}
+        text = format_table(metrics)
+        if self._decisions:
+            of_boxes, per_class = decision_metrics(matches, seen.decisions, self.annotations)
+            metrics["bbox"] |= of_boxes
+            text += f"\n{format_decisions(of_boxes)}"
         if self._output_dir:
-            report = build_report(len(seen.images), self.annotations, metrics, self._curves)
+            report = build_report(
+                len(seen.images), self.annotations, metrics, self._curves, per_class
+            )
             report = self.recorded(fingerprint(self.annotations), report)
             write_json(self._output_dir / "lvis_evaluation.json", report)
             if self._write_precision:
                 write_precision(self._output_dir, self._curves)
-        logger.info(f"{self._dataset_name}, {len(seen.images)} images:\n{format_table(metrics)}")
+        logger.info(f"{self._dataset_name}, {len(seen.images)} images:\n{text}")
         return OrderedDict((task, metrics[task]) for task in sorted(tasks))
 
     def precision_recall(self, task: str, mode: str = "standard") -> np.ndarray:
@@ -245,8 +265,8 @@ class LVISEvaluator(LongTailEvaluator):
         if written.any():
             line = results_line(annotations, detections, masks, written)
             self._seen.lines.append((image, line))
-        if annotations.has_annotations and len(score):
-            self._keep(match_detections(annotations, detections, masks, self._unlimited))
+        if annotations.has_annotations:
+            self._match(detections, masks)
         self._seen.images.append(image)
         self._seen_images.add(image)
 
@@ -300,10 +320,20 @@ class LVISEvaluator(LongTailEvaluator):
                 f"expected {self.annotations.sizes[image]}"
             )
 
+    def _match(self, detections: Detections, masks: Mapping[int, dict[str, Any]] | None) -> None:
+        matches = match_detections(self.annotations, detections, masks, self._unlimited)
+        if self._decisions:
+            truth = self.annotations.images[detections.image]
+            part = image_decisions(truth, detections, matches, self._unlimited)
+            self._seen.decisions.append(part)
+        if len(detections.score):
+            self._keep(matches)
+
     def _keep(self, matches: Matches) -> None:
         self._seen.matches.append(matches)
         self._unpruned += len(matches)
         if self._unlimited and self._unpruned > PRUNE_EVERY:
             joined = join_matches(self._seen.matches, matches.true_positive)
-            self._seen.matches = [prune_matches(joined, "standard" in self._modes)]
+            keep = self._decisions or "standard" in self._modes
+            self._seen.matches = [prune_matches(joined, keep)]
             self._unpruned = 0

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from longtail.evaluation.lvis.decisions import ImageDecisions
 from longtail.evaluation.lvis.matches import Matches, join_matches
 from longtail.utils.io import atomic_write
 
@@ -18,12 +19,14 @@ class Seen:
         matches: the matched detections.
         lines: image index and its detections in the results file.
         with_masks: the predictions have masks.
+        decisions: what metrics of decisions need, where they are wanted.
     """
 
     images: list[int] = field(default_factory=list)
     matches: list[Matches] = field(default_factory=list)
     lines: list[tuple[int, bytes]] = field(default_factory=list)
     with_masks: bool = False
+    decisions: list[ImageDecisions] = field(default_factory=list)
 
     def packed(self) -> "Seen":
         """Join the matches of all images into one, which is sent in a fraction of the time."""
@@ -42,6 +45,7 @@ def join_seen(parts: Sequence[Seen]) -> Seen:
         matches=[matches for part in parts for matches in part.matches],
         lines=[line for part in parts for line in part.lines],
         with_masks=any(part.with_masks for part in parts),
+        decisions=[image for part in parts for image in part.decisions],
     )
 
 

@@ -22,6 +22,7 @@ def build_report(
     annotations: LVISAnnotations,
     metrics: Mapping[str, Mapping[str, float]],
     curves: Mapping[tuple[str, str], np.ndarray],
+    per_class: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Build the content of ``lvis_evaluation.json``.
 
@@ -30,6 +31,7 @@ def build_report(
         annotations: the data set's.
         metrics: in percent, by task.
         curves: (T, R, K, A) precision by task and mode.
+        per_class: further (K,) percents of boxes, by name.
 
     Returns:
         ``{"num_images", "tasks": metrics, "categories": [{"id", "name", "frequency",
@@ -49,11 +51,22 @@ def build_report(
         # A category's precision over all areas is known everywhere or nowhere.
         for row, ap in zip(rows, precision[..., 0].mean(axis=(0, 1)).tolist(), strict=True):
             row.setdefault(task, {})[f"AP{ENDINGS[mode]}"] = 100 * ap
+    for name, values in (per_class or {}).items():
+        for row, value in zip(rows, values.tolist(), strict=True):
+            row.setdefault("bbox", {})[name] = value
     return {
         "num_images": num_images,
         "tasks": {task: dict(values) for task, values in metrics.items()},
         "categories": rows,
     }
+
+
+def format_decisions(metrics: Mapping[str, float]) -> str:
+    """Format the metrics of decisions as a plain-text table, a row for each."""
+    names = [name for name in metrics if f"{name} r" in metrics]
+    rows = [[name, *(metrics.get(name + end) for end in ("", " r", " c", " f"))] for name in names]
+    table = plain_table(rows, ["bbox", "all", "r", "c", "f"], missing="-")
+    return f"{table}\n(in percent; F1 and recall at the score {metrics['threshold']:.2f})"
 
 
 def fingerprint(annotations: LVISAnnotations) -> str:

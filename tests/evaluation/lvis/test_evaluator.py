@@ -245,7 +245,9 @@ def evaluate_in_process(rank, folder):
     DatasetCatalog.register("in_two_processes", list)
     MetadataCatalog.get("in_two_processes").set(json_file=str(path))
     for case, shares in SHARES.items():
-        evaluator = LVISEvaluator("in_two_processes", str(folder / case), modes=MODES)
+        evaluator = LVISEvaluator(
+            "in_two_processes", str(folder / case), modes=MODES, decisions=True
+        )
         mine = shares[rank]
         results = run(evaluator, [inputs[i] for i in mine], [outputs[i] for i in mine])
         assert (results is None) == (rank != 0)
@@ -254,7 +256,8 @@ def evaluate_in_process(rank, folder):
 def test_two_processes_equal_one(tmp_path):
     content = make_annotations(12)
     inputs, outputs = make_predictions(content, 13)
-    evaluator = LVISEvaluator(register(tmp_path, content), str(tmp_path / "alone"), modes=MODES)
+    name, folder = register(tmp_path, content), str(tmp_path / "alone")
+    evaluator = LVISEvaluator(name, folder, modes=MODES, decisions=True)
     run(evaluator, inputs, outputs)
     run_in_two_processes(evaluate_in_process, tmp_path)
 
