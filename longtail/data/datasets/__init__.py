@@ -2,9 +2,9 @@
 """Registration of the data sets under ``DETECTRON2_DATASETS``, on import as detectron2 does it.
 
 Registered here: ``coco_stuff_164k_sem_seg_{train,val}``, ``coco_stuff_10k_sem_seg_{train,test}``,
+``ccp_sem_seg_{train,val,test}`` (and ``ccp_{train,val,test}`` in LVIS's format),
 ``camvid_sem_seg_{train,val,test}``, in LVIS's format ``lvis_synthetic_{train,val}`` and
-``lvis_camvid_{train,val}``; ``ccp_sem_seg_{train,val,test}`` and, in LVIS's format,
-``ccp_{train,val,test}``; and for image classification ``imagenet_lt_{train,val,test}`` (and
+``lvis_camvid_{train,val}``, and for image classification ``imagenet_lt_{train,val,test}`` (and
 ``imagenet_full_train``), ``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
 ``digits_lt_{train,val,test,balanced}`` and ``synthetic_lt_{train,val,test,balanced}``, where
 ``balanced`` has as many images of every class as ``train`` has of the most frequent, and
