@@ -2,13 +2,14 @@
 """Registration of the data sets under ``DETECTRON2_DATASETS``, on import as detectron2 does it.
 
 Registered here: ``coco_stuff_164k_sem_seg_{train,val}``, ``coco_stuff_10k_sem_seg_{train,test}``,
-``ccp_sem_seg_{train,val,test}`` (and ``ccp_{train,val,test}`` in LVIS's format),
 ``camvid_sem_seg_{train,val,test}``, in LVIS's format ``lvis_synthetic_{train,val}`` and
 ``lvis_camvid_{train,val}``, and for image classification ``imagenet_lt_{train,val,test}`` (and
 ``imagenet_full_train``), ``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
 ``digits_lt_{train,val,test,balanced}`` and ``synthetic_lt_{train,val,test,balanced}``, where
 ``balanced`` has as many images of every class as ``train`` has of the most frequent, and
 ``cifar100_lt_{if10,if50,if100,if200}_train``, ``cifar100_lt_{balanced,test}`` (also ``cifar10``).
+
+``ccp_sem_seg_{train,val,test}`` are registered in LVIS's format, too: ``ccp_{train,val,test}``.
 
 detectron2 itself registers ADE20K, which only gets colours and the head/body/tail split here, and
 LVIS (``lvis_v1_*``, ``lvis_v0.5_*``), which gets a loader that needs no other package. The number
