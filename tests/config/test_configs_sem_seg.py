@@ -47,6 +47,50 @@ def test_every_ablation_changes_one_key():
     assert found == {("ADE20K", stem) for stem in CHANGED} | {("COCO-Stuff164K", "rr_unbalanced")}
 
 
+def test_the_small_ablations():
+    """On CamVid and CCP; the longer training has the iterations of both stages."""
+    pixel_loss = "MODEL.SEM_SEG_HEAD.PIXEL_LOSS"
+    small = "deeplabv3plus_lite0"
+    for name, base, key, value in (
+        (f"CamVid/{small}_rr_unbalanced", "rr", "MODEL.REGION_REBALANCE.BALANCED", False),
+        (f"CamVid/{small}_rr_longer", "rr", "SOLVER.MAX_ITER", 400 + 100),
+        (f"CCP/{small}_rr_unbalanced", "rr", "MODEL.REGION_REBALANCE.BALANCED", False),
+        (f"CCP/{small}_rr_area", "rr", "MODEL.REGION_REBALANCE.LABEL_DOWNSAMPLING", "area"),
+        *(
+            (f"CCP/{small}_{loss}", "", pixel_loss, loss)
+            for loss in (
+                *("balanced_softmax_pixel_prior", "balanced_softmax_region_prior"),
+                "dice_cross_entropy",
+            )
+        ),
+    ):
+        first = f"{name.split('/')[0]}/{small}" + (f"_{base}" if base else "")
+        assert differences(name, loaded(first)) == {key, "OUTPUT_DIR"}
+        assert flat(loaded(name))[key] == value
+    two_stages = (f"CamVid/{small}_rr", f"CamVid/{small}_rr_disalign")
+    assert sum(loaded(name).SOLVER.MAX_ITER for name in two_stages) == 500
+
+
+@each(leaves_in("CCP"))
+def test_the_recipe_of_ccp(name):
+    expected = {
+        "DATASETS.TRAIN": ("ccp_sem_seg_train",),
+        "DATASETS.TEST": ("ccp_sem_seg_test",),
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 59,
+        "MODEL.CHANNELS_LAST": True,
+        "SOLVER.AMP.DTYPE": "bfloat16",
+        "SOLVER.IMS_PER_BATCH": 4,
+        "INPUT.MIN_SIZE_TRAIN": (275,),
+        "INPUT.MIN_SIZE_TEST": 275,
+        "INPUT.CROP.SIZE": [192, 192],
+        "TEST.SEM_SEG.MODE": "whole",
+        # Four classes do not occur, which the second stage would refuse.
+        "MODEL.DISALIGN.CLAMP_ZERO_COUNTS": name.endswith("_disalign"),
+        "MODEL.DISALIGN.WEIGHTED_MEAN": True,
+    }
+    assert_values(name, expected)
+
+
 @each([name for name in [*ROWS, *SMALL] if name.endswith("_rr")])
 def test_region_rebalance_adds_the_branch_to_its_baseline(name):
     baseline = loaded(name.removesuffix("_rr"))

@@ -10,6 +10,8 @@ classification ``imagenet_lt_{train,val,test}`` (and ``imagenet_full_train``),
 ``balanced`` has as many images of every class as ``train`` has of the most frequent, and
 ``cifar100_lt_{if10,if50,if100,if200}_train``, ``cifar100_lt_{balanced,test}`` (also ``cifar10``).
 
+``ccp_sem_seg_{train,val,test}`` are registered in LVIS's format, too: ``ccp_{train,val,test}``.
+
 detectron2 itself registers ADE20K, which only gets colours and the head/body/tail split here, and
 LVIS (``lvis_v1_*``, ``lvis_v0.5_*``), which gets a loader that needs no other package. The number
 of instances or images of each LVIS class is in the metadata of some versions of detectron2 only,

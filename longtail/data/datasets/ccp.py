@@ -7,10 +7,13 @@ authors have published no split; that of the lists that come with the label maps
 root/ccp/images/<id>.jpg
 root/ccp/labels/<id>.png, values 0..58
 root/ccp/{train,val,test}.txt, an id a line
+root/ccp/instances_{train,val,test}.json, garments as objects in LVIS's format, masks as RLE: ids 1
+to 52 are the classes that occur, in their order, without null, skin and hair
 """
 
 import os
 
+from longtail.data.datasets.lvis import register_lvis_instances
 from longtail.data.datasets.register import register_sem_seg
 from longtail.data.statistics.groups import frequency_groups
 
@@ -33,6 +36,11 @@ TRAIN_IMAGES = (
     209, 83, 30, 0, 68, 15, 6, 39, 41, 16, 24, 1,
 )
 # fmt: on
+OBJECTS = [
+    name
+    for name, count in zip(CLASSES, TRAIN_IMAGES, strict=True)
+    if count and name not in ("null", "skin", "hair")
+]
 
 
 def image_and_label_folders(root: str) -> tuple[str, str]:
@@ -58,15 +66,28 @@ def image_list(base: str, split: str) -> str:
     return os.path.join(base, f"{split}.txt")
 
 
-def register_ccp(root: str) -> None:
-    """Register ``ccp_sem_seg_{train,val,test}``, with rare, common and frequent classes.
+def annotation_file(base: str, split: str) -> str:
+    """Name the file with the objects of a split.
 
-    The groups are LVIS's, by training images: up to 10, up to 100, more.
+    Args:
+        base: the folder of the data set.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+    """
+    return os.path.join(base, f"instances_{split}.json")
+
+
+def register_ccp(root: str) -> None:
+    """Register ``ccp_sem_seg_{train,val,test}``, and ``ccp_{train,val,test}`` in LVIS's format.
+
+    The classes are rare, common and frequent as LVIS's, by training images: up to 10, up to 100,
+    more.
 
     Args:
         root: the folder that holds the data sets.
     """
+    base = os.path.join(root, NAME)
     images, labels = image_and_label_folders(root)
+    hint = "make it with: longtail prepare ccp --source CCP_FOLDER"
     for split in SPLITS:
         register_sem_seg(
             f"ccp_sem_seg_{split}",
@@ -74,6 +95,13 @@ def register_ccp(root: str) -> None:
             labels,
             CLASSES,
             class_groups=frequency_groups(TRAIN_IMAGES),
-            file_names=image_list(os.path.join(root, NAME), split),
-            hint="make it with: longtail prepare ccp --source CCP_FOLDER",
+            file_names=image_list(base, split),
+            hint=hint,
+        )
+        register_lvis_instances(
+            f"ccp_{split}",
+            annotation_file(base, split),
+            images,
+            metadata={"thing_classes": OBJECTS},
+            hint=hint,
         )

@@ -26,9 +26,10 @@ from tqdm import tqdm
 from longtail.data.datasets.iotkits_lt import CLASSES, NAME, annotation_file, image_folder
 from longtail.data.formats.headers import check_annotated_size
 from longtail.data.formats.images import check_whole_image
-from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
+from longtail.data.formats.lvis_reader import LVISContent
 from longtail.data.formats.lvis_records import lvis_records
 from longtail.data.formats.lvis_shapes import Entry
+from longtail.data.prepare.annotations import checked_annotations
 from longtail.data.prepare.runner import Report
 from longtail.data.prepare.writing import write_if_changed
 from longtail.utils.io import atomic_write
@@ -67,7 +68,9 @@ def prepare_iotkits_lt(root: str, source: str | None = None) -> Report:
     report, contents = Report(), {}
     for split in SOURCE_SPLITS:
         try:
-            content = contents[split] = _checked_annotations(annotation_file(source, split))
+            content = contents[split] = checked_annotations(
+                annotation_file(source, split), CLASSES, "take the data set again"
+            )
             _take_images(content, image_folder(source, split), image_folder(base, split), report)
         except (ValueError, FileNotFoundError) as error:
             report.problems.append(str(error))
@@ -134,32 +137,6 @@ def twin_groups(hashes: np.ndarray) -> list[list[int]]:
     for index, number in enumerate(leader):
         groups.setdefault(number, []).append(index)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _checked_annotations(path: str) -> LVISContent:
-    """Read annotations with what training and evaluation need.
-
-    Raises:
-        FileNotFoundError, ValueError: they cannot be used; the message starts with the path.
-    """
-    content = read_lvis_json(
-        path,
-        category_keys=("name", "frequency"),
-        image_keys=("neg_category_ids", "not_exhaustive_category_ids"),
-        annotation_keys=("area", "segmentation"),
-        remedy="take the data set again",
-    )
-    names = {item["id"]: item["name"] for item in content.categories}
-    expected = dict(enumerate(CLASSES, start=1))
-    if names != expected:
-        first = min(i for i in names.keys() | expected.keys() if names.get(i) != expected.get(i))
-        raise ValueError(
-            f"{path}: category {first} is {names.get(first)!r}, expected {expected.get(first)!r}: "
-            "take the data set again"
-        )
-    if not content.images or not content.annotations:
-        raise ValueError(f"{path}: no images or no annotations: take the data set again")
-    return content
 
 
 def _take_images(content: LVISContent, source: str, target: str, report: Report) -> None:

@@ -2,7 +2,7 @@
 """The parts of a data set's preparation; the modules beside this one fill them in."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,9 @@ class Recipe:
         table: (257,) int16: the class index (or 255: ignored) of each value 0..255 of the
             source; -1 for values that must not occur, which includes the last entry.
         values: the values that may occur, in words.
+        complete: ``complete(source, root, splits)``, called once the label maps of ``splits`` are
+            done, makes or checks what else belongs to them: for each further file whether it was
+            written, or its problem.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Recipe:
     read: Callable[[str], np.ndarray]
     table: np.ndarray
     values: str
+    complete: Callable[[str, str, list[Split]], Iterable[bool | SourceError]] | None = None
 
 
 def label_table(mapping: dict[int, int]) -> np.ndarray:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparation of a whole data set: pair the files, convert them in parallel, report."""
 
+import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from tqdm import tqdm
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
 from longtail.data.prepare.labels import Pair, convert_pair
 from longtail.data.prepare.recipe import Recipe, SourceError, Split
+from longtail.data.prepare.writing import write_if_changed
 from longtail.utils.cores import available_cores
-from longtail.utils.io import atomic_write
 
 
 @dataclass
@@ -21,8 +21,8 @@ class Report:
     """Outcome of a preparation.
 
     Attributes:
-        written: number of label maps written.
-        skipped: number of label maps that were there already.
+        written: number of label maps, and of files beside them, that were written.
+        skipped: number of those that were there already.
         problems: one line for each file that is missing or wrong, with the fix.
         warnings: one line for each split that the source may lack, and does.
     """
@@ -53,9 +53,12 @@ def prepare(
         )
     report = Report()
     pairs: list[Pair] = []
-    for split in _chosen_splits(recipe, recipe.splits(source, root), splits):
+    chosen = _chosen_splits(recipe, recipe.splits(source, root), splits)
+    for split in chosen:
         pairs += _plan_split(split, recipe, source, report, named=splits is not None)
-    for outcome in _in_parallel(lambda pair: _outcome(pair, recipe), pairs, workers, recipe.name):
+    outcomes = _in_parallel(lambda pair: _outcome(pair, recipe), pairs, workers, recipe.name)
+    further = recipe.complete(source, root, chosen) if recipe.complete else ()
+    for outcome in itertools.chain(outcomes, further):
         if isinstance(outcome, SourceError):
             report.problems.append(str(outcome))
         elif outcome:
@@ -98,8 +101,8 @@ def _plan_split(
         report.problems.append(f"{split.images}: no images; unpack {recipe.archive} again")
     report.problems += _missing_files(stems, images, labels, split, recipe)
     if split.names and not _is_same(split.names, split.names_target):
-        with open(split.names, "rb") as names, atomic_write(split.names_target, "wb") as target:
-            shutil.copyfileobj(names, target)
+        with open(split.names, "rb") as names:
+            write_if_changed(split.names_target, names.read())
     in_place = _is_same(split.images, split.image_target)
     return [
         Pair(

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import resize
+from .blocks import resize, resize_logits
 
 
 class PixelClassifier(nn.Conv2d):
@@ -116,7 +116,7 @@ class SemSegHead(nn.Module, ABC):
         logits = self.predictor(pixel_features)
         weights = {self.loss_name: self.loss_weight, **self.stage_weights}
         losses = {
-            name: weights[name] * self.pixel_loss(resize(z, size=targets.shape[1:]), targets)
+            name: weights[name] * self.pixel_loss(resize_logits(z, targets.shape[1:]), targets)
             for name, z in {self.loss_name: logits, **earlier}.items()
         }
         if self.auxiliary is not None:

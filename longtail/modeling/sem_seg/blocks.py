@@ -36,6 +36,15 @@ def resize(
     )
 
 
+def resize_logits(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize the (N, K, h, w) logits of a loss to (H, W).
+
+    A softmax over channels copies maps with channels last, and does so with the large ones if the
+    small ones are not copied before.
+    """
+    return resize(x.contiguous(), size=size)
+
+
 def conv_norm_relu(
     in_channels: int,
     out_channels: int,

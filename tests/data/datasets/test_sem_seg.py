@@ -130,6 +130,18 @@ def test_ccp_is_grouped_by_training_images():
     assert {"gloves", "sweater"} < groups["common"]
 
 
+def test_the_objects_of_ccp_are_its_garments_that_occur():
+    for split in ("train", "val", "test"):
+        metadata = MetadataCatalog.get(f"ccp_{split}")
+        assert metadata.evaluator_type == "lvis"
+        assert metadata.json_file.endswith(f"ccp/instances_{split}.json")
+        assert metadata.image_root.endswith("ccp/images")
+    everything = MetadataCatalog.get("ccp_sem_seg_train").stuff_classes
+    left_out = {"null", "skin", "hair", "clogs", "intimate", "panties", "swimwear"}
+    assert len(metadata.thing_classes) == 52
+    assert metadata.thing_classes == [name for name in everything if name not in left_out]
+
+
 def test_camvid_classes_have_their_colours():
     metadata = MetadataCatalog.get("camvid_sem_seg_train")
     color = dict(zip(metadata.stuff_classes, metadata.stuff_colors, strict=True))

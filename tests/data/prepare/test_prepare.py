@@ -130,22 +130,6 @@ def test_camvid_copies_images_and_maps_void(root, tmp_path, capsys):
             assert Path(record["file_name"]).read_bytes() == original.read_bytes()
 
 
-def test_ccp_keeps_every_label_and_splits_by_list(root, tmp_path):
-    source = tmp_path / "ccp"
-    for split, name in (("train", "0006"), ("val", "0001"), ("test", "0007")):
-        save_image(source / "images" / f"{name}.jpg")
-        save_label(source / "labels" / f"{name}.png", [[0, 1, 58], [40, 12, 0]])
-        (source / f"{split}.txt").write_text(f"{name}\n")
-    assert run_tool("ccp", "--source", source) == 0
-    for split, name in (("train", "0006"), ("val", "0001"), ("test", "0007")):
-        (record,) = DatasetCatalog.get(f"ccp_sem_seg_{split}")
-        assert Path(record["file_name"]).name == f"{name}.jpg"
-        assert read_label(record["sem_seg_file_name"]) == [[0, 1, 58], [40, 12, 0]]
-    save_label(source / "labels" / "0006.png", [[0, 59, 58], [40, 12, 0]])
-    (problem,) = prepare_dataset("ccp", str(root), source=str(source)).problems
-    assert "0006.png" in problem and "59" in problem and "0 to 58" in problem
-
-
 def test_palette_images_count_as_label_maps(root):
     make_camvid(root / "camvid", num_images=1, splits=["val"])
     path = root / "camvid" / "valannot" / "0.png"

@@ -137,6 +137,15 @@ def test_maps_stay_in_channels_last(configure):
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_logits_have_their_channels_first_in_the_loss(configure):
+    """A softmax would copy them, as large as the image."""
+    model = Trainer.build_model(configure("ours", "MODEL.CHANNELS_LAST", True))
+    seen = []
+    model.sem_seg_head.pixel_loss.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    train_once(model, make_inputs("ours"))
+    assert seen and all(x.shape[1] > 1 and x.is_contiguous() for x in seen)
+
+
 @pytest.mark.parametrize("name", [*SEGMENTORS, *DETECTORS])
 def test_compiled_is_the_same_function(configure, name, traced):
     plain, fast = build_pair(configure, name, "MODEL.COMPILE", True, "MODEL.CHANNELS_LAST", True)
