@@ -39,7 +39,7 @@ from longtail.utils.errors import ending_in_one_line
 CONFIG = "IoTKITs-LT/mask_rcnn_lite0_FPN_disalign.yaml"
 FIT, HELD_OUT = "iotkits_lt_fit", "iotkits_lt_held_out"
 BATCH = 4
-EPOCHS = 8
+EPOCHS = 4
 METRICS = ("AP", "AP@10", "AP@1", "AP_fixed", "AP_pool", "F1", "recall", "surest acc")
 SHOWN = ("AP", "APr", "APc", "APf", "AP@1", "AP@1 r", "AP_pool", "F1", "F1 r", "surest acc")
 SHOWN += ("surest acc r",)

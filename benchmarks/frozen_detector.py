@@ -124,7 +124,9 @@ class FrozenDetector:
         if path.exists():
             return [kind(**item) for item in torch.load(path, weights_only=True)]
         found = []
-        for seed, record in zip(seeds or range(len(records)), tqdm(records, name), strict=True):
+        for seed, record in zip(
+            seeds or range(len(records)), tqdm(records, name, mininterval=10), strict=True
+        ):
             seed_all_rng(seed)
             with EventStorage():
                 found.append(compute(mapper(record)))
