@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Study the second stage of a detector: what its calibration learns, from what, and what it could.
 
-    python benchmarks/calibration_study.py --weights RUN/model_final.pth --work STUDY
+    python benchmarks/calibration_study.py recipes --weights FIT_RUN/model_final.pth --work STUDY
+    python benchmarks/calibration_study.py ceilings --weights RUN/model_final.pth --work STUDY2
 
-The frozen part of a detector that was trained on one part of IoTKITs-LT's training images is
-computed once; then calibrations are fitted in seconds and compared on the other part, which the
-detector has not seen. The evaluated set of the data set, val, is not read.
+The frozen part of a detector is computed once; then calibrations are fitted in seconds.
 
-The first table changes one thing at a time: the optimizer, the number of iterations, the
-confidence, the start, the rate of each term, rho, and the images that the calibration learns from:
-those of the first stage, augmented as there; the same as they are; or held-out ones, of which one
-half is fitted and the other evaluated, and the other way round (two-fold cross-fitting).
+``recipes``: the detector was trained on one part of IoTKITs-LT's training images, and calibrations
+are compared on the other part, which it has not seen. One thing changes at a time: the optimizer,
+the number of iterations, the confidence, the start, the rate of each term, rho, and the images that
+the calibration learns from: those of the first stage, augmented as there; the same as they are; or
+held-out ones, of which one half is fitted and the other evaluated, and the other way round
+(two-fold cross-fitting). The data set's own test images, val, are not read.
 
-The second says what could be reached: for each metric the best of scale and shift of every class
-that coordinate ascent finds on the evaluated images themselves.
+``ceilings``: what could be reached at most. The detector was trained on all training images; for
+each metric coordinate ascent looks for the scale and the shift of every class that are the best on
+the evaluated images themselves, of val. The detector's own metrics stand in the first row.
 """
 
 import argparse
+import functools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from calibration_recipes import RECIPES, Recipe, build_optimizer
 from common import save_result
 from disalign.calibration import AdaptiveCalibration
 from disalign.functional import alignment_loss, generalized_reweight
 from frozen_detector import FrozenDetector, FrozenImage, FrozenRoIs, evaluate
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from longtail.config import load_config
@@ -38,6 +42,7 @@ from longtail.utils.errors import ending_in_one_line
 
 CONFIG = "IoTKITs-LT/mask_rcnn_lite0_FPN_disalign.yaml"
 FIT, HELD_OUT = "iotkits_lt_fit", "iotkits_lt_held_out"
+TRAIN, VAL = "iotkits_lt_train", "iotkits_lt_val"
 BATCH = 4
 EPOCHS = 4
 METRICS = ("AP", "AP@10", "AP@1", "AP_fixed", "AP_pool", "F1", "recall", "surest acc")
@@ -47,75 +52,31 @@ SHOWN += ("surest acc r",)
 SHIFTS, SCALES = (-1.0, -0.3, 0.3, 1.0), (0.8, 1.25)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a calibration is learned.
-
-    Attributes:
-        optimizer: ``"SGD"`` (momentum 0.9) or ``"AdamW"``.
-        rate: of alpha and beta.
-        iterations: batches of 4 images; the rate falls to a tenth after 89 % of them.
-        rho: of Eq. 11.
-        confidence: whether sigma is learned; otherwise it is 1.
-        prior: start from beta = log w, otherwise from the identity.
-        sigma_rate: of the confidence, as a part of ``rate``.
-        source: ``"augmented"``, ``"plain"`` or ``"held-out"``.
-    """
-
-    optimizer: str = "SGD"
-    rate: float = 0.005
-    iterations: int = 200
-    rho: float = 0.8
-    confidence: bool = True
-    prior: bool = False
-    sigma_rate: float = 1.0
-    source: str = "augmented"
-
-
-PAPER, ADAMW = Recipe(), Recipe("AdamW", 0.005)
-LONG = Recipe("AdamW", 0.005, 2000)
-RECIPES = {
-    "SGD 0.005, 200 (the config)": PAPER,
-    "SGD 0.005, 2,000": Recipe(iterations=2000),
-    "SGD 0.05, 2,000": Recipe(rate=0.05, iterations=2000),
-    "AdamW 0.005, 200": ADAMW,
-    "AdamW 0.005, 2,000": LONG,
-    "AdamW 0.05, 2,000": Recipe("AdamW", 0.05, 2000),
-    "... no confidence, 200": Recipe("AdamW", 0.05, 200, confidence=False),
-    "... no confidence": Recipe("AdamW", 0.005, 2000, confidence=False),
-    "... from the prior": Recipe("AdamW", 0.005, 2000, prior=True),
-    "... from the prior, no confidence": Recipe("AdamW", 0.005, 2000, prior=True, confidence=False),
-    "... sigma at a tenth of the rate": Recipe("AdamW", 0.005, 2000, sigma_rate=0.1),
-    "... images as they are": Recipe("AdamW", 0.005, 2000, source="plain"),
-    "... held-out images": Recipe("AdamW", 0.005, 2000, source="held-out"),
-    "... held-out images, no confidence": Recipe(
-        "AdamW", 0.005, 2000, source="held-out", confidence=False
-    ),
-    **{
-        f"... held-out images, no confidence, rho {rho}": Recipe(
-            "AdamW", 0.005, 2000, source="held-out", confidence=False, rho=rho
-        )
-        for rho in (0.0, 0.4, 1.2)
-    },
-    **{f"... rho {rho}": Recipe("AdamW", 0.005, 2000, rho=rho) for rho in (0.0, 0.4, 1.2, 1.6)},
-}
-
-
 @dataclass
 class Study:
     """What the fits have in common: the detector's outputs and the class counts."""
 
     detector: FrozenDetector
+    evaluated: str
     seed: int
     images: list[FrozenImage] = field(init=False)
     counts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute what is frozen, or read it."""
+        """Compute what is frozen of the evaluated images, or read it."""
         stats = get_class_stats(self.detector.cfg.DATASETS.TRAIN)
         self.counts = torch.from_numpy(stats.instance_count)
-        self.images = self.detector.images(HELD_OUT)
-        self.sources = {
+        self.images = self.detector.images(self.evaluated)
+
+    @property
+    def margins(self) -> Tensor:
+        """(K,) shifts of logit adjustment, centered as in detectors."""
+        return logit_adjustment(torch.zeros(len(self.counts)), self.counts, 1.0, centered=True)
+
+    @functools.cached_property
+    def sources(self) -> dict[str, list[FrozenRoIs]]:
+        """What calibrations learn from."""
+        return {
             "augmented": [r for e in range(EPOCHS) for r in self.detector.rois(FIT, e)],
             "plain": self.detector.rois(FIT, None),
             "held-out": self.detector.rois(HELD_OUT, None),
@@ -131,7 +92,7 @@ class Study:
         )
         if recipe.prior:
             calibration.beta.data.copy_(weights.log())
-        optimizer = _optimizer(recipe, calibration)
+        optimizer = build_optimizer(recipe, calibration)
         for iteration in range(recipe.iterations):
             step = 0.1 if iteration >= 0.89 * recipe.iterations else 1.0
             for group in optimizer.param_groups:
@@ -166,7 +127,7 @@ class Study:
         """Evaluate a calibration, or one for each image."""
         if not isinstance(of_image, dict):
             of_image = {image.image_id: of_image for image in self.images}
-        return evaluate(self.detector.cfg, HELD_OUT, self.images, of_image)
+        return evaluate(self.detector.cfg, self.evaluated, self.images, of_image)
 
     @torch.no_grad()
     def _terms(self, calibration: AdaptiveCalibration) -> dict[str, list[float]]:
@@ -183,19 +144,6 @@ class Study:
 
 
 QUANTILES = torch.tensor([0.1, 0.5, 0.9])
-
-
-def _optimizer(recipe: Recipe, calibration: AdaptiveCalibration) -> torch.optim.Optimizer:
-    terms = [calibration.alpha, calibration.beta]
-    groups = [{"params": terms, "lr": recipe.rate, "weight_decay": 0.0}]
-    if recipe.confidence:
-        layer: nn.Module = calibration.confidence_layer
-        groups.append({"params": layer.parameters(), "lr": recipe.rate * recipe.sigma_rate})
-    for group in groups:
-        group["initial"] = group["lr"]
-    if recipe.optimizer == "AdamW":
-        return torch.optim.AdamW(groups, weight_decay=1e-4)
-    return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, weight_decay=1e-4)
 
 
 def _halves(images: Sequence[FrozenImage]) -> list[list[FrozenImage]]:
@@ -240,43 +188,63 @@ def table(rows: dict[str, dict], columns: Iterable[str]) -> str:
     )
 
 
+def compare_recipes(study: Study) -> dict[str, dict]:
+    """The first stage, logit adjustment, and every recipe; prints each as soon as it is there."""
+    rows = {
+        "first stage": {"metrics": study.evaluate(lambda z, _: z)},
+        "logit adjustment": {"metrics": study.evaluate(lambda z, _: z + study.margins)},
+    }
+    for name, recipe in RECIPES.items():
+        rows[name] = {"recipe": asdict(recipe), **study.run(recipe)}
+        print(f"{name}: AP {rows[name]['metrics']['AP']:.1f}", flush=True)
+    print(table(rows, SHOWN))
+    return rows
+
+
+def find_ceilings(study: Study) -> dict[str, dict]:
+    """The first stage, logit adjustment, and for each metric the best calibration."""
+    starts = {
+        "first stage": (torch.ones_like(study.margins), torch.zeros_like(study.margins)),
+        "logit adjustment": (torch.ones_like(study.margins), study.margins),
+    }
+    rows = {
+        name: {"metrics": study.evaluate(lambda z, _, s=start: z * s[0] + s[1])}
+        for name, start in starts.items()
+    }
+    for metric in METRICS:
+        best = max(starts, key=lambda name, m=metric: rows[name]["metrics"][m])
+        rows[f"best {metric}"] = oracle(study, metric, starts[best])
+    print(table(rows, METRICS))
+    return rows
+
+
+PARTS = {
+    "recipes": (compare_recipes, FIT, HELD_OUT),
+    "ceilings": (find_ceilings, TRAIN, VAL),
+}
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", required=True, help="first stage, trained on iotkits_lt_fit")
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--weights", required=True, help="the first stage's checkpoint")
     parser.add_argument("--work", required=True, type=Path, help="folder for what is computed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-oracle", action="store_true", help="leave out the second table")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Compare recipes, then look for what could be reached."""
+    """Do one part, print and write it."""
     arguments = parse_arguments()
+    work, trained, evaluated = PARTS[arguments.part]
     with ending_in_one_line():
-        overrides = ["MODEL.WEIGHTS", arguments.weights, "DATASETS.TRAIN", f"('{FIT}',)"]
+        overrides = ["MODEL.WEIGHTS", arguments.weights, "DATASETS.TRAIN", f"('{trained}',)"]
         cfg = load_config(CONFIG, [*overrides, "MODEL.CHANNELS_LAST", "False"])
-        study = Study(FrozenDetector(cfg, arguments.work), arguments.seed)
-        K = len(study.counts)
-        margins = logit_adjustment(torch.zeros(K), study.counts, 1.0, centered=True)
-        rows = {
-            "first stage": {"metrics": study.evaluate(lambda z, _: z)},
-            "logit adjustment": {"metrics": study.evaluate(lambda z, _: z + margins)},
-        }
-        for name, recipe in RECIPES.items():
-            rows[name] = {"recipe": asdict(recipe), **study.run(recipe)}
-            print(name, {m: round(rows[name]["metrics"][m], 1) for m in METRICS}, flush=True)
-        print(table(rows, SHOWN))
-        ceilings = {}
-        if not arguments.no_oracle:
-            starts = [(torch.ones(K), torch.zeros(K)), (torch.ones(K), margins)]
-            for metric in METRICS:
-                at = [study.evaluate(lambda z, _, s=s: z * s[0] + s[1])[metric] for s in starts]
-                ceilings[metric] = oracle(study, metric, starts[at.index(max(at))])
-            print(table(ceilings, METRICS))
-        save_result("calibration_study", {"recipes": rows, "ceilings": ceilings})
+        study = Study(FrozenDetector(cfg, arguments.work), evaluated, arguments.seed)
+        save_result(f"calibration_{arguments.part}", work(study))
 
 
 if __name__ == "__main__":
