@@ -91,8 +91,7 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
             cfg.merge_from_file(find_config_file(config_file), allow_unsafe=False)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, list(overrides or [])))
     except (KeyError, AssertionError, ValueError, yaml.YAMLError, SyntaxError) as error:
-        hint = _hint(cfg, one_line(error))
-        raise ValueError(f"config {config_file or 'options'}: {one_line(error)}{hint}") from None
+        raise ValueError(f"config {config_file or 'options'}: {_problem(cfg, error)}") from None
     except RecursionError:
         raise ValueError(
             f"config {config_file}: _BASE_ leads back to itself, or values are nested too deeply"
@@ -137,14 +136,24 @@ def _declared(cfg: CfgNode, key: object) -> object:
         return None
 
 
-def _hint(cfg: CfgNode, message: str) -> str:
-    """What may have been meant, where yacs only says what is wrong."""
+def _problem(cfg: CfgNode, error: Exception) -> str:
+    """What is wrong, and what may have been meant, where yacs only says the former."""
+    message = one_line(error)
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
     if unknown and (near := near_keys(cfg, unknown[1])):
-        return f"; near names: {', '.join(near)}"
-    if "Type mismatch" in message and "tuple" in message and "str" in message:
-        return "; a sequence of one item has a comma: ('name',)"
-    return ""
+        return f"{message}; near names: {', '.join(near)}"
+    mismatch = re.search(r"Type mismatch \(<class '(\w+)'> .*? for config key: ([\w.]+)", message)
+    if not mismatch:
+        return message
+    kind, key = mismatch.groups()
+    value = re.search(r"with values \(.* vs\. (.*)\) for config key", message)[1]
+    return f"{key} must be of the type {kind}, such as {_example(cfg, key)}, got {value}"
+
+
+def _example(cfg: CfgNode, key: str) -> str:
+    """A value of the right form: the declared one."""
+    value = _declared(cfg, key)
+    return "('name',)" if value == () else repr(value)
 
 
 def deployed_config(cfg: CfgNode) -> CfgNode:

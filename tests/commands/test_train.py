@@ -102,7 +102,10 @@ def test_an_empty_config_file(tmp_path):
     ("overrides", "message"),
     [
         (["SOLVER.MAXITER", "3"], "Non-existent key: SOLVER.MAXITER"),
-        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER must be of the type int, such as "),
+        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of the type float, such as "),
+        (["DATASETS.PROPOSAL_FILES_TRAIN", "a"], "type tuple, such as ('name',), got a"),
+        (["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "3"], "such as (10.0, 10.0, 5.0, 5.0), got 3"),
         (["SOLVER.MAX_ITER"], "odd length"),
     ],
 )
