@@ -289,6 +289,18 @@ def test_two_processes_train_and_evaluate(tmp_path, datasets, options):
         (output / "inference" / "synthetic_sem_seg_val" / "sem_seg_evaluation.json").read_text()
     )
     assert report
+    # The console shows what is trained; the environment, the config and the model are in the log.
+    log = (output / "log.txt").read_text()
+    assert "\x1b" not in log
+    for text, shown in (
+        ("Running with full config", False),
+        ("LongTailSemanticSegmentor(\n", False),
+        ("Environment info", False),
+        ("of them are trained", True),
+        ("iter: ", True),
+        ("mIoU", True),
+    ):
+        assert text in log and (text in result.stdout) == shown, text
 
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     result = run_program(*arguments, "--eval-only", *options, *branch, *weights, datasets=datasets)

@@ -91,7 +91,9 @@ class ClassificationDatasetMapper:
         # Read as RGB whatever the model wants: saturation and brightness depend on the order.
         pixels = self._read(record["file_name"])
         if self.transform is None:
-            tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+            # torch warns of what is not writable, as images that are kept in memory are.
+            own = pixels if pixels.flags.writeable else pixels.copy()
+            tensor = torch.from_numpy(own).permute(2, 0, 1)
         else:
             tensor = v2.functional.pil_to_tensor(self.transform(Image.fromarray(pixels)))
         if self.image_format == "BGR":
