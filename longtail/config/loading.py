@@ -18,6 +18,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 import longtail
 from longtail.config.checks import check_config, near_keys
 from longtail.config.keys import add_longtail_config
+from longtail.config.own import check_imports, find_data_files, import_modules
 from longtail.config.projects import get_value, installed_projects, set_value
 from longtail.utils import downloads  # noqa: F401  (what _BASE_ may fetch)
 from longtail.utils.errors import one_line
@@ -71,20 +72,33 @@ def get_config_file(name: str) -> str:
     return str(path)
 
 
-def load_config(config_file: str, overrides: Sequence[str] | None = None) -> CfgNode:
+def load_config(
+    config_file: str,
+    overrides: Sequence[str] | None = None,
+    *,
+    imports: Sequence[str] = (),
+    register: bool = True,
+) -> CfgNode:
     """The complete config: defaults, a file, then ``KEY VALUE`` pairs.
 
-    On a machine without GPU the device becomes the CPU, see :func:`say_if_there_is_no_gpu`.
+    On a machine without GPU the device becomes the CPU, see :func:`say_if_there_is_no_gpu`. The
+    data sets that the files at DATASETS.FILES declare are registered; their paths become whole.
 
     Args:
         config_file: a YAML file, the name of a packaged one (see :func:`get_config_file`), or ""
             for the defaults. It is read as data, never executed.
         overrides: alternating keys and values.
+        imports: modules to import before, from the working folder, too; those that the config
+            names at IMPORTS must be among them.
+        register: whether to register declared data sets; an image alone needs none.
 
     Raises:
-        ValueError: a key that no project declares, or a value of another type.
+        ValueError: a key that no project declares, a value of another type, or a data set that is
+            declared badly.
         FileNotFoundError: no such file.
+        ImportError: a module cannot be imported.
     """
+    import_modules(imports)
     cfg = get_cfg()
     try:
         if config_file:
@@ -105,7 +119,21 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
         _without_gpu.add(cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
+    check_imports(cfg, config_file, imports)
+    if register and cfg.DATASETS.FILES:
+        _register_data_sets(cfg, config_file, overrides or [])
     return cfg
+
+
+def _register_data_sets(cfg: CfgNode, config_file: str, overrides: Sequence[str]) -> None:
+    # Only where it is needed: reading a config takes no data sets otherwise.
+    from longtail.data.datasets.declared import register_data_files
+
+    path = config_file and find_config_file(config_file)
+    files = find_data_files(cfg, path, overrides)
+    register_data_files(files)
+    # A run's config is read again in other folders.
+    cfg.DATASETS.FILES = tuple(files)
 
 
 def say_if_there_is_no_gpu() -> None:
