@@ -178,7 +178,16 @@ def _classes(value: Any, context: Context) -> list[str]:
     return names
 
 
-def _color(value: Any, context: Context) -> list[int]:
+def read_color(value: Any, context: Context) -> list[int]:
+    """Red, green and blue of a colour as a list or as ``"#804080"``.
+
+    Args:
+        value: as it stands in a file.
+        context: its place, for the message.
+
+    Raises:
+        ValueError: it is not a colour.
+    """
     if isinstance(value, str) and len(value) == 7 and value[0] == "#":
         try:
             return list(bytes.fromhex(value[1:]))
@@ -192,10 +201,10 @@ def _color(value: Any, context: Context) -> list[int]:
 
 def _colors(value: Any, context: Context) -> dict[str, list[int]] | list[list[int]]:
     if isinstance(value, list):
-        return [_color(item, context) for item in value]
+        return [read_color(item, context) for item in value]
     if not isinstance(value, dict):
         raise context.error("a colour for each class", value)
-    return {_name(key, context): _color(item, context) for key, item in value.items()}
+    return {_name(key, context): read_color(item, context) for key, item in value.items()}
 
 
 def _groups(value: Any, context: Context) -> dict[str, list[str]]:
