@@ -11,11 +11,9 @@ import traceback
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
 from longtail.utils.errors import first_line
@@ -94,20 +92,24 @@ def check_imports(cfg: CfgNode, config_file: str, allowed: Sequence[str]) -> Non
     cfg.IMPORTS = [*cfg.IMPORTS, *(name for name in allowed if name not in cfg.IMPORTS)]
 
 
-def find_data_files(cfg: CfgNode, config_file: str, overrides: Sequence[Any]) -> list[str]:
+def find_data_files(
+    cfg: CfgNode, config_file: str, chain: Sequence[tuple[str, Any]], overrides: Sequence[Any]
+) -> list[str]:
     """Find the files of DATASETS.FILES: beside the config that names them, or in this folder.
 
     Args:
         cfg: a merged config.
-        config_file: its file, or "".
-        overrides: keys and values that took the place of the file's.
+        config_file: for the message.
+        chain: files and contents of the config and its bases, the config first.
+        overrides: keys and values that took the place of the files'.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     folders = [os.getcwd()]
-    if config_file and "DATASETS.FILES" not in list(overrides)[::2]:
-        folders.insert(0, os.path.dirname(os.path.abspath(_naming_file(config_file))))
+    if "DATASETS.FILES" not in list(overrides)[::2]:
+        naming = (p for p, content in chain if "FILES" in (content.get("DATASETS") or ()))
+        folders[:0] = [os.path.dirname(os.path.abspath(path)) for path in naming][:1]
     found = []
     for name in cfg.DATASETS.FILES:
         paths = [os.path.normpath(os.path.join(folder, str(name))) for folder in folders]
@@ -119,17 +121,3 @@ def find_data_files(cfg: CfgNode, config_file: str, overrides: Sequence[Any]) ->
             )
         found.append(path)
     return found
-
-
-def _naming_file(config_file: str) -> str:
-    """The file of a config and its bases that sets DATASETS.FILES."""
-    path, seen = config_file, set()
-    while os.path.isfile(path) and path not in seen:
-        seen.add(path)
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        content = content if isinstance(content, dict) else {}
-        base = content.get("_BASE_")
-        if "FILES" in (content.get("DATASETS") or ()) or not isinstance(base, str):
-            return path
-        path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-    return config_file

@@ -124,3 +124,24 @@ def test_an_installed_package_is_not_hidden(folders):
     write_module(folders / "work", "tabulate", "raise RuntimeError('another one')")
     sys.modules.pop("tabulate", None)
     load_config("", imports=["tabulate"])
+
+
+def test_the_base_may_be_a_packaged_config(folders):
+    middle, leaf = folders / "base/middle.yaml", folders / "configs/leaf.yaml"
+    middle.write_text("_BASE_: CamVid/deeplabv3plus_lite0.yaml\nVERSION: 2\nSEED: 5\n")
+    leaf.write_text("_BASE_: ../base/middle.yaml\nMODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 4}}\n")
+    cfg = load_config(str(leaf))
+    packaged = load_config("CamVid/deeplabv3plus_lite0.yaml")
+    assert (cfg.SEED, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (5, 4)
+    cfg.SEED, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = packaged.SEED, 11
+    assert cfg.dump() == packaged.dump()
+    # A file of one's own comes first.
+    (folders / "base/CamVid").mkdir()
+    (folders / "base/CamVid/deeplabv3plus_lite0.yaml").write_text("SOLVER: {MAX_ITER: 77}\n")
+    assert load_config(str(leaf)).SOLVER.MAX_ITER == 77
+    middle.write_text("_BASE_: nowhere.yaml\n")
+    with raises_naming(FileNotFoundError, "nowhere.yaml"):
+        load_config(str(leaf))
+    leaf.write_text("_BASE_: CamVid/deeplabv3plus_lite0.yaml\nSOLVER: {MAX_ITERS: 7}\n")
+    with raises_naming(ValueError, "leaf.yaml", "SOLVER.MAX_ITERS", "SOLVER.MAX_ITER"):
+        load_config(str(leaf))
