@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/own_data.md: every example is run as it is printed, on generated data, outside the checkout.
 
-The lines of an example run one after the other in one process, which imports torch once.
+All lines run one after the other in one process, which imports torch once.
 """
 
 import json
@@ -18,19 +18,26 @@ from PIL import Image
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_data.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAM = """
-import json, shlex, sys
+import json, os, shlex, sys
 from longtail.commands import main
-for line in json.load(sys.stdin):
-    program, *arguments = shlex.split(line)
-    assert program == "longtail", line
-    print(f"$ {line}", flush=True)
-    main(arguments)
+for folder, lines in json.load(sys.stdin):
+    os.chdir(folder)
+    print(f"FOLDER {folder}", flush=True)
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "longtail", line
+        try:
+            main(arguments)
+        except SystemExit as end:
+            print(f"EXIT {end.code}")
+            break
+    print("END", flush=True)
 """
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
     """The blocks of code of each section, as language and text."""
-    title, *parts = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    _, *parts = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {part.partition("\n")[0]: BLOCK.findall(part) for part in parts}
 
 
@@ -103,48 +110,66 @@ EXAMPLES = {
 }
 
 
+REFUSED = "refused"
+
+
 def test_every_example_is_run():
     assert EXAMPLES.keys() == {title for title, blocks in SECTIONS.items() if blocks}
 
 
-@pytest.mark.parametrize("title", EXAMPLES)
-def test_examples(title, tmp_path):
-    generate, files, printed = EXAMPLES[title]
-    generate(tmp_path)
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> dict[str, tuple[Path, str]]:
+    """For each example its folder, and what was printed there."""
+    folder = tmp_path_factory.mktemp("own_data")
+    jobs = []
+    for number, (title, (generate, *_)) in enumerate(EXAMPLES.items()):
+        place = folder / str(number)
+        place.mkdir()
+        generate(place)
+        jobs.append([str(place), write_files(title, place)])
+    # In another folder, and before the module is imported: nobody allows it here.
+    place = folder / REFUSED
+    place.mkdir()
+    write_files("Your own module", place)
+    (place / "my_losses.py").write_text("open('executed', 'w')")
+    jobs.insert(0, [str(place), ["longtail train --config-file classifier.yaml"]])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM],
+        input=json.dumps(jobs),
+        cwd=folder,
+        env={**os.environ, "LONGTAIL_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    parts = dict(re.findall(r"^FOLDER (\S+)\n(.*?)^END$", done.stdout, re.MULTILINE | re.DOTALL))
+    titles = dict(zip([place for place, _ in jobs], [REFUSED, *EXAMPLES], strict=True))
+    return {titles[place]: (Path(place), text) for place, text in parts.items()}
+
+
+def write_files(title: str, folder: Path) -> list[str]:
+    """Write the files of an example, and return its lines."""
     lines = []
     for language, text in SECTIONS[title]:
         if language:
             name = re.match(r"# (\S+\.(?:yaml|py))\n", text)[1]
-            (tmp_path / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text(text, encoding="utf-8")
         else:
             lines += text.splitlines()
     assert lines
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM],
-        input=json.dumps(lines),
-        cwd=tmp_path,
-        env={**os.environ, "LONGTAIL_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-3000:]
-    assert [file for file in files if not (tmp_path / file).is_file()] == []
+    return lines
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_examples(title, outputs):
+    _, files, printed = EXAMPLES[title]
+    folder, said = outputs[title]
+    assert "EXIT" not in said, said[-3000:]
+    assert [file for file in files if not (folder / file).is_file()] == []
     assert [text for text in printed if text not in said] == [], said[-3000:]
 
 
-def test_a_module_that_is_not_allowed_is_not_imported(tmp_path):
-    for language, text in SECTIONS["Your own module"]:
-        if language:
-            (tmp_path / re.match(r"# (\S+)\n", text)[1]).write_text(text, encoding="utf-8")
-    (tmp_path / "my_losses.py").write_text("open('executed', 'w')")
-    line = "longtail train --config-file classifier.yaml"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM],
-        input=json.dumps([line]),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and "--import my_losses" in done.stderr
-    assert not (tmp_path / "executed").exists()
+def test_a_module_that_is_not_allowed_is_not_imported(outputs):
+    folder, said = outputs[REFUSED]
+    assert "EXIT error: config" in said and "--import my_losses" in said
+    assert not (folder / "executed").exists()
