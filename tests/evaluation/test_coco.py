@@ -170,3 +170,14 @@ def test_errors_are_said_when_the_data_set_is_read(tmp_path):
         CocoEvaluator(register(tmp_path, of_lvis))
     with raises_naming(ValueError, "voc"):
         register(tmp_path, content, metrics="voc")
+
+
+def test_coco_json_registered_as_lvis_is_said_at_once(tmp_path):
+    """Before a training, whose test sets get their evaluators first."""
+    from longtail.data.datasets import register_lvis_instances
+
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(document([image(1)], [box(1, 1, "red", [5, 5, 9, 9], area=81)])))
+    register_lvis_instances("coco_as_lvis", path, tmp_path)
+    with raises_naming(ValueError, "'neg_category_ids'", "kind: instances", "register_coco_json"):
+        LVISEvaluator("coco_as_lvis")

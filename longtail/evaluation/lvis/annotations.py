@@ -20,7 +20,7 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 
 from longtail.data.datasets.classes import classes_of_categories
-from longtail.data.formats.coco_json import read_coco_json
+from longtail.data.formats.coco_json import LVIS_KEYS, read_coco_json
 from longtail.data.formats.lvis_checks import SHAPES, category_names
 from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
 from longtail.data.formats.lvis_shapes import Entry, segmentation_rle
@@ -144,12 +144,20 @@ def read_lvis_annotations(
     """
     if coco:
         return _arrays(_without_crowds(read_coco_json(json_file)), exhaustive=True)
-    content = read_lvis_json(
-        json_file,
-        image_keys=("neg_category_ids", "not_exhaustive_category_ids"),
-        annotation_keys=("area", *([SHAPES] if with_masks else [])),
-        remedy="the LVIS evaluation needs the annotations of its data set",
-    )
+    try:
+        content = read_lvis_json(
+            json_file,
+            image_keys=LVIS_KEYS,
+            annotation_keys=("area", *([SHAPES] if with_masks else [])),
+            remedy="the LVIS evaluation needs the annotations of its data set",
+        )
+    except ValueError as error:
+        if any(f"has no {key!r}" in str(error) for key in LVIS_KEYS):
+            raise ValueError(
+                f"{error}: a file in COCO's format, with nothing of LVIS, is declared in a data "
+                "file (kind: instances) or registered by register_coco_json"
+            ) from None
+        raise
     items = content.annotations or []
     crowds = [item["id"] for item in items if item.get("iscrowd", 0)]
     if crowds:
