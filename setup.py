@@ -114,6 +114,7 @@ setup(
         "tabulate",  # result tables
         "jinja2",  # the page of a report, with every text escaped
         "tqdm",  # progress bars
+        "defusedxml",  # Pascal VOC's XML from strangers, whose entities are refused
         # What detectron2 imports beyond that; it is installed apart from this list.
         "cloudpickle",  # detectron2: data loader workers
         "hydra-core",  # detectron2: lazy configs

@@ -70,7 +70,7 @@ def export(options: argparse.Namespace) -> None:
             f"--output {options.output} must name a file, and not end with .pkl, which stands for "
             "the model zoo's format"
         )
-    cfg = load_config(options.config_file, options.opts)
+    cfg = load_config(options.config_file, options.opts, imports=options.imports)
     model = Trainer.build_model(deployed_config(cfg)).eval()
     check_kind(model)
     checkpointer = CompleteCheckpointer(model)

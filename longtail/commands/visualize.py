@@ -24,7 +24,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtail.utils.command_line import check_output_folder, command_parser
+from longtail.utils.command_line import (
+    add_data_argument,
+    add_import_argument,
+    check_output_folder,
+    command_parser,
+)
 from longtail.utils.errors import ending_in_one_line
 
 if TYPE_CHECKING:
@@ -65,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="data set of images, classes and colours; by default the first one of DATASETS.TEST "
         "of the first model",
     )
+    add_data_argument(parser)
+    add_import_argument(parser)
     parser.add_argument(
         "--images", nargs="+", metavar="FILE", help="images of one's own, without ground truth"
     )
@@ -105,6 +112,7 @@ def visualize(options: argparse.Namespace) -> None:
     """
     from longtail.config import load_config
     from longtail.data.datasets.classes import class_names
+    from longtail.data.datasets.declared import register_data_files
     from longtail.data.statistics.counting import load_records
     from longtail.engine.inference.predictor import check_model, model_predictor
     from longtail.visualization.saved import check_saved, saved_predictor
@@ -112,7 +120,8 @@ def visualize(options: argparse.Namespace) -> None:
     from longtail.visualization.writing import picture_names, write_pictures
 
     _check_options(options)
-    configs = [load_config(config) for _, config, _ in options.model]
+    register_data_files(options.data)
+    configs = [load_config(config, imports=options.imports) for _, config, _ in options.model]
     dataset = options.dataset or _first_test_set(configs)
     kind = task_kind(dataset)
     for name, path in options.predictions:

@@ -66,7 +66,7 @@ def run_process(args: argparse.Namespace) -> None:
     try:
         # detectron2 logs the file's text, and needs to find it.
         args.config_file = args.config_file and find_config_file(args.config_file)
-        cfg = load_config(args.config_file, args.opts)
+        cfg = load_config(args.config_file, args.opts, imports=getattr(args, "imports", ()))
         folder = cfg.OUTPUT_DIR
         _check(cfg, args.eval_only)
         cfg.freeze()

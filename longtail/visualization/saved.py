@@ -233,7 +233,9 @@ def _class_of_category(task: Task) -> dict[int, int]:
     json_file = task.metadata.get("json_file")
     if json_file is None:
         return {index + 1: index for index in range(len(task.class_names))}
-    annotations = read_lvis_annotations(json_file, with_masks=False)
+    annotations = read_lvis_annotations(
+        json_file, with_masks=False, coco=bool(task.metadata.get("coco_json"))
+    )
     category = category_of_class(annotations, task.metadata, task.dataset_name)
     ids = annotations.category_ids[category].tolist()
     return {number: index for index, number in enumerate(ids)}

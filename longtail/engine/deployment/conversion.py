@@ -144,7 +144,12 @@ def convert_file(options: argparse.Namespace) -> str:
     state = read_state(options.input)
     cfg = own = None
     if options.config_file:
-        cfg = load_config(options.config_file, [*options.opts, "MODEL.DEVICE", "meta"])
+        cfg = load_config(
+            options.config_file,
+            [*options.opts, "MODEL.DEVICE", "meta"],
+            imports=getattr(options, "imports", ()),
+            register=False,
+        )
         own = model_state(cfg)
     try:
         if options.to_mmseg:

@@ -23,6 +23,7 @@ from longtail.data.datasets.classes import class_names
 from longtail.data.formats.images import read_image, read_label_map
 from longtail.data.mappers.classification import ClassificationDatasetMapper
 from longtail.data.mappers.instances import InstanceDatasetMapper
+from longtail.data.mappers.registry import MAPPER_REGISTRY
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 from longtail.data.statistics.counting import class_metadata
 from longtail.modeling.classification import ImageClassifier
@@ -86,7 +87,13 @@ def _warn_of_classes_without_images(cfg: CfgNode, records: list[dict]) -> None:
 
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
-    """Build the function that reads and augments a record of this data set."""
+    """Build the function that reads and augments a record of this data set.
+
+    Raises:
+        ValueError: INPUT.MAPPER names one that is not registered.
+    """
+    if cfg.INPUT.MAPPER:
+        return registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "INPUT.MAPPER")(cfg, is_train)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     return MAPPERS.get(kind, InstanceDatasetMapper)(cfg, is_train)
 
