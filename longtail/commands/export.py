@@ -53,32 +53,23 @@ def export(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
-    from longtail.config import deployed_config, load_config
+    from longtail.config import load_config
     from longtail.engine import Trainer
-    from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
+    from longtail.engine.checkpoint import CLASS_NAMES
     from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
     from longtail.engine.deployment.folding import baseline_config, changes, fold
-    from longtail.engine.deployment.post_hoc import (
-        APPLIED,
-        apply_post_hoc,
-        check_not_applied,
-        check_training_classes,
-    )
+    from longtail.engine.deployment.post_hoc import APPLIED
+    from longtail.engine.inference.trained import load_trained, trained_config
 
     if os.path.isdir(options.output) or options.output.endswith(".pkl"):
         raise ValueError(
             f"--output {options.output} must name a file, and not end with .pkl, which stands for "
             "the model zoo's format"
         )
-    cfg = load_config(options.config_file, options.opts)
-    model = Trainer.build_model(deployed_config(cfg)).eval()
+    cfg = trained_config(load_config(options.config_file, options.opts), options.weights)
+    trained = load_trained(cfg)
+    model, loaded = trained.model, trained.notes
     check_kind(model)
-    checkpointer = CompleteCheckpointer(model)
-    loaded = checkpointer.load(options.weights)
-    check_not_applied(cfg, loaded)
-    check_training_classes(cfg, loaded)
-    _check_nothing_is_left_out(checkpointer.unused, options.weights)
-    apply_post_hoc(cfg, model)
     folded = None
     if options.format != "torchscript":
         try:
@@ -103,23 +94,6 @@ def export(options: argparse.Namespace) -> None:
     difference = write_checkpoint(options.output, model, folded, baseline, size, notes)
     print(f"{options.output}: checkpoint, largest relative difference {difference:.2g}")
     print(f"config: {shlex.join([options.config_file, *options.opts, *changes(cfg, deployed)])}")
-
-
-def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
-    """Refuse weights of which the model would leave a project's tensors out.
-
-    Raises:
-        ValueError: the weights have tensors that a project deploys, and the model lacks them.
-    """
-    from longtail.config import installed_projects
-
-    parts = [part for project in installed_projects() for part in project.deployed_tensors]
-    left_out = sorted(name for name in unused if any(part in name for part in parts))
-    if left_out:
-        raise ValueError(
-            f"{weights} was trained with {left_out[0]}, which this config leaves out: give the "
-            "config that it was trained with"
-        )
 
 
 def test_size(cfg: "CfgNode") -> int:

@@ -27,7 +27,7 @@ from longtail.visualization.predictions import Objects, Ranking, Record, objects
 from longtail.visualization.tasks import IMAGES, OBJECTS, SEM_SEG, Task
 
 # From a record of the data set to what is drawn.
-Predictor = Callable[[Record], Any]
+Drawn = Callable[[Record], Any]
 SHAPE = "segmentation"
 # What there is to name, for the messages.
 EXPECTED = {
@@ -59,7 +59,7 @@ def check_saved(kind: str, name: str, path: str) -> None:
         raise ValueError(f"--predictions {name}: {path} is a folder: name {EXPECTED[kind]}")
 
 
-def saved_predictor(task: Task, name: str, path: str, records: Sequence[Record]) -> Predictor:
+def saved_predictor(task: Task, name: str, path: str, records: Sequence[Record]) -> Drawn:
     """Read saved predictions.
 
     Args:
@@ -118,7 +118,7 @@ def _entries(content: object, keys: Mapping[str, type | tuple], path: str, kind:
     raise ValueError(f"{path} does not hold a list of predictions: name {EXPECTED[kind]}")
 
 
-def _label_maps(task: Task, folder: str) -> Predictor:
+def _label_maps(task: Task, folder: str) -> Drawn:
     files = files_by_stem(folder, (".png",))
 
     def predict(record: Record) -> np.ndarray:
@@ -152,7 +152,7 @@ class _ByImage:
         )
 
 
-def _segments(task: Task, path: str) -> Predictor:
+def _segments(task: Task, path: str) -> Drawn:
     keys = {"file_name": str, "category_id": int, SHAPE: dict}
     segments = defaultdict(list)
     for entry in _entries(_read_json(path, SEM_SEG), keys, path, SEM_SEG):
@@ -183,7 +183,7 @@ def _segments(task: Task, path: str) -> Predictor:
     return predict
 
 
-def _results(task: Task, path: str, records: Sequence[Record]) -> Predictor:
+def _results(task: Task, path: str, records: Sequence[Record]) -> Drawn:
     keys = {"image_id": int, "category_id": int, "bbox": list, "score": (int, float)}
     class_of_category = _class_of_category(task)
     images = {record["image_id"]: record for record in records if "image_id" in record}
@@ -239,7 +239,7 @@ def _class_of_category(task: Task) -> dict[int, int]:
     return {number: index for index, number in enumerate(ids)}
 
 
-def _rankings(task: Task, path: str) -> Predictor:
+def _rankings(task: Task, path: str) -> Drawn:
     content = _read_json(path, IMAGES)
     if not isinstance(content, dict) or not isinstance(content.get("class_names"), list):
         raise ValueError(f"{path} has no class_names: name {EXPECTED[IMAGES]}")
