@@ -59,7 +59,8 @@ if __name__ == "__main__":
     for path in sys.argv[1:]:
         result = predict(path)
         if result.ndim == 1:
-            print(path, *(f"{{names[k]}} {{result[k]:.4f}}" for k in (-result).argsort()[:5]), sep="\\t")
+            best = (-result).argsort()[:5]
+            print(path, *(f"{{names[k]}} {{result[k]:.4f}}" for k in best), sep="\\t")
         else:
             image = Image.fromarray(result)
             image.putpalette(np.asarray(ABOUT["colors"], np.uint8).tobytes())
