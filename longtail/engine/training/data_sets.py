@@ -224,17 +224,29 @@ def check_task(cfg: CfgNode, name: str, key: str) -> None:
     Raises:
         ValueError: the tasks differ, or the data set or the architecture is not registered.
     """
-    task = TASKS.get(class_metadata(name).get("evaluator_type"))
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    model = registered(META_ARCH_REGISTRY, architecture, "MODEL.META_ARCHITECTURE")
-    # Panoptic models are of two tasks.
-    known = isinstance(model, type) and not issubclass(model, PanopticFPN)
-    own = next((t for t, kind in MODELS.items() if known and issubclass(model, kind)), None)
+    task, own = TASKS.get(class_metadata(name).get("evaluator_type")), model_task(cfg)
     if task and own and task != own:
+        architecture = cfg.MODEL.META_ARCHITECTURE
         raise ValueError(
             f"{key}: {name} is for {task}, but MODEL.META_ARCHITECTURE {architecture} is for "
             f"{own}: name data sets of one task, or the config of a model for this one"
         )
+
+
+def model_task(cfg: CfgNode) -> str | None:
+    """The task that a model is for, one of :data:`MODELS`; None for others.
+
+    Args:
+        cfg: read for MODEL.META_ARCHITECTURE.
+
+    Raises:
+        ValueError: the architecture is not registered.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    model = registered(META_ARCH_REGISTRY, name, "MODEL.META_ARCHITECTURE")
+    # Panoptic models are of two tasks.
+    known = isinstance(model, type) and not issubclass(model, PanopticFPN)
+    return next((task for task, kind in MODELS.items() if known and issubclass(model, kind)), None)
 
 
 def check_first_files(cfg: CfgNode, records: Sequence[dict]) -> None:

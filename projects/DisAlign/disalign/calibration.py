@@ -116,7 +116,9 @@ class AdaptiveCalibration(nn.Module):
             (N, K, H, W) calibrated scores.
         """
         z, sigma = (x.movedim(1, -1) for x in (logits, confidence))
-        return calibrate_logits(z, self.alpha, self.beta, sigma).movedim(-1, 1)
+        calibrated = calibrate_logits(z, self.alpha, self.beta, sigma)
+        # Not -1, which torch writes into ONNX files as it is, and onnxruntime does not read.
+        return calibrated.movedim(calibrated.dim() - 1, 1)
 
 
 @torch.no_grad()
