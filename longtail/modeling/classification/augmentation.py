@@ -34,7 +34,8 @@ def draw_shifts(number: int, pad: int, *, flip: bool) -> tuple[Tensor, Tensor]:
 
     Args:
         number: N.
-        pad, flip: see :func:`shifted_and_flipped`.
+        pad: see :func:`shifted_and_flipped`.
+        flip: likewise.
 
     Returns:
         (2, N) integers in 0..2 pad, rows and columns, and (N,) bool.
