@@ -80,8 +80,9 @@ def logged(cfg, resume=False):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", [segmentor, detector], ids=lambda kind: kind.__name__)
 def test_first_stages(data, device, tmp_path, kind, precision):
-    expected = logged(kind(tmp_path / "cpu", "cpu") if (tmp_path / "cpu").mkdir() is None else 0)[0]
-    (tmp_path / "gpu").mkdir()
+    for name in ("cpu", "gpu"):
+        (tmp_path / name).mkdir()
+    expected = logged(kind(tmp_path / "cpu", "cpu"))[0]
     losses, trainer, before = logged(kind(tmp_path / "gpu", device, precision))
     assert len(losses) == 3 and all(map(torch.isfinite, torch.tensor(losses)))
     if kind is segmentor:
