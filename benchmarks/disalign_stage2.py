@@ -15,7 +15,8 @@ machine does hits all of them alike:
 
 Ratios are of the medians over the repetitions. Memory is the peak of a process that runs nothing
 but the step, less what it held with model and data (Linux's /proc; on a GPU torch's count). Both
-kinds of step are also run from a calibration that is no identity, on the same RoIs: the gradients must agree.
+kinds of step are also run from a calibration that is no identity, on the same RoIs: the gradients
+must agree.
 
 A random RPN finds no objects. So that 128 RoIs of an image are foreground, as in a real training,
 the last of its proposals are replaced by boxes around the objects, in every kind of step alike.

@@ -23,7 +23,7 @@ from detectron2.evaluation import SemSegEvaluator as Detectron2Evaluator
 from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
-from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import as_class_map, confusion_matrix
 
 DATASET = "benchmark_sem_seg_evaluator"
 IGNORE_LABEL = 255
@@ -95,11 +95,11 @@ def measure(logits: torch.Tensor, label_file: Path, rounds: int) -> dict[str, fl
 
     inputs, outputs = [{"file_name": "image.jpg"}], [{"sem_seg": logits}]
     target = torch.from_numpy(np.array(Image.open(label_file))).to(logits.device)
-    prediction = predicted_classes(logits)
+    prediction = as_class_map(logits, "image.jpg")
     steps: dict[str, Callable[[], object]] = {
         "ours": lambda: ours.process(inputs, outputs),
         "detectron2": lambda: theirs.process(inputs, outputs),
-        "argmax of ours": lambda: predicted_classes(logits),
+        "argmax of ours": lambda: as_class_map(logits, "image.jpg"),
         "argmax of torch": lambda: logits.argmax(dim=0),
         "reading the label map": lambda: np.array(Image.open(label_file)),
         "confusion matrix": lambda: confusion_matrix(prediction, target, num_classes),
@@ -130,7 +130,7 @@ def check_identical(theirs: Detectron2Evaluator, logits: torch.Tensor, label_fil
     num_classes = len(logits)
     theirs.process([{"file_name": "image.jpg"}], [{"sem_seg": logits}])
     target = torch.from_numpy(np.array(Image.open(label_file))).to(logits.device)
-    counts = confusion_matrix(predicted_classes(logits), target, num_classes)
+    counts = confusion_matrix(as_class_map(logits, "image.jpg"), target, num_classes)
     # detectron2 keeps the prediction in the rows and the ignored pixels in an extra column.
     expected = theirs._conf_matrix[:num_classes, :num_classes].T
     if not np.array_equal(counts.cpu().numpy(), expected):
