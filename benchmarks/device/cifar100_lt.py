@@ -147,8 +147,13 @@ class Study:
         """Train and evaluate what is missing of a seed, a stage after the other."""
         for stage in sorted({job.stage for job in jobs}):
             missing = [job for job in jobs if job.stage == stage and not is_done(job)]
+            # A first stage that has diverged has left nothing.
+            missing = [j for j in missing if j.first is None or j.first.checkpoint.is_file()]
             trained = [job for job in missing if not job.eval_only]
             for learner, job in zip(self.trained(trained), trained, strict=True):
+                if (bad := learner.first_not_finite()) is not None:
+                    print(f"  {job.name}: the loss of iteration {bad} is not finite", flush=True)
+                    continue
                 keep(learner, job, self.class_names)
                 # What an evaluation says of its moment.
                 with EventStorage(learner.cfg.SOLVER.MAX_ITER):

@@ -174,6 +174,11 @@ class Learner:
         self.optimizer.step()
         self.losses.index_copy_(0, iteration, loss.detach().float()[None])
 
+    def first_not_finite(self) -> int | None:
+        """The first iteration whose loss is not finite; None where all are."""
+        bad = (~self.losses.isfinite()).nonzero().flatten().tolist()
+        return bad[0] if bad else None
+
     def changes(self) -> list[int]:
         """Iterations from which the loss computes something else."""
         found = {getattr(module, "reweight_from", 0) for module in self.model.modules()}
@@ -260,7 +265,6 @@ class Group:
 
         Raises:
             OutOfTimeError: the deadline has passed.
-            FloatingPointError: a loss is not finite.
         """
         total = len(self.learners[0].losses)
         changes = {t for learner in self.learners for t in learner.changes() if t < total}
@@ -273,12 +277,6 @@ class Group:
                     step()
                     if iteration % CHECK_EVERY == 0:
                         self._look_at_the_clock(deadline)
-        for learner in self.learners:
-            bad = (~learner.losses.isfinite()).nonzero().flatten().tolist()
-            if bad:
-                raise FloatingPointError(
-                    f"{learner.cfg.OUTPUT_DIR}: the loss of iteration {bad[0]} is not finite"
-                )
 
     def seconds(self, repeats: int, *, graphs: bool = True) -> float:
         """The time of a step; what it learns is not kept.

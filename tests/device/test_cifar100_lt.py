@@ -142,19 +142,22 @@ def test_other_recipes_are_refused(load, colors, tmp_path, key, value):
         module.Learner(config("linear", tmp_path, key, value), None, CLASSES)
 
 
-def test_all_stages_of_a_table(load, colors, tmp_path, capsys, monkeypatch):
-    module = load("device.cifar100_lt")
-    methods = ["linear", "cosine", "linear_crt", "cosine_disalign", "linear_ncm"]
+def study_of(module, folder, methods, seeds, *more):
     pairs = [
         str(item)
         for key, value in zip(OPTIONS[::2], OPTIONS[1::2], strict=True)
         if key != "SEED"
         for item in (key, value)
     ]
-    command = ["--output", str(tmp_path), "--seeds", "2", "--methods", *methods]
-    arguments = module.parse_arguments([*command, "--options", *pairs])
+    command = ["--output", str(folder), "--seeds", seeds, "--methods", *methods]
+    return module.Study(module.parse_arguments([*command, "--options", *pairs, *more]))
+
+
+def test_all_stages_of_a_table(load, colors, tmp_path, monkeypatch):
+    module = load("device.cifar100_lt")
+    methods = ["linear", "cosine", "linear_crt", "cosine_disalign", "linear_ncm"]
     monkeypatch.setattr(sys, "argv", ["cifar100_lt.py"])
-    study = module.Study(arguments)
+    study = study_of(module, tmp_path, methods, "2")
     study.run()
     assert len(study.plan.jobs) == 10 and all(is_done(job) for job in study.plan.jobs)
     written = json.loads((tmp_path / "cifar100_lt.json").read_text())["figures"]
@@ -171,6 +174,25 @@ def test_all_stages_of_a_table(load, colors, tmp_path, capsys, monkeypatch):
     Checkpointer(model).load(str(folder / "model_final.pth"))
     again = Trainer.test(cfg, model)["classification"]["mean_acc"]
     assert again == pytest.approx(rows["linear_crt"]["runs"][1]["average"])
+
+
+def test_what_diverges_stops_nothing_else(load, colors, tmp_path, monkeypatch, capsys):
+    module = load("device.cifar100_lt")
+    monkeypatch.setattr(sys, "argv", ["cifar100_lt.py"])
+    learner = module.Learner
+
+    def spoilt(cfg, *others):
+        made = learner(cfg, *others)
+        if cfg.OUTPUT_DIR.endswith("cosine/seed0") and len(made.losses) == 7:
+            made.rates.fill_(torch.inf)
+        return made
+
+    monkeypatch.setattr(module, "Learner", spoilt)
+    methods = ["linear", "cosine", "cosine_disalign", "linear_ncm"]
+    study_of(module, tmp_path, methods, "1").run()
+    written = json.loads((tmp_path / "cifar100_lt.json").read_text())["figures"]
+    assert set(written["tables"]["CIFAR100-LT"]["rows"]) == {"linear", "linear_ncm"}
+    assert "cosine/seed0: the loss of iteration 1 is not finite" in capsys.readouterr().out
 
 
 def test_rows_that_fit_when_a_seed_does_not(load, colors, tmp_path):
