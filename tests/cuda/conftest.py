@@ -13,7 +13,7 @@ import torch
 VARIABLE = "LONGTAIL_TEST_DEVICE"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device():
     """The name of the device that is tested."""
     name = os.environ.get(VARIABLE, "cuda")

@@ -184,7 +184,7 @@ def test_what_diverges_stops_nothing_else(load, colors, tmp_path, monkeypatch, c
     def spoilt(cfg, *others):
         made = learner(cfg, *others)
         if cfg.OUTPUT_DIR.endswith("cosine/seed0") and len(made.losses) == 7:
-            made.rates.fill_(torch.inf)
+            made.rates = torch.full_like(made.rates, torch.inf)
         return made
 
     monkeypatch.setattr(module, "Learner", spoilt)
