@@ -7,10 +7,11 @@
 # SciPy, OpenCV, matplotlib, TensorBoard, pytest and what these need. To run where `make setup` has
 # been: the versions are those of constraints.txt, and detectron2's wheel is that of `longtail
 # install-detectron2`. Everything but pycocotools is Python alone; no CUDA parts. With PEERS=1 also
-# mmsegmentation, whose models benchmarks/throughput.py compares with (see mmseg_peers.py).
+# mmsegmentation, whose models benchmarks/throughput.py compares with (see mmseg_peers.py); that
+# needs rich and regex there, too.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
 folder=$(mkdir -p "${1:?the folder of the wheels}" && cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
 version=${2:-3.12}
 python=${BIN:-.venv/bin}/python
 
@@ -34,7 +35,6 @@ from pathlib import Path
 from longtail.commands.install_detectron2 import build_wheel, fetch_source
 
 with tempfile.TemporaryDirectory() as name:
-    # On the same disk or not: the wheel is built in the folder itself.
     print(build_wheel(fetch_source(Path(name)), Path(sys.argv[1])))
 END
 ls -l "$folder"

@@ -21,6 +21,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,8 @@ class Images:
         """Read all images of a registered data set."""
         records = DatasetCatalog.get(name)
         mapper = ClassificationDatasetMapper(cfg, is_train=is_train)
-        pixels = torch.stack([mapper(record)["image"] for record in records])
+        with ThreadPoolExecutor() as executor:
+            pixels = torch.stack([item["image"] for item in executor.map(mapper, records)])
         labels = torch.tensor([record["label"] for record in records])
         return cls(records, pixels.to(cfg.MODEL.DEVICE), labels.to(cfg.MODEL.DEVICE))
 

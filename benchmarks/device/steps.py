@@ -138,7 +138,7 @@ def disalign(save: Save, tiny: bool, config: str) -> None:
     """Steps of both stages of Mask R-CNN R-50: ratios, gradients and memory."""
     import disalign_stage2 as bench
 
-    size = (320, 480) if tiny else (640, 960)
+    size = (256, 384) if tiny else (640, 960)
     models = {kind: bench.build(kind) for kind in bench.MODELS}
     inputs = bench.make_inputs(*size)
     for model in models.values():
