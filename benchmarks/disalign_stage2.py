@@ -168,7 +168,8 @@ def gradient_difference(plain: torch.nn.Module, stage2: torch.nn.Module, inputs:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in stage2.roi_heads.box_predictor.calibration.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise.to(parameter.device))
     plain.load_state_dict(stage2.state_dict())
     sample, sampled = plain.roi_heads.label_and_sample_proposals, []
 
