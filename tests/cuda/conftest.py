@@ -26,4 +26,3 @@ def device():
 def full_float32(monkeypatch):
     """Convolutions in float32, not in TF32, whose 10 bits would hide what differs."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
