@@ -3,7 +3,7 @@
 
     bash benchmarks/device/run.sh --wheels WHEELS --cifar100 MOSAICS cifar100_lt --seconds 480
 
-What ``python benchmarks/cifar100_lt.py --recipe CIFAR100-LT`` does in a process a run, in one
+What ``python benchmarks/real_data.py CIFAR100-LT`` does in a process a run, in one
 process: the first stages of a seed are trained at the same time (see several_models.py, which says
 what is the same and what is not), then its second stages, then its post hoc methods. The folders of
 the runs are those of that script, which continues what is here, or reads it: a checkpoint, the loss
@@ -41,7 +41,7 @@ from longtail.engine.checkpoint import Checkpointer
 from longtail.engine.deployment.post_hoc import apply_post_hoc
 from longtail.engine.run import load_weights
 from longtail.jobs.arguments import parse_seeds
-from longtail.jobs.plan import Job, Plan, make_plan
+from longtail.jobs.plan import Job, Plan, Row, make_plan
 from longtail.jobs.state import is_done
 from longtail.utils.errors import ending_in_one_line, first_line
 from longtail.utils.io import atomic_write
@@ -67,6 +67,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
+def on_the_same_images(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows that are trained on the baseline's images, the only ones that are on the device.
+
+    The empirical bound is not: it needs all of CIFAR-100.
+    """
+    trained = {label: load_config(row.config).DATASETS.TRAIN for label, row in rows.items()}
+    others = [label for label, names in trained.items() if names != trained[BASELINE]]
+    if others:
+        print(f"left out, since trained on other images: {', '.join(others)}")
+    return {label: row for label, row in rows.items() if label not in others}
+
+
 class Study:
     """The runs of a table, their time, and what is kept of them.
 
@@ -83,7 +95,7 @@ class Study:
         self.arguments = arguments
         self.start = time.monotonic()
         self.deadline = self.start + arguments.seconds
-        self.rows = folder_rows(arguments.recipe, arguments.methods, BASELINE)
+        self.rows = on_the_same_images(folder_rows(arguments.recipe, arguments.methods, BASELINE))
         self.plan = make_plan(
             self.rows.values(), arguments.seeds, arguments.output, options=arguments.options
         )

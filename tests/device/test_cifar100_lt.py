@@ -176,6 +176,14 @@ def test_all_stages_of_a_table(load, colors, tmp_path, monkeypatch):
     assert again == pytest.approx(rows["linear_crt"]["runs"][1]["average"])
 
 
+def test_the_bound_is_left_out(load, capsys):
+    """It is trained on all images of CIFAR-100, which are not here."""
+    module = load("device.cifar100_lt")
+    rows = module.on_the_same_images(module.folder_rows("CIFAR100-LT", None, "linear"))
+    assert "linear_bound" not in rows and len(rows) == 15
+    assert capsys.readouterr().out == "left out, since trained on other images: linear_bound\n"
+
+
 def test_what_diverges_stops_nothing_else(load, colors, tmp_path, monkeypatch, capsys):
     module = load("device.cifar100_lt")
     monkeypatch.setattr(sys, "argv", ["cifar100_lt.py"])
