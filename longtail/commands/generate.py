@@ -57,7 +57,7 @@ class Digits:
 SEM_SEG = Scenes("synthetic", 400, 120, 160, 24, 5, 100.0, 300.0)
 LVIS = Scenes("lvis_synthetic", 1200, 300, 192, 68, 8, 1200, 1200)
 CLASSIFICATION = Images("synthetic_lt", 24, 300, 100.0)
-DIGITS = Digits("digit_scenes", 200, 50.0)
+DIGITS = Digits("digit_scenes", 300, 20.0)
 KINDS = ("lvis", "classification", "digits")
 
 

@@ -20,7 +20,7 @@ _SIDE = 220
 def recovered_pixels(
     target: np.ndarray, before: np.ndarray, after: np.ndarray, classes: Collection[int]
 ) -> int:
-    """Count the pixels of some classes that are right only after, less those only before.
+    """Count how many more pixels of some classes are right after than before.
 
     Args:
         target: (H, W) classes.
@@ -29,8 +29,8 @@ def recovered_pixels(
         classes: of the ground truth that count.
     """
     counted = np.isin(target, list(classes))
-    gained, lost = ((p == target) & (q != target) for p, q in ((after, before), (before, after)))
-    return int((gained & counted).sum()) - int((lost & counted).sum())
+    right = [int(((labels == target) & counted).sum()) for labels in (before, after)]
+    return right[1] - right[0]
 
 
 def by_recovered(

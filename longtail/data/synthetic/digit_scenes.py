@@ -66,8 +66,8 @@ class DigitScenesConfig:
         ValueError: a value is out of its range.
     """
 
-    num_train: int = 200
-    imbalance: float = 50.0
+    num_train: int = 300
+    imbalance: float = 20.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -46,8 +46,8 @@ def small(tmp_path_factory):
 
 
 def test_the_law_of_frequencies():
-    # round(200 * 50 ** (-k / 9))
-    expected = [200, 129, 84, 54, 35, 23, 15, 10, 6, 4]
+    # round(300 * 20 ** (-k / 9)): 300, 215.1, 154.2, 110.5, 79.2, 56.8, 40.7, 29.2, 20.9, 15
+    expected = [300, 215, 154, 111, 79, 57, 41, 29, 21, 15]
     counts = [DigitScenesConfig(seed=seed).digit_counts("train").tolist() for seed in range(3)]
     assert all(sorted(count, reverse=True) == expected for count in counts)
     assert counts[0] != counts[1] != counts[2]
@@ -67,8 +67,8 @@ def test_plans_hold_the_counts_and_share_no_image(seed):
         # Column d has images of the digit d alone.
         np.testing.assert_array_equal(TARGET[plan[scenes, digits]], digits)
         used[split] = plan[scenes, digits].tolist()
-        # Spread evenly: 2 or 3 in training (560 in 200 scenes), 3 in the others.
-        assert set((plan >= 0).sum(axis=1)) == ({2, 3} if split == "train" else {3})
+        # Spread evenly: 1022 in the 300 scenes of training.
+        assert set((plan >= 0).sum(axis=1)) == ({3, 4} if split == "train" else {3})
     assert not set(used["train"]) & set(used["val"] + used["test"])
     assert not set(used["val"]) & set(used["test"])
     # No image twice before all of a digit's 104, 20 and 50 were there.
@@ -175,7 +175,7 @@ def test_foreign_files_stay(tmp_path):
     ("options", "message"),
     [
         ({"imbalance": 2}, "imbalance must be at least 20, got 2"),
-        ({"num_train": 20}, r"num_train must be at least imbalance \(50\).*got 20"),
+        ({"num_train": 10}, r"num_train must be at least imbalance \(20\).*got 10"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
 )
