@@ -11,6 +11,12 @@ from longtail.data.datasets.register import register_sem_seg
 from longtail.data.formats.generated import DIGIT_CLASSES, DIGIT_SPLITS, digit_folders, read_meta
 
 NAME = "digit_scenes"
+# Ten that are easily told apart, and grey for the ground.
+COLORS = (
+    *((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189)),
+    *((140, 86, 75), (227, 119, 194), (255, 221, 0), (23, 190, 207), (190, 255, 100)),
+    (127, 127, 127),
+)
 
 
 def register_digit_scenes(root: str) -> None:
@@ -31,6 +37,7 @@ def register_digit_scenes(root: str) -> None:
             images,
             labels,
             DIGIT_CLASSES,
+            colors=COLORS,
             class_groups=groups,
             hint="make it with: longtail generate --digits",
         )

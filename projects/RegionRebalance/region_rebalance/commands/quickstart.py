@@ -223,18 +223,22 @@ def summary(images: Mapping[str, "Run"], pixels: Mapping[str, "Run"]) -> list[st
         images: runs by method.
         pixels: runs by method.
     """
-    few = [images[method].metrics()["few"] for method in ("baseline", "DisAlign")]
-    names = ("baseline", "Region Rebalance", "RR + DisAlign")
-    rare = [pixels[name].metrics()["mAcc tail"] for name in names]
-    miou = [pixels[name].metrics()["mIoU"] for name in names]
+    accuracy = {
+        (method, metric): images[method].metrics()[metric]
+        for method in ("baseline", "DisAlign")
+        for metric in ("few", "average")
+    }
+    tail = [run.metrics()["mAcc tail"] for run in pixels.values()]
     return [
-        "Images: DisAlign takes the digits with few training images from {:.1f} to {:.1f} % right; "
-        "few, medium and many are groups of accuracy_of_classes.png's bars.".format(*few),
-        "Scenes: the pixels of rare digits are {:.1f} % right, {:.1f} % with Region Rebalance, "
-        "{:.1f} % with both methods (mIoU {:.1f}, {:.1f}, {:.1f}); scene_*.png show where "
-        "both gain most, and where they lose most.".format(*rare, *miou),
-        "One seed of a small set: rows named 'several seeds' are what to trust, and "
-        "benchmarks/README.md has the results on real data, also where the methods do not win.",
+        "Images: with DisAlign digits with fewer than 20 training images go from "
+        f"{accuracy['baseline', 'few']:.1f} to {accuracy['DisAlign', 'few']:.1f} % right, all from "
+        f"{accuracy['baseline', 'average']:.1f} to {accuracy['DisAlign', 'average']:.1f} %: the "
+        "upper bars of accuracy_of_classes.png.",
+        "Scenes: of the pixels of the three rarest digits {:.1f} % are right, with Region "
+        "Rebalance {:.1f} %, with DisAlign {:.1f} %, with both {:.1f} %: the lower bars; "
+        "scene_*.png show where both gain most, and where they lose most.".format(*tail),
+        "This is one seed of a small set: trust the rows of several seeds. Results on real data, "
+        "and where the methods do not win: benchmarks/README.md.",
     ]
 
 
