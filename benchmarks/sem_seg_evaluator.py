@@ -10,20 +10,20 @@ every pixel, the worst case for detectron2's RLEs and for memory access.
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from branch_cost import now
 from common import save_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator as Detectron2Evaluator
 from PIL import Image
 
 from longtail.evaluation import SemSegEvaluator
-from longtail.evaluation.sem_seg.metrics import confusion_matrix, predicted_classes
+from longtail.evaluation.sem_seg.metrics import as_class_map, confusion_matrix
 
 DATASET = "benchmark_sem_seg_evaluator"
 IGNORE_LABEL = 255
@@ -83,7 +83,10 @@ def register(label_file: Path, num_classes: int, size: tuple[int, int]) -> None:
 
 
 def measure(logits: torch.Tensor, label_file: Path, rounds: int) -> dict[str, float]:
-    """Milliseconds per image (medians), their ratio, and where the time goes."""
+    """Milliseconds per image (medians), their ratio, and where the time goes.
+
+    The logits may be on any device.
+    """
     num_classes = len(logits)
     ours = SemSegEvaluator(DATASET, distributed=False)
     theirs = Detectron2Evaluator(DATASET, distributed=False)
@@ -91,12 +94,12 @@ def measure(logits: torch.Tensor, label_file: Path, rounds: int) -> dict[str, fl
     check_identical(theirs, logits, label_file)
 
     inputs, outputs = [{"file_name": "image.jpg"}], [{"sem_seg": logits}]
-    target = torch.from_numpy(np.array(Image.open(label_file)))
-    prediction = predicted_classes(logits)
+    target = torch.from_numpy(np.array(Image.open(label_file))).to(logits.device)
+    prediction = as_class_map(logits, "image.jpg")
     steps: dict[str, Callable[[], object]] = {
         "ours": lambda: ours.process(inputs, outputs),
         "detectron2": lambda: theirs.process(inputs, outputs),
-        "argmax of ours": lambda: predicted_classes(logits),
+        "argmax of ours": lambda: as_class_map(logits, "image.jpg"),
         "argmax of torch": lambda: logits.argmax(dim=0),
         "reading the label map": lambda: np.array(Image.open(label_file)),
         "confusion matrix": lambda: confusion_matrix(prediction, target, num_classes),
@@ -104,10 +107,10 @@ def measure(logits: torch.Tensor, label_file: Path, rounds: int) -> dict[str, fl
     times: dict[str, list[float]] = {name: [] for name in steps}
     for index in range(rounds + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = now()
             step()
             if index > 0:
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (now() - start))
         theirs.reset()  # it keeps all RLEs
     figures: dict[str, float] = {f"{n} (ms)": statistics.median(t) for n, t in times.items()}
     ratios = [d / o for o, d in zip(times["ours"], times["detectron2"], strict=True)]
@@ -126,11 +129,11 @@ def check_identical(theirs: Detectron2Evaluator, logits: torch.Tensor, label_fil
     """
     num_classes = len(logits)
     theirs.process([{"file_name": "image.jpg"}], [{"sem_seg": logits}])
-    target = torch.from_numpy(np.array(Image.open(label_file)))
-    counts = confusion_matrix(predicted_classes(logits), target, num_classes)
+    target = torch.from_numpy(np.array(Image.open(label_file))).to(logits.device)
+    counts = confusion_matrix(as_class_map(logits, "image.jpg"), target, num_classes)
     # detectron2 keeps the prediction in the rows and the ignored pixels in an extra column.
     expected = theirs._conf_matrix[:num_classes, :num_classes].T
-    if not np.array_equal(counts.numpy(), expected):
+    if not np.array_equal(counts.cpu().numpy(), expected):
         raise RuntimeError("the confusion matrix differs from detectron2's")
 
 

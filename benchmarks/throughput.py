@@ -156,18 +156,22 @@ def seconds(step: Callable[[], None]) -> float:
     return now() - start
 
 
-def times(
-    model: str, kinds: list[str], images: int, size: int, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of every repetition of each kind of step; all kinds in turn, after two warm-ups."""
+def make_steps(
+    model: str, kinds: list[str], images: int, size: int
+) -> dict[str, Callable[[], None]]:
+    """Each kind of step of an architecture, the region branch's included, on the same batch."""
     batch = make_batch(images, size, 150)
-    steps = {
+    return {
         kind: make_branch(model, batch) if kind == BRANCH else make_step(model, kind, batch)
         for kind in kinds
     }
+
+
+def times(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every repetition of each step; all of them in turn, after two warm-ups."""
     for step in [*steps.values(), *steps.values()]:
         step()
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    found: dict[str, list[float]] = {kind: [] for kind in steps}
     for _ in range(repeats):
         for kind, step in steps.items():
             found[kind].append(seconds(step))
@@ -179,14 +183,26 @@ def peak_memory(model: str, kind: str, images: int, size: int) -> float:
     step = make_step(model, kind, make_batch(images, size, 150))
     if ON_GPU:
         step()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
+        return peak_on_gpu(step)
     # The first step: after it the allocator would hold on to what a second one needs.
     held = start_memory()
     step()
     return memory("VmHWM") - held
+
+
+def peak_on_gpu(step: Callable[[], None]) -> float:
+    """MB at most during a step that is not the first, above what is held before."""
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - held) / 2**20
+
+
+def speed(
+    model: str, kinds: list[str], images: int, size: int, repeats: int
+) -> dict[str, list[float]]:
+    """The seconds of each kind of step, all in one process."""
+    return times(make_steps(model, kinds, images, size), repeats)
 
 
 def measure(model: str, kinds: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,7 +218,7 @@ def measure(model: str, kinds: list[str], arguments: argparse.Namespace) -> dict
         print(f"{model}: {found}", flush=True)
     for kind in kinds if "speed" in arguments.figures else []:
         # Two models at a time: the largest would not all fit in memory together.
-        rotation = in_child(times, model, [FLOAT32, kind], *shape, arguments.repeats)
+        rotation = in_child(speed, model, [FLOAT32, kind], *shape, arguments.repeats)
         medians = {key: statistics.median(value) for key, value in rotation.items()}
         if kind == BRANCH:
             found["region branch, percent of a step"] = 100 * medians[kind] / medians[FLOAT32]

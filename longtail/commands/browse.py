@@ -59,7 +59,11 @@ def browse(options: argparse.Namespace) -> None:
         raise ValueError(f"--num-images must be 1 or more, got {options.num_images}")
     check_output_folder(options.output)
     # A worker gives the same images as this process, see TrainingLoader.
-    cfg = load_config(options.config_file, [*options.opts, "DATALOADER.NUM_WORKERS", 0])
+    cfg = load_config(
+        options.config_file,
+        [*options.opts, "DATALOADER.NUM_WORKERS", 0],
+        imports=options.imports,
+    )
     loader = Trainer.build_train_loader(cfg)
     if not isinstance(loader, TrainingLoader):
         raise ValueError(

@@ -2,17 +2,23 @@
 """Check the header of every image and label map: existence, mode, size, orientation.
 
     longtail check --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml
+    longtail check --data my_data.yaml
     longtail check --dataset camvid_sem_seg_train camvid_sem_seg_val --num-workers 8
 
-Without --dataset, the sets of DATASETS.TRAIN and DATASETS.TEST. The exit code is 1 if there is an
-error. No pixel is decoded: what is damaged behind the header, training and prepare notice.
+Without --dataset, the sets of DATASETS.TRAIN and DATASETS.TEST, or all that --data declares. The
+exit code is 1 if there is an error. No pixel is decoded: what is damaged behind the header,
+training and prepare notice.
 """
 
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from longtail.utils.command_line import command_parser
+from longtail.utils.command_line import (
+    add_data_argument,
+    add_import_argument,
+    command_parser,
+)
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
 
@@ -29,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="config whose data sets are checked: a file, or the name of a packaged one",
     )
     parser.add_argument("--dataset", nargs="+", metavar="NAME", help="registered data sets")
+    add_data_argument(parser)
+    add_import_argument(parser)
     parser.add_argument(
         "--num-workers", type=int, metavar="N", help="processes (default: all cores)"
     )
@@ -49,9 +57,11 @@ def check(options: argparse.Namespace) -> "HeaderReport":
         ValueError, OSError: no data set is named, or one that is not registered.
     """
     from longtail.data.datasets.checking import check_headers
+    from longtail.data.datasets.declared import register_data_files
     from longtail.data.formats.header_findings import ERRORS, WARNINGS
 
-    names = options.dataset or _data_sets(options)
+    declared = register_data_files(options.data)
+    names = options.dataset or (not options.config_file and declared) or _data_sets(options)
     workers = available_cores() if options.num_workers is None else options.num_workers
     report = check_headers(names, workers, options.shown)
     for kinds, what in ((ERRORS, "error"), (WARNINGS, "warning")):
@@ -70,10 +80,10 @@ def check(options: argparse.Namespace) -> "HeaderReport":
 
 def _data_sets(options: argparse.Namespace) -> list[str]:
     if not options.config_file:
-        raise ValueError("name data sets with --dataset, or a config with --config-file")
+        raise ValueError("name data sets with --dataset or --data, or a config with --config-file")
     from longtail.config import load_config
 
-    cfg = load_config(options.config_file, options.opts)
+    cfg = load_config(options.config_file, options.opts, imports=options.imports)
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names:
         raise ValueError(f"{options.config_file} names no data set in DATASETS.TRAIN and TEST")

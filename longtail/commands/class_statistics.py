@@ -2,13 +2,14 @@
 """Print how often every class of a registered data set occurs, and its imbalance factors.
 
 longtail class-statistics --dataset ade20k_sem_seg_train
+longtail class-statistics --data my_data.yaml --dataset road_train
 """
 
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from longtail.utils.command_line import command_parser
+from longtail.utils.command_line import add_data_argument, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("class-statistics", __doc__)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")
+    add_data_argument(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that read labels (default: all cores)"
     )
@@ -52,9 +54,12 @@ def print_statistics(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
+    from longtail.data.datasets.declared import register_data_files
     from longtail.data.statistics.class_stats import locate_class_stats
-    from longtail.data.statistics.groups import shot_groups
+    from longtail.data.statistics.counting import frequency_bounds
+    from longtail.data.statistics.groups import frequency_groups, shot_groups
 
+    register_data_files(options.data)
     stats, path = locate_class_stats(options.dataset, options.workers)
     print(class_table(stats))
     print()
@@ -67,6 +72,11 @@ def print_statistics(options: argparse.Namespace) -> None:
     if is_classification:
         groups = shot_groups(stats.image_count)
         print("classes                 " + ", ".join(f"{len(v)} {k}" for k, v in groups.items()))
+    if stats.instance_count is not None:
+        bounds = frequency_bounds([options.dataset])
+        groups = frequency_groups(stats.image_count, bounds)
+        counts = ", ".join(f"{len(v)} {k}" for k, v in groups.items())
+        print(f"classes                 {counts} ({bounds})")
     print(f"file                    {path or 'none: the cache folder cannot be written'}")
 
 

@@ -17,7 +17,7 @@ rest.
 import argparse
 from collections.abc import Sequence
 
-from longtail.utils.command_line import command_parser
+from longtail.utils.command_line import add_import_argument, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out classifiers of another number of classes",
     )
+    add_import_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
     return parser
 

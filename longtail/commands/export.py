@@ -25,7 +25,16 @@ project nor detectron2. It takes one image, (3, H, W) uint8, of the size and the
 
 For detectors import torchvision before torch.jit.load: it has two of the operators.
 
-Either file is read back and compared with the model on random images; the largest difference is
+A checkpoint whose name ends in .safetensors is written as such. Semantic segmentation and image
+classification have further formats, for batches (N, 3, H, W) of uint8:
+
+- onnx: for onnxruntime; images of any size, where the model allows that,
+- torch-export: for torch.export.load, likewise,
+- bundle, bundle-onnx: a folder with one of these, the weights (safetensors), the config, and
+  model.json with classes, colours and preprocessing; and run.py, which needs torch or onnxruntime,
+  NumPy and Pillow.
+
+Every file is read back and compared with the model on random images; the largest difference is
 printed. If it is too large, nothing is written and the exit code is 1.
 """
 
@@ -35,13 +44,16 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from longtail.utils.command_line import add_config_arguments, command_parser
+from longtail.utils.command_line import add_config_arguments, check_output_folder, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-FORMATS = ("auto", "checkpoint", "torchscript")
+    from longtail.engine.inference.trained import TrainedModel
+
+GRAPHS = ("onnx", "torch-export", "bundle", "bundle-onnx")
+FORMATS = ("auto", "checkpoint", "torchscript", *GRAPHS)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -53,32 +65,34 @@ def export(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
-    from longtail.config import deployed_config, load_config
+    from longtail.config import load_config
     from longtail.engine import Trainer
-    from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
+    from longtail.engine.checkpoint import CLASS_NAMES
     from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
     from longtail.engine.deployment.folding import baseline_config, changes, fold
-    from longtail.engine.deployment.post_hoc import (
-        APPLIED,
-        apply_post_hoc,
-        check_not_applied,
-        check_training_classes,
-    )
+    from longtail.engine.deployment.graphs import require_onnx
+    from longtail.engine.deployment.post_hoc import APPLIED
+    from longtail.engine.inference.trained import load_trained, trained_config
 
-    if os.path.isdir(options.output) or options.output.endswith(".pkl"):
+    is_file = not options.format.startswith("bundle")
+    if is_file and (os.path.isdir(options.output) or options.output.endswith(".pkl")):
         raise ValueError(
             f"--output {options.output} must name a file, and not end with .pkl, which stands for "
             "the model zoo's format"
         )
-    cfg = load_config(options.config_file, options.opts)
-    model = Trainer.build_model(deployed_config(cfg)).eval()
+    if not is_file:
+        check_output_folder(options.output)
+    if "onnx" in options.format:
+        require_onnx()
+    cfg = trained_config(
+        load_config(options.config_file, options.opts, imports=options.imports), options.weights
+    )
+    trained = load_trained(cfg)
+    model, loaded = trained.model, trained.notes
     check_kind(model)
-    checkpointer = CompleteCheckpointer(model)
-    loaded = checkpointer.load(options.weights)
-    check_not_applied(cfg, loaded)
-    check_training_classes(cfg, loaded)
-    _check_nothing_is_left_out(checkpointer.unused, options.weights)
-    apply_post_hoc(cfg, model)
+    if options.format in GRAPHS:
+        print(_write_graph(options, trained, test_size(cfg)))
+        return
     folded = None
     if options.format != "torchscript":
         try:
@@ -105,21 +119,18 @@ def export(options: argparse.Namespace) -> None:
     print(f"config: {shlex.join([options.config_file, *options.opts, *changes(cfg, deployed)])}")
 
 
-def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
-    """Refuse weights of which the model would leave a project's tensors out.
+def _write_graph(options: argparse.Namespace, trained: "TrainedModel", size: int) -> str:
+    """Write one of the formats for batches; gives a line about it."""
+    from longtail.engine.deployment.bundle import write_bundle
+    from longtail.engine.deployment.graphs import write_exported_program, write_onnx
 
-    Raises:
-        ValueError: the weights have tensors that a project deploys, and the model lacks them.
-    """
-    from longtail.config import installed_projects
-
-    parts = [part for project in installed_projects() for part in project.deployed_tensors]
-    left_out = sorted(name for name in unused if any(part in name for part in parts))
-    if left_out:
-        raise ValueError(
-            f"{weights} was trained with {left_out[0]}, which this config leaves out: give the "
-            "config that it was trained with"
-        )
+    output = options.output
+    if options.format.startswith("bundle"):
+        written = write_bundle(output, trained, size, onnx=options.format == "bundle-onnx")
+    else:
+        write = write_onnx if options.format == "onnx" else write_exported_program
+        written = write(output, trained.model, size)
+    return f"{output}: {options.format}, {written}"
 
 
 def test_size(cfg: "CfgNode") -> int:
@@ -135,12 +146,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("export", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint")
-    parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="file to write, of a bundle the folder"
+    )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="auto",
-        help="auto (default): a checkpoint where that is exact, otherwise TorchScript",
+        help="auto (default): a checkpoint where that is exact, otherwise TorchScript; see above",
     )
     return parser
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from longtail.utils.command_line import command_parser
+from longtail.utils.command_line import add_import_argument, command_parser
 from longtail.utils.errors import ending_in_one_line
 
 
@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace the run in OUTPUT_DIR; without it and --resume that is an error",
     )
+    add_import_argument(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,

@@ -24,15 +24,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtail.utils.command_line import check_output_folder, command_parser
+from longtail.utils.command_line import (
+    add_data_argument,
+    add_import_argument,
+    check_output_folder,
+    command_parser,
+)
 from longtail.utils.errors import ending_in_one_line
 
 if TYPE_CHECKING:
     import numpy as np
     from detectron2.config import CfgNode
 
+    from longtail.engine.inference.predictor import Predictor
     from longtail.visualization.predictions import Record
-    from longtail.visualization.saved import Predictor
+    from longtail.visualization.saved import Drawn
     from longtail.visualization.tasks import Task
 
 
@@ -63,8 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--dataset",
         metavar="NAME",
         help="data set of images, classes and colours; by default the first one of DATASETS.TEST "
-        "of the first model",
+        "of the first model; with --images, the classes that the weights carry",
     )
+    add_data_argument(parser)
+    add_import_argument(parser)
     parser.add_argument(
         "--images", nargs="+", metavar="FILE", help="images of one's own, without ground truth"
     )
@@ -104,17 +112,24 @@ def visualize(options: argparse.Namespace) -> None:
         ValueError, OSError, KeyError: bad input; the message says what to do.
     """
     from longtail.config import load_config
-    from longtail.data.datasets.classes import class_names
+    from longtail.data.datasets.declared import register_data_files
     from longtail.data.statistics.counting import load_records
-    from longtail.engine.inference.predictor import check_model, model_predictor
+    from longtail.engine.inference.pictured import drawn
+    from longtail.engine.inference.trained import model_kind
     from longtail.visualization.saved import check_saved, saved_predictor
-    from longtail.visualization.tasks import OBJECTS, SEM_SEG, build_task, task_kind
+    from longtail.visualization.tasks import OBJECTS, task_kind
     from longtail.visualization.writing import picture_names, write_pictures
 
     _check_options(options)
-    configs = [load_config(config) for _, config, _ in options.model]
-    dataset = options.dataset or _first_test_set(configs)
-    kind = task_kind(dataset)
+    register_data_files(options.data)
+    configs = {
+        name: load_config(config, imports=options.imports) for name, config, _ in options.model
+    }
+    own = _own_images(options.images)
+    # A model's own classes are those of images of one's own: no data set may lend them others.
+    by_model = bool(own and configs and not options.dataset)
+    dataset = "" if by_model else options.dataset or _first_test_set(list(configs.values()))
+    kind = model_kind(next(iter(configs.values()))) if by_model else task_kind(dataset)
     for name, path in options.predictions:
         check_saved(kind, name, path)
         if kind == OBJECTS and options.images:
@@ -122,17 +137,12 @@ def visualize(options: argparse.Namespace) -> None:
                 "--images and --predictions: files of detections are for images of a data set; "
                 "leave one of the two out"
             )
-    own = _own_images(options.images)
     records = own or load_records(dataset)
-    if not class_names(dataset):
-        key = "stuff_classes" if kind == SEM_SEG else "thing_classes"
-        raise ValueError(f"data set {dataset!r} does not have {key}: register it with its classes")
-    task = build_task(dataset, options.min_score)
-    for (name, *_), cfg in zip(options.model, configs, strict=True):
-        check_model(name, cfg, task)
-    predictors: dict[str, Predictor] = {}
-    for (name, _, weights), cfg in zip(options.model, configs, strict=True):
-        predictors[name] = model_predictor(name, cfg, weights, task)
+    if by_model:
+        models, task = _models_with_their_classes(options, configs)
+    else:
+        models, task = _models_for(dataset, options, configs)
+    predictors = {name: drawn(name, model, task) for name, model in models.items()}
     for name, path in options.predictions:
         predictors[name] = saved_predictor(task, name, path, records)
     if options.most_different:
@@ -143,6 +153,37 @@ def visualize(options: argparse.Namespace) -> None:
     highlight = options.most_different is not None
     pictures = (_picture(record, predictors, task, highlight) for record in records)
     write_pictures(options.output, zip(names, pictures, strict=True))
+
+
+def _models_with_their_classes(
+    options: argparse.Namespace, configs: Mapping[str, "CfgNode"]
+) -> tuple[dict[str, "Predictor"], "Task"]:
+    """Open the models, which have to know their classes, the same ones all."""
+    from longtail.engine.inference.pictured import check_same_models, open_model
+
+    models = {name: open_model(name, configs[name], weights) for name, _, weights in options.model}
+    check_same_models(models)
+    return models, next(iter(models.values())).task(options.min_score)
+
+
+def _models_for(
+    dataset: str, options: argparse.Namespace, configs: Mapping[str, "CfgNode"]
+) -> tuple[dict[str, "Predictor"], "Task"]:
+    """Open the models, which have to be for the data set."""
+    from longtail.data.datasets.classes import class_names
+    from longtail.engine.inference.pictured import check_model, open_model
+    from longtail.visualization.tasks import SEM_SEG, build_task, task_kind
+
+    if not class_names(dataset):
+        key = "stuff_classes" if task_kind(dataset) == SEM_SEG else "thing_classes"
+        raise ValueError(f"data set {dataset!r} does not have {key}: register it with its classes")
+    task = build_task(dataset, options.min_score)
+    for name, cfg in configs.items():
+        check_model(name, cfg, task)
+    return {
+        name: open_model(name, configs[name], weights, dataset)
+        for name, _, weights in options.model
+    }, task
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -167,12 +208,12 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ValueError("--most-different chooses images of a data set: leave --images out")
 
 
-def _predictions(record: "Record", predictors: Mapping[str, "Predictor"]) -> dict[str, Any]:
+def _predictions(record: "Record", predictors: Mapping[str, "Drawn"]) -> dict[str, Any]:
     return {name: predict(record) for name, predict in predictors.items()}
 
 
 def _picture(
-    record: "Record", predictors: Mapping[str, "Predictor"], task: "Task", highlight: bool
+    record: "Record", predictors: Mapping[str, "Drawn"], task: "Task", highlight: bool
 ) -> "np.ndarray":
     image, truth = task.read(record)
     predictions = _predictions(record, predictors)
@@ -180,7 +221,7 @@ def _picture(
         return task.picture(image, truth, predictions, highlight=highlight)
 
 
-def _difference(record: "Record", predictors: Mapping[str, "Predictor"], task: "Task") -> float:
+def _difference(record: "Record", predictors: Mapping[str, "Drawn"], task: "Task") -> float:
     predictions = _predictions(record, predictors)
     with _naming(record):
         return task.difference(predictions, record)
@@ -225,7 +266,10 @@ def _spread(records: Sequence["Record"], number: int) -> list["Record"]:
 
 
 def _most_different(
-    records: Sequence["Record"], predictors: Mapping[str, "Predictor"], task: "Task", number: int
+    records: Sequence["Record"],
+    predictors: Mapping[str, "Drawn"],
+    task: "Task",
+    number: int,
 ) -> list["Record"]:
     """The records whose predictions differ most, those first; fewer if fewer differ."""
     import numpy as np

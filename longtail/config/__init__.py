@@ -13,6 +13,7 @@ from longtail.config.loading import (
 )
 from longtail.config.projects import (
     Folding,
+    Method,
     Project,
     deployed_state,
     get_value,
@@ -22,6 +23,7 @@ from longtail.config.projects import (
 
 __all__ = [
     "Folding",
+    "Method",
     "Project",
     "add_longtail_config",
     "deployed_config",

@@ -24,6 +24,9 @@ def add_longtail_config(cfg: CfgNode) -> None:
     _add_class_loss_config(cfg)
     _add_data_config(cfg)
     _add_solver_config(cfg)
+    # Python modules that the config needs, such as one that registers a head or a loss. A config is
+    # data: it only says so, and each has to be allowed on the command line, by --import NAME.
+    cfg.IMPORTS = []
     cfg.TEST.SEM_SEG = CfgNode()
     # Also write the predictions as COCO run-length encodings (slow, large).
     cfg.TEST.SEM_SEG.WRITE_PREDICTIONS = False
@@ -181,6 +184,12 @@ def _add_class_loss_config(cfg: CfgNode) -> None:
 
 
 def _add_data_config(cfg: CfgNode) -> None:
+    # YAML files that declare data sets of one's own (docs/own_data.md), relative to the config file
+    # that names them or to the working folder. They are data, never executed.
+    cfg.DATASETS.FILES = ()
+    # The mapper of training and test images, registered in MAPPER_REGISTRY; "" for that of the
+    # data set's kind.
+    cfg.INPUT.MAPPER = ""
     # Image classification, in training: a crop of this part of the area, resized to SIZE
     # (pixels), flipped as INPUT.RANDOM_FLIP says, with brightness, contrast and saturation changed
     # by up to COLOR_JITTER. In testing: shorter side TEST_RESIZE, then the center of SIZE.

@@ -14,10 +14,12 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.utils.file_io import PathManager
 
 import longtail
 from longtail.config.checks import check_config, near_keys
 from longtail.config.keys import add_longtail_config
+from longtail.config.own import check_imports, find_data_files, import_modules
 from longtail.config.projects import get_value, installed_projects, set_value
 from longtail.utils import downloads  # noqa: F401  (what _BASE_ may fetch)
 from longtail.utils.errors import one_line
@@ -71,28 +73,40 @@ def get_config_file(name: str) -> str:
     return str(path)
 
 
-def load_config(config_file: str, overrides: Sequence[str] | None = None) -> CfgNode:
+def load_config(
+    config_file: str,
+    overrides: Sequence[str] | None = None,
+    *,
+    imports: Sequence[str] = (),
+    register: bool = True,
+) -> CfgNode:
     """The complete config: defaults, a file, then ``KEY VALUE`` pairs.
 
-    On a machine without GPU the device becomes the CPU, see :func:`say_if_there_is_no_gpu`.
+    On a machine without GPU the device becomes the CPU, see :func:`say_if_there_is_no_gpu`. The
+    data sets that the files at DATASETS.FILES declare are registered; their paths become whole.
 
     Args:
         config_file: a YAML file, the name of a packaged one (see :func:`get_config_file`), or ""
             for the defaults. It is read as data, never executed.
         overrides: alternating keys and values.
+        imports: modules to import before, from the working folder, too; those that the config
+            names at IMPORTS must be among them.
+        register: whether to register declared data sets; an image alone needs none.
 
     Raises:
-        ValueError: a key that no project declares, or a value of another type.
+        ValueError: a key that no project declares, a value of another type, or a data set that is
+            declared badly.
         FileNotFoundError: no such file.
+        ImportError: a module cannot be imported.
     """
+    import_modules(imports)
     cfg = get_cfg()
     try:
         if config_file:
-            cfg.merge_from_file(find_config_file(config_file), allow_unsafe=False)
+            _merge_file(cfg, find_config_file(config_file))
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, list(overrides or [])))
     except (KeyError, AssertionError, ValueError, yaml.YAMLError, SyntaxError) as error:
-        hint = _hint(cfg, one_line(error))
-        raise ValueError(f"config {config_file or 'options'}: {one_line(error)}{hint}") from None
+        raise ValueError(f"config {config_file or 'options'}: {_problem(cfg, error)}") from None
     except RecursionError:
         raise ValueError(
             f"config {config_file}: _BASE_ leads back to itself, or values are nested too deeply"
@@ -105,7 +119,69 @@ def load_config(config_file: str, overrides: Sequence[str] | None = None) -> Cfg
         _without_gpu.add(cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
+    check_imports(cfg, config_file, imports)
+    if register and cfg.DATASETS.FILES:
+        _register_data_sets(cfg, config_file, overrides or [])
     return cfg
+
+
+def config_chain(config_file: str) -> list[tuple[str, dict[str, Any]]]:
+    """The files of a config and of its bases, with what they say themselves.
+
+    A ``_BASE_`` is relative to its file, or the name of a packaged config. Other bases, such as
+    addresses and lists of several, are left to detectron2: the chain ends there.
+
+    Args:
+        config_file: a YAML file.
+    """
+    chain: list[tuple[str, dict[str, Any]]] = []
+    path: str | None = config_file
+    while path is not None and path not in dict(chain):
+        with PathManager.open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+        if not isinstance(content, dict):
+            break
+        chain.append((path, content))
+        base = content.get("_BASE_")
+        path = _base_file(path, base) if isinstance(base, str) else None
+    return chain
+
+
+def _base_file(path: str, base: str) -> str | None:
+    own = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    if os.path.isfile(own):
+        return own
+    return str(CONFIGS / base) if (CONFIGS / base).is_file() else None
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """Merge a file and its bases; detectron2 does, unless a base is a packaged config."""
+    files = config_chain(path)
+    depth = next((n for n, (file, content) in enumerate(files) if _is_packaged(file, content)), -1)
+    if depth < 0:
+        cfg.merge_from_file(path, allow_unsafe=False)
+        return
+    cfg.merge_from_file(files[depth + 1][0], allow_unsafe=False)
+    for _, content in files[depth::-1]:
+        own = {key: value for key, value in content.items() if key not in ("_BASE_", "VERSION")}
+        cfg.merge_from_other_cfg(CfgNode(own))
+
+
+def _is_packaged(path: str, content: Mapping[str, Any]) -> bool:
+    """Whether the base of a file is named as the package's configs are."""
+    base = content.get("_BASE_")
+    return isinstance(base, str) and _base_file(path, base) == str(CONFIGS / base)
+
+
+def _register_data_sets(cfg: CfgNode, config_file: str, overrides: Sequence[str]) -> None:
+    # Only where it is needed: reading a config takes no data sets otherwise.
+    from longtail.data.datasets.declared import register_data_files
+
+    chain = config_chain(find_config_file(config_file)) if config_file else []
+    files = find_data_files(cfg, config_file, chain, overrides)
+    register_data_files(files)
+    # A run's config is read again in other folders.
+    cfg.DATASETS.FILES = tuple(files)
 
 
 def say_if_there_is_no_gpu() -> None:
@@ -137,14 +213,24 @@ def _declared(cfg: CfgNode, key: object) -> object:
         return None
 
 
-def _hint(cfg: CfgNode, message: str) -> str:
-    """What may have been meant, where yacs only says what is wrong."""
+def _problem(cfg: CfgNode, error: Exception) -> str:
+    """What is wrong, and what may have been meant, where yacs only says the former."""
+    message = one_line(error)
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
     if unknown and (near := near_keys(cfg, unknown[1])):
-        return f"; near names: {', '.join(near)}"
-    if "Type mismatch" in message and "tuple" in message and "str" in message:
-        return "; a sequence of one item has a comma: ('name',)"
-    return ""
+        return f"{message}; near names: {', '.join(near)}"
+    mismatch = re.search(r"Type mismatch \(<class '(\w+)'> .*? for config key: ([\w.]+)", message)
+    if not mismatch:
+        return message
+    kind, key = mismatch.groups()
+    value = re.search(r"with values \(.* vs\. (.*)\) for config key", message)[1]
+    return f"{key} must be of the type {kind}, such as {_example(cfg, key)}, got {value}"
+
+
+def _example(cfg: CfgNode, key: str) -> str:
+    """A value of the right form: the declared one."""
+    value = _declared(cfg, key)
+    return "('name',)" if value == () else repr(value)
 
 
 def deployed_config(cfg: CfgNode) -> CfgNode:

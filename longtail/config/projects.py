@@ -53,6 +53,28 @@ class Folding:
     fold: Callable[[nn.Module], None]
 
 
+KINDS = ("loss", "sampler", "training branch", "post hoc", "second stage")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method for data with a long tail, for one task, as ``longtail methods`` lists it.
+
+    Attributes:
+        name: as in papers, or as in the config.
+        kind: of ``KINDS``.
+        task: ``"images"``, ``"pixels"`` or ``"boxes"``.
+        settings: the config keys that choose it, with their values.
+        what: one sentence without full stop.
+    """
+
+    name: str
+    kind: str
+    task: str
+    settings: str
+    what: str
+
+
 @dataclass(frozen=True)
 class Project:
     """The additions of one project.
@@ -69,6 +91,7 @@ class Project:
         train_loader: from a complete config to the data loader that its training reads, or None
             for the usual one.
         foldings: parts that can be folded into a baseline's weights.
+        methods: its methods, for the list of all.
     """
 
     name: str
@@ -79,6 +102,7 @@ class Project:
     deployed_tensors: tuple[str, ...] = ()
     train_loader: Callable[[CfgNode], Any] = lambda cfg: None
     foldings: tuple[Folding, ...] = ()
+    methods: tuple[Method, ...] = ()
 
 
 @functools.cache

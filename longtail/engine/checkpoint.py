@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from longtail.data.datasets.classes import check_same_order
 from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint, wrong_checksum
+from longtail.engine.weights_file import is_safetensors, read_safetensors
 from longtail.utils import downloads  # noqa: F401  (what MODEL.WEIGHTS may fetch)
 from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
@@ -196,6 +197,8 @@ class Checkpointer(DetectionCheckpointer):
         super()._log_incompatible_keys(incompatible)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        if is_safetensors(filename):
+            return read_safetensors(filename)
         is_pickle = filename.endswith(".pkl")
         data = _load_arrays(filename) if is_pickle else load_tensors(filename)
         if not isinstance(data, dict):

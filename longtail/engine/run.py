@@ -9,16 +9,15 @@ from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from longtail.config import deployed_config, find_config_file, load_config
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
+from longtail.engine.console import say_what_is_trained, set_up_run
 from longtail.engine.deployment.post_hoc import (
     apply_post_hoc,
     check_not_applied,
@@ -67,28 +66,23 @@ def run_process(args: argparse.Namespace) -> None:
     try:
         # detectron2 logs the file's text, and needs to find it.
         args.config_file = args.config_file and find_config_file(args.config_file)
-        cfg = load_config(args.config_file, args.opts)
+        cfg = load_config(args.config_file, args.opts, imports=getattr(args, "imports", ()))
         folder = cfg.OUTPUT_DIR
         _check(cfg, args.eval_only)
         cfg.freeze()
         if args.eval_only:
-            _set_up(cfg, args)
+            set_up_run(cfg, args)
             evaluate_weights(cfg, resume=args.resume)
         else:
             # Before anything is written there.
             with _owned(cfg, args):
-                _set_up(cfg, args)
+                set_up_run(cfg, args)
                 train(cfg, resume=args.resume)
     except (Exception, KeyboardInterrupt) as error:
         if not is_first_to_fail():
             raise SystemExit(1) from None
         name = f"traceback_rank{comm.get_rank()}.txt"
         raise ended(error, folder, name=name, always=True) from None
-
-
-def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="longtail")
 
 
 def _owned(cfg: CfgNode, args: argparse.Namespace) -> contextlib.AbstractContextManager:
@@ -127,6 +121,7 @@ def train(cfg: CfgNode, *, resume: bool) -> None:
     """Train, from the last checkpoint in OUTPUT_DIR if ``resume``, and evaluate."""
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
+    say_what_is_trained(cfg, trainer.model)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
     with explained_verification():

@@ -57,4 +57,6 @@ def total_weight(
     valid = labels != ignore_label
     if class_weight is None:
         return valid.sum().float()
-    return class_weight.to(labels.device)[labels[valid].long()].sum()
+    # No selection of the valid ones: a GPU would have to wait until their number is known.
+    weights = class_weight.to(labels.device)[labels.where(valid, 0).long()]
+    return weights.where(valid, 0).sum()

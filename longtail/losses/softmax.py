@@ -100,7 +100,10 @@ class Seesaw(SampleMeanLoss):
     def sample_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
         """(S, D) logits and (S,) classes to (S,) losses; training counts the samples first."""
         if self.training:
-            self.class_counts += sum_over_processes(classes.bincount(minlength=self.num_logits))
+            # Not bincount: it makes a GPU wait for the largest class.
+            counts = torch.zeros_like(self.class_counts)
+            counts.index_add_(0, classes, torch.ones_like(classes, dtype=counts.dtype))
+            self.class_counts += sum_over_processes(counts)
         return seesaw_loss(
             logits, classes, self.class_counts, self.p, self.q, background=self.background
         )

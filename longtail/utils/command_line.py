@@ -47,7 +47,40 @@ def add_config_arguments(parser: argparse.ArgumentParser, what: str = "the model
         metavar="FILE",
         help=f"config of {what}: a file, or the name of a packaged one",
     )
+    add_import_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--import``, modules of one's own that a config may need.
+
+    Args:
+        parser: of a command that reads a config.
+    """
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module of this folder, or an installed one, that registers heads, losses, "
+        "backbones or mappers; may be repeated",
+    )
+
+
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data``, files that declare data sets.
+
+    Args:
+        parser: of a command that takes the name of a data set.
+    """
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML file that declares data sets of your own (docs/own_data.md); may be repeated",
+    )
 
 
 def add_analysis_arguments(parser: argparse.ArgumentParser, *, of_runs: bool = True) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, defaults
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling.roi_heads import cascade_rcnn
 from detectron2.utils import comm
@@ -36,6 +36,17 @@ def create_local_process_group(processes_per_machine: int) -> None:
         group = dist.new_group(list(range(first, first + processes_per_machine)))
         if dist.get_rank() // processes_per_machine == machine:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+@contextmanager
+def plain_config_text() -> Iterator[None]:
+    """Let ``default_setup`` log configs without colours, which would be in ``log.txt`` as well."""
+    coloured = defaults._highlight
+    defaults._highlight = lambda code, filename: code
+    try:
+        yield
+    finally:
+        defaults._highlight = coloured
 
 
 class StatefulTrainer(DefaultTrainer):

@@ -45,15 +45,15 @@ class Task(ABC):
     head: str
     measure: str
 
-    def __init__(self, dataset_name: str, min_score: float = 0.0) -> None:
+    def __init__(self, metadata: Metadata, min_score: float = 0.0) -> None:
         """Look the classes and colours up.
 
         Args:
-            dataset_name: a registered data set that was read, so that its classes are known.
+            metadata: of a data set that was read, so that its classes are known; or of a model.
             min_score: objects with lower scores are not drawn.
         """
-        self.dataset_name = dataset_name
-        self.metadata: Metadata = class_metadata(dataset_name)
+        self.dataset_name: str = metadata.name
+        self.metadata = metadata
         self.min_score = min_score
         self.class_names: list[str] = list(self.metadata.thing_classes)
         self.colors = thing_colors(self.metadata)
@@ -92,10 +92,10 @@ class SemSegTask(Task):
     kind, head = SEM_SEG, "SEM_SEG_HEAD"
     measure = "by the share of their pixels"
 
-    def __init__(self, dataset_name: str, min_score: float = 0.0) -> None:
+    def __init__(self, metadata: Metadata, min_score: float = 0.0) -> None:
         """As :class:`Task`."""
-        self.dataset_name = dataset_name
-        self.metadata = class_metadata(dataset_name)
+        self.dataset_name = metadata.name
+        self.metadata = metadata
         self.class_names = list(self.metadata.stuff_classes)
         self.colors = stuff_colors(self.metadata)
         self.ignore_label = self.metadata.get("ignore_label", 255)
@@ -192,7 +192,7 @@ class ImagesTask(Task):
         return top1_difference(list(predictions.values()))
 
 
-_TASKS = {task.kind: task for task in (SemSegTask, ObjectsTask, ImagesTask)}
+TASKS = {task.kind: task for task in (SemSegTask, ObjectsTask, ImagesTask)}
 
 
 def task_kind(dataset_name: str) -> str:
@@ -223,4 +223,15 @@ def build_task(dataset_name: str, min_score: float = 0.0) -> Task:
     Raises:
         ValueError: as :func:`task_kind`.
     """
-    return _TASKS[task_kind(dataset_name)](dataset_name, min_score)
+    return task_of(task_kind(dataset_name), class_metadata(dataset_name), min_score)
+
+
+def task_of(kind: str, metadata: Metadata, min_score: float = 0.0) -> Task:
+    """The task of a kind, with these classes.
+
+    Args:
+        kind: one of the values of :data:`KINDS`.
+        metadata: as of :class:`Task`.
+        min_score: objects with lower scores are not drawn.
+    """
+    return TASKS[kind](metadata, min_score)

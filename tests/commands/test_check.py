@@ -180,7 +180,7 @@ def test_the_sets_of_a_config(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name data sets with --dataset, or a config with --config-file"),
+        ([], "name data sets with --dataset or --data, or a config with --config-file"),
         (["--dataset", "no_such_set"], "data set 'no_such_set' is not registered"),
         (["--dataset", "digits_lt_val", "--num-workers", "0"], "num_workers must be at least 1"),
         (["--dataset", "digits_lt_val", "--shown", "-1"], "shown at least 0"),

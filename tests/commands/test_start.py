@@ -120,6 +120,7 @@ def options(parser: argparse.ArgumentParser) -> dict[str, tuple]:
 def test_options_of_training_are_those_of_detectron2():
     own = options(train.build_parser())
     assert own.pop("overwrite")[1] == ["--overwrite"]
+    assert own.pop("imports")[1] == ["--import"]
     expected = options(default_argument_parser())
     assert own == expected and list(own) == list(expected)
     # KEY VALUE pairs may begin with dashes: nothing of ours comes after them.

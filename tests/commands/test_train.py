@@ -102,7 +102,10 @@ def test_an_empty_config_file(tmp_path):
     ("overrides", "message"),
     [
         (["SOLVER.MAXITER", "3"], "Non-existent key: SOLVER.MAXITER"),
-        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER must be of the type int, such as "),
+        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of the type float, such as "),
+        (["DATASETS.PROPOSAL_FILES_TRAIN", "a"], "type tuple, such as ('name',), got a"),
+        (["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "3"], "such as (10.0, 10.0, 5.0, 5.0), got 3"),
         (["SOLVER.MAX_ITER"], "odd length"),
     ],
 )
@@ -286,6 +289,18 @@ def test_two_processes_train_and_evaluate(tmp_path, datasets, options):
         (output / "inference" / "synthetic_sem_seg_val" / "sem_seg_evaluation.json").read_text()
     )
     assert report
+    # The console shows what is trained; the environment, the config and the model are in the log.
+    log = (output / "log.txt").read_text()
+    assert "\x1b" not in log
+    for text, shown in (
+        ("Running with full config", False),
+        ("LongTailSemanticSegmentor(\n", False),
+        ("Environment info", False),
+        ("of them are trained", True),
+        ("iter: ", True),
+        ("mIoU", True),
+    ):
+        assert text in log and (text in result.stdout) == shown, text
 
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     result = run_program(*arguments, "--eval-only", *options, *branch, *weights, datasets=datasets)

@@ -127,7 +127,10 @@ def test_saved_predictions_need_no_model(folder, tmp_path):
 def test_own_images_have_no_ground_truth(folder, tmp_path):
     own = tmp_path / "mine.jpg"
     Image.fromarray(read(folder, "images", "b")).save(own.with_suffix(".png"))
-    pictures = run(tmp_path / "out", *model(folder, 1), "--images", own.with_suffix(".png"))
+    pictures = run(
+        *(tmp_path / "out", *model(folder, 1), "--dataset", DATASET),
+        *("--images", own.with_suffix(".png")),
+    )
     expected = comparison(
         read(folder, "images", "b"), None, {"model 1": predict(folder, 1, "b")}, CLASSES, COLORS
     )
@@ -156,14 +159,15 @@ def test_missing_files_are_named(folder, tmp_path):
 def test_unreadable_files_are_named(folder, tmp_path):
     out, bad = tmp_path / "out", tmp_path / "bad"
     bad.write_text("hello", encoding="utf-8")
-    message = fail(out, *model(folder, 1), "--images", bad)
+    own = [*model(folder, 1), "--dataset", DATASET, "--images"]
+    message = fail(out, *own, bad)
     assert f"{bad} cannot be read as an image" in message
     message = fail(out, "--model", "m", folder / "config.yaml", bad)
     assert f"weights {bad} are damaged or no checkpoint" in message
     cut = tmp_path / "cut.png"
     content = (folder / "images" / "a.png").read_bytes()
     cut.write_bytes(content[: len(content) // 2])
-    assert f"{cut} cannot be read" in fail(out, *model(folder, 1), "--images", cut)
+    assert f"{cut} cannot be read" in fail(out, *own, cut)
 
 
 def test_models_must_have_the_data_sets_classes(folder, tmp_path):

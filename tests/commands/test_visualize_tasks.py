@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
@@ -85,8 +86,25 @@ def test_min_score_leaves_detections_out(objects, tmp_path):
 def test_own_images_of_every_task(each, tmp_path):
     own = tmp_path / "mine.png"
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(own)
-    pictures = run(tmp_path / "out", *each.model(), "--images", own)
+    pictures = run(tmp_path / "out", *each.model(), "--dataset", each.dataset, "--images", own)
     assert list(pictures) == ["mine"]
+
+
+def test_own_images_have_the_classes_of_the_weights(each, tmp_path):
+    """Not those of the data set that the config happens to name."""
+    own = tmp_path / "mine.png"
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(own)
+    message = fail(tmp_path / "out", *each.model(), "--images", own)
+    assert "weights.pth do not carry the names of their classes" in message
+    weights = torch.load(each.weights, weights_only=True)
+    pictures = []
+    for names in (["red", "green", "blue"], ["cat", "dog", "a long-eared bat"]):
+        torch.save({**weights, "class_names": names}, tmp_path / "named.pth")
+        model = ["--model", "x", each.config, tmp_path / "named.pth", "--min-score", "0"]
+        pictures.append(run(tmp_path / "out", *model, "--images", own)["mine"])
+    assert not np.array_equal(*pictures)
+    message = fail(tmp_path / "none", *model, "--dataset", each.dataset, "--images", own)
+    assert "different classes: class 0 is 'cat'" in message
 
 
 def test_a_model_and_what_it_wrote_do_not_differ(each, tmp_path):

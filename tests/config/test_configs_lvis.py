@@ -26,7 +26,7 @@ def test_says_what_its_name_says(name):
         "MODEL.META_ARCHITECTURE": "DisAlignRCNN" if second else "GeneralizedRCNN",
         "MODEL.MASK_ON": True,
         "MODEL.ROI_HEADS.NAME": "LongTailCascadeROIHeads" if cascade else "LongTailROIHeads",
-        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": cascade or "lite0" in stem,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": cascade or "lite" in stem,
         "MODEL.ROI_BOX_HEAD.CLASSIFIER": "cosine" if "_cosine" in stem else "linear",
         "MODEL.ROI_BOX_HEAD.CLASS_LOSS": CLASS_LOSSES.get(
             stem.partition("_FPN_")[2], "cross_entropy"
@@ -40,11 +40,11 @@ def test_says_what_its_name_says(name):
         expected["MODEL.RPN.POST_NMS_TOPK_TRAIN"] = 2000
     if second:
         expected["MODEL.DISALIGN.RHO"] = 0.8
-    if "lite0" not in stem:
+    if "lite" not in stem:
         expected["MODEL.RESNETS.DEPTH"] = 50 if "_R_50_" in stem else 101
         expected["MODEL.RESNETS.NUM_GROUPS"] = 32 if "_X_101_" in stem else 1
         expected["MODEL.RESNETS.STRIDE_IN_1X1"] = "_X_101_" not in stem
-    if not second and "lite0" not in stem:
+    if not second and "lite" not in stem:
         weights = {"_coco": "mask_rcnn_R_50_FPN_3x", "_R_101_": "R-101", "_X_101_": "X-101-32x8d"}
         source = next((text for key, text in weights.items() if key in stem), "R-50")
         assert source in loaded(name).MODEL.WEIGHTS
@@ -158,6 +158,7 @@ def test_small_recipe(name):
         "INPUT.MIN_SIZE_TEST": 320,
         "MODEL.CHANNELS_LAST": True,
         "MODEL.TIMM.FREEZE_AT": 2,
+        "MODEL.TIMM.NAME": "tf_efficientnet_lite2" if "lite2" in name else "tf_efficientnet_lite0",
         "SOLVER.AMP.ENABLED": False,
         "TEST.LVIS.DECISIONS": True,
         "TEST.DETECTIONS_PER_IMAGE": 300,

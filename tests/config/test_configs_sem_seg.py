@@ -77,6 +77,7 @@ def test_the_recipe_of_ccp(name):
         "DATASETS.TRAIN": ("ccp_sem_seg_train",),
         "DATASETS.TEST": ("ccp_sem_seg_test",),
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 59,
+        "MODEL.TIMM.NAME": "tf_efficientnet_lite2" if "lite2" in name else "tf_efficientnet_lite0",
         "MODEL.CHANNELS_LAST": True,
         "SOLVER.AMP.DTYPE": "bfloat16",
         "SOLVER.IMS_PER_BATCH": 4,

@@ -14,6 +14,7 @@ def test_defaults():
         "MAGNITUDE": True,
         "MARGIN": True,
         "CONFIDENCE": True,
+        "INIT": "identity",
         "CONFIDENCE_BIAS": True,
         "WEIGHTED_MEAN": True,
         "CLAMP_ZERO_COUNTS": False,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the second stage the config decides, and what it logs."""
 
+import math
+
 import pytest
 import torch
 from disalign.fast_rcnn import DisAlignFastRCNNOutputLayers
@@ -69,6 +71,32 @@ def test_weights_come_from_the_annotated_instances(second_stage, kind, rho):
     for predictor in predictors:
         assert predictor.class_weights.tolist() == pytest.approx(expected, abs=1e-6)
         assert predictor.class_groups == {"rare": [0, 1, 2], "common": [], "frequent": []}
+
+
+@pytest.mark.parametrize("kind", ["mask-linear", "cascade-linear"])
+def test_a_start_at_the_prior(second_stage, kind):
+    """beta_j = log w_j, by hand from 6, 3 and 1 instances; alpha starts at 1."""
+    cfg = second_stage(kind, "MODEL.DISALIGN.RHO", "0.5", "MODEL.DISALIGN.INIT", "prior")
+    heads = Trainer.build_model(cfg).roi_heads
+    inverse = [(1 / count) ** 0.5 for count in (6, 3, 1)]
+    expected = [math.log(3 * value / sum(inverse)) for value in inverse]
+    for predictor in heads.predictors:
+        assert predictor.calibration.beta.tolist() == pytest.approx(expected, abs=1e-6)
+        assert predictor.calibration.beta.requires_grad
+        assert (predictor.calibration.alpha == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("INIT", "zero"), "INIT must be one of identity, prior, got 'zero'"),
+        (("INIT", "prior", "MARGIN", "False"), "INIT prior starts beta .* MARGIN False"),
+    ],
+)
+def test_starts_that_are_none(second_stage, overrides, message):
+    options = [f"MODEL.DISALIGN.{x}" if x.isupper() else x for x in overrides]
+    with pytest.raises(ValueError, match=message):
+        Trainer.build_model(second_stage("mask-linear", *options))
 
 
 @pytest.mark.parametrize("kind", ["mask-linear", "cascade-cosine"])

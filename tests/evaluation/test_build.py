@@ -9,6 +9,7 @@ from detectron2.evaluation import COCOEvaluator
 
 from longtail.config.loading import get_cfg
 from longtail.evaluation import LVISEvaluator, SemSegEvaluator, build_evaluator
+from longtail.evaluation.coco import CocoEvaluator
 
 
 @pytest.fixture
@@ -35,10 +36,19 @@ def test_write_predictions_is_passed_on(cfg):
         build_evaluator(cfg, name)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("coco", COCOEvaluator), ("lvis", LVISEvaluator)])
+@pytest.mark.parametrize(("kind", "expected"), [("coco", CocoEvaluator), ("lvis", LVISEvaluator)])
 def test_instances(cfg, tmp_path, kind, expected):
     name = register(kind, json_file=empty_annotations(tmp_path), thing_classes=[])
     assert isinstance(build_evaluator(cfg, name, str(tmp_path)), expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("KEYPOINT_ON", True), ("META_ARCHITECTURE", "ProposalNetwork")]
+)
+def test_keypoints_and_proposals_are_detectron2s(cfg, tmp_path, key, value):
+    cfg.MODEL[key] = value
+    name = register("coco", json_file=empty_annotations(tmp_path), thing_classes=[])
+    assert isinstance(build_evaluator(cfg, name, str(tmp_path)), COCOEvaluator)
 
 
 def test_lvis_modes_are_passed_on(cfg, tmp_path):

@@ -8,7 +8,7 @@ classification ``imagenet_lt_{train,val,test}`` (and ``imagenet_full_train``),
 ``places_lt_{train,val,test}``, ``inaturalist2018_{train,val}``,
 ``digits_lt_{train,val,test,balanced}`` and ``synthetic_lt_{train,val,test,balanced}``, where
 ``balanced`` has as many images of every class as ``train`` has of the most frequent, and
-``cifar100_lt_{if10,if50,if100,if200}_train``, ``cifar100_lt_{balanced,test}`` (also ``cifar10``).
+``cifar100_lt_{if10,if50,if100,if200}_{train,balanced}``, ``cifar100_lt_test`` (also ``cifar10``).
 
 ``digit_scenes_sem_seg_{train,val,test}`` are scenes of handwritten digits.
 ``ccp_sem_seg_{train,val,test}`` are registered in LVIS's format, too: ``ccp_{train,val,test}``.

@@ -54,7 +54,9 @@ def align_classes(
         return
     load = DatasetCatalog[dataset_name]
     changes: dict[str, Any] = {}
-    if kind == "lvis" and _is_ours(load):
+    if metadata.get("coco_json") and _is_ours(load):
+        changes["thing_classes"] = list(reference)
+    elif kind == "lvis" and _is_ours(load):
         ids = metadata.get("thing_dataset_id_to_contiguous_id")
         ids = ids or {index + 1: index for index in range(len(names))}
         changes["thing_dataset_id_to_contiguous_id"] = {i: order[c] for i, c in ids.items()}

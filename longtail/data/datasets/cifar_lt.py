@@ -57,31 +57,38 @@ CIFARS = {
 
 
 def training_sets(name: str) -> dict[str, float]:
-    """The imbalance factor of each training set, by its registered name; 1 for the balanced one."""
+    """The imbalance factor of each list of training images, by its name; 1 for the balanced one."""
     sets: dict[str, float] = {f"{name}_if{factor}_train": factor for factor in IMBALANCE_FACTORS}
     return {**sets, f"{name}_balanced": 1}
 
 
 def list_file(root: str, name: str, dataset: str) -> str:
-    """Name the list of a registered set under the folder of all data sets."""
+    """Name a list under the folder of all data sets."""
     return os.path.join(root, name, f"{dataset}.txt")
 
 
 def register_cifar_lt(root: str) -> None:
-    """Register ``cifar100_lt_if100_train`` and so on, ``_balanced`` and ``cifar100_lt_test``.
+    """Register ``cifar100_lt_if100_train``, ``..._balanced`` and so on, and ``cifar100_lt_test``.
 
     The test set is the same for all factors: whose training images tell many, medium and few is
-    told by DATASETS.TRAIN.
+    told by DATASETS.TRAIN. The balanced images, for the empirical bound, are the same as well; but
+    each of their names belongs to a factor, whose training set tells.
 
     Args:
         root: the folder that holds the data sets.
     """
     for name, cifar in CIFARS.items():
-        for dataset in (*training_sets(name), f"{name}_test"):
+        files = {f"{name}_test": f"{name}_test"}
+        for factor in IMBALANCE_FACTORS:
+            part = f"{name}_if{factor}"
+            files |= {f"{part}_train": f"{part}_train", f"{part}_balanced": f"{name}_balanced"}
+        for dataset, file in files.items():
+            balanced = dataset.endswith("_balanced")
             register_image_list(
                 dataset,
-                list_file(root, name, dataset),
+                list_file(root, name, file),
                 os.path.join(root, name),
+                training_set=dataset.replace("_balanced", "_train") if balanced else None,
                 num_classes=cifar.num_classes,
                 every_class=not dataset.endswith("_test"),
                 hint=f"make it with: longtail prepare {name} --source FOLDER",

@@ -97,7 +97,8 @@ def classes_of_categories(
     Args:
         names: by category id, in ascending order, what the category may be called; nothing if the
             file does not say.
-        metadata: of the data set. ``thing_dataset_id_to_contiguous_id`` answers it. Without that,
+        metadata: of the data set. ``thing_dataset_id_to_contiguous_id`` answers it. With
+            ``coco_json``, ``thing_classes`` are the categories by their names. Without either,
             ``thing_classes`` are the categories 1 to K, by their names; without them as well, the
             categories in the order of their ids are the classes.
         path: the file, for the message.
@@ -114,6 +115,10 @@ def classes_of_categories(
         return dict(given)
     if classes is None:
         return {number: index for index, number in enumerate(names)}
+    if metadata.get("coco_json"):
+        return {
+            number: classes.index(name) for number, name in _checked_names(names, classes, path)
+        }
     called = [names.get(index + 1) or (name,) for index, name in enumerate(classes)]
     if all(name in own for name, own in zip(classes, called, strict=True)):
         order: Any = range(len(classes))
@@ -122,6 +127,22 @@ def classes_of_categories(
         own_names = [own[0] for own in called]
         order = class_order(own_names, classes, path, "the registered data set", remedy)
     return {index + 1: place for index, place in enumerate(order)}
+
+
+def _checked_names(
+    names: Mapping[int, Sequence[str]], classes: Sequence[str], path: str
+) -> list[tuple[int, str]]:
+    """The name of each category, all of which are classes, and the other way round."""
+    own = [(number, called[0]) for number, called in names.items()]
+    listed = {name for _, name in own}
+    sides = (("the file", sorted(listed - {*classes})), ("classes", sorted({*classes} - listed)))
+    odd = [f"{', '.join(map(repr, found[:4]))} only in {side}" for side, found in sides if found]
+    if odd:
+        raise ValueError(
+            f"{path}: its {len(own)} categories are not the {len(classes)} classes: "
+            f"{' and '.join(odd)}; correct classes, or the categories"
+        )
+    return own
 
 
 def _difference(names: list[str], reference: list[str], owner: str, other: str) -> str:

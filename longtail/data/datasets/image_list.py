@@ -14,12 +14,10 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from longtail.data.datasets.files import SHOWN, missing_files, shown
 from longtail.data.datasets.register import PathLike, replace_registration
 from longtail.data.formats.image_list import LabeledImages, read_image_list
 from longtail.data.formats.paths import check_relative
-
-# So many of the wrong items are named.
-SHOWN = 3
 
 
 def register_image_list(
@@ -45,7 +43,8 @@ def register_image_list(
 
     Args:
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        list_file: the list: lines ``path label``, unless ``read`` reads another format.
+        list_file: the list: lines ``path label``, unless ``read`` reads another format, or a
+            folder.
         image_root: the folder that its paths are relative to.
         training_set: the registered set, of the same classes, whose class counts tell frequent
             from rare classes; by default this set itself if ``every_class``, otherwise none.
@@ -101,11 +100,11 @@ class _ImageSet:
 
     def load_records(self) -> list[dict[str, Any]]:
         images = self._labeled_images()
-        missing = _missing_files(self.image_root, images.files)
+        missing = missing_files(self.image_root, images.files)
         if missing:
             raise FileNotFoundError(
                 f"{self.name}: {len(missing)} of {len(images.files)} images are not in "
-                f"{self.image_root} ({_shown(missing)}); {self.hint}"
+                f"{self.image_root} ({shown(missing)}); {self.hint}"
             )
         return [
             {"file_name": os.path.join(self.image_root, file), "image_id": index, "label": label}
@@ -114,9 +113,10 @@ class _ImageSet:
 
     def _labeled_images(self) -> LabeledImages:
         """Read and check the list; afterwards the class names are in the metadata."""
-        if not os.path.isfile(self.list_file):
+        if not os.path.exists(self.list_file):
+            what = "folder" if self.list_file == self.image_root else "list"
             raise FileNotFoundError(
-                f"{self.name}: the list {self.list_file} is missing; {self.hint}"
+                f"{self.name}: the {what} {self.list_file} is missing; {self.hint}"
             )
         metadata = MetadataCatalog.get(self.name)
         with self._named_errors():
@@ -185,7 +185,7 @@ def _check_every_class(labels: Sequence[int], num_classes: int | None) -> None:
         # Not all of them: one label may be a typing error with ten digits.
         first = list(itertools.islice((k for k in range(num_classes) if k not in seen), SHOWN + 1))
         raise ValueError(
-            f"{absent} of {num_classes} classes have no image (labels {_shown(first)}): "
+            f"{absent} of {num_classes} classes have no image (labels {shown(first)}): "
             "add images of them, or number the others from 0 on"
         )
 
@@ -203,23 +203,3 @@ def _folder_names(images: LabeledImages) -> list[str]:
                 "one: register the set with the names of its classes"
             )
     return [names[label] for label in range(len(names))]
-
-
-def _missing_files(image_root: str, files: Sequence[str]) -> list[str]:
-    """List missing files. One listing a folder: a look at each of a million takes minutes."""
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for file in files:
-        folder, name = posixpath.split(file)
-        if folder not in listed:
-            try:
-                listed[folder] = set(os.listdir(os.path.join(image_root, folder)))
-            except (FileNotFoundError, NotADirectoryError):
-                listed[folder] = set()
-        if name not in listed[folder]:
-            missing.append(file)
-    return missing
-
-
-def _shown(items: Sequence[Any]) -> str:
-    return ", ".join(map(str, items[:SHOWN])) + (", ..." if len(items) > SHOWN else "")

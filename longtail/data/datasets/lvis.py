@@ -22,6 +22,7 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
 from longtail.data.datasets import camvid
 from longtail.data.datasets.classes import classes_of_categories
+from longtail.data.datasets.files import check_files_exist
 from longtail.data.datasets.register import PathLike, replace_registration
 from longtail.data.formats.generated import (
     LVIS_NUM_CLASSES,
@@ -132,7 +133,13 @@ def register_lvis_instances(
 
 
 def load_lvis_json(
-    json_file: PathLike, image_root: PathLike, dataset_name: str, *, hint: str = ""
+    json_file: PathLike,
+    image_root: PathLike,
+    dataset_name: str,
+    *,
+    hint: str = "",
+    by_file_name: bool = False,
+    find_images: bool = False,
 ) -> list[dict[str, Any]]:
     """Read annotations in LVIS's JSON format.
 
@@ -145,6 +152,8 @@ def load_lvis_json(
             not, ``thing_classes`` (and ``thing_dataset_id_to_contiguous_id``, where the ids are
             not 1 to K) are set from the file.
         hint: how to make the file, for the error messages.
+        by_file_name: find images by their ``file_name`` even where they have a ``coco_url``.
+        find_images: whether every image has to be there.
 
     Returns:
         Records in detectron2's format, sorted by image id: ``file_name``, ``height``, ``width``,
@@ -154,7 +163,7 @@ def load_lvis_json(
         counts, which needs ``INPUT.MASK_FORMAT: bitmask``), ``iscrowd`` where it is 1.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or no such image.
         ValueError: it is cut short or not JSON, lacks a key, has other categories than the data
             set, or has an annotation of an unknown image or category, or with an invalid box,
             polygon or RLE.
@@ -167,7 +176,12 @@ def load_lvis_json(
             remedy=hint or "correct the path with which the data set was registered",
         )
         class_index = _class_indices(content, dataset_name)
-        return lvis_records(content, os.fspath(image_root), class_index)
+        records = lvis_records(content, os.fspath(image_root), class_index, by_file_name)
+        if find_images:
+            check_files_exist(
+                os.fspath(image_root), [record["file_name"] for record in records], hint
+            )
+        return records
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{dataset_name}: {error}") from None
     except ValueError as error:
@@ -180,10 +194,12 @@ def _class_indices(content: LVISContent, dataset_name: str) -> dict[int, int]:
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get("thing_classes") is None:
         metadata.set(thing_classes=list(names.values()))
-        if list(names) != list(range(1, len(names) + 1)):
+        if not metadata.get("coco_json") and list(names) != list(range(1, len(names) + 1)):
             mapping = {number: index for index, number in enumerate(names)}
             metadata.set(thing_dataset_id_to_contiguous_id=mapping)
     expected = metadata.get("thing_dataset_id_to_contiguous_id")
+    if metadata.get("coco_json"):
+        expected = names
     if expected is None:
         expected = range(1, len(metadata.thing_classes) + 1)
     if names.keys() != set(expected):

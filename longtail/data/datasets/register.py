@@ -31,7 +31,9 @@ def register_sem_seg(
     ignore_label: int = 255,
     class_groups: Mapping[str, Sequence[int]] | None = None,
     image_ext: str | None = None,
+    label_ext: str = ".png",
     file_names: Sequence[str] | PathLike | None = None,
+    sub_folders: bool = False,
     hint: str = "",
 ) -> None:
     """Register a data set in detectron2's ``DatasetCatalog`` and ``MetadataCatalog``.
@@ -50,9 +52,14 @@ def register_sem_seg(
         ignore_label: the label value that stands for no class.
         class_groups: class indices of each group, such as head, body and tail; every class is
             in exactly one group.
-        image_ext: ending of the image files, such as ``"jpg"``; JPEG and PNG if not given.
+        image_ext: ending of the image files, such as ``"jpg"`` or ``"_leftImg8bit.png"``; JPEG,
+            PNG, TIFF and WebP if not given.
+        label_ext: ending of the label maps, such as ``"_labels.png"``. A pair has in common what
+            is before the endings.
         file_names: the images that belong to the data set, without folder and ending: a list of
             names, or a text file with one a line. All images of the folder if not given.
+        sub_folders: whether the two folders have sub-folders of the same names; names of images
+            are then paths such as ``aachen/0001``.
         hint: how to make what is missing, for the error messages.
 
     Raises:
@@ -79,7 +86,9 @@ def register_sem_seg(
         os.fspath(image_root),
         os.fspath(label_root),
         image_ext=image_ext,
+        label_ext=label_ext,
         file_names=file_names,
+        sub_folders=sub_folders,
         hint=hint,
     )
     replace_registration(name, load, metadata)
@@ -110,7 +119,9 @@ def load_sem_seg_pairs(
     label_root: str,
     *,
     image_ext: str | None = None,
+    label_ext: str = ".png",
     file_names: Sequence[str] | PathLike | None = None,
+    sub_folders: bool = False,
     hint: str = "",
 ) -> list[dict[str, str]]:
     """List the records of a data set; the arguments are those of :func:`register_sem_seg`.
@@ -127,10 +138,10 @@ def load_sem_seg_pairs(
     for folder in (image_root, label_root):
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"{name}: the folder {folder} is missing; {remedy}")
-    suffixes = IMAGE_SUFFIXES if image_ext is None else ("." + image_ext.lower().lstrip("."),)
-    images = files_by_stem(image_root, suffixes)
-    labels = files_by_stem(label_root, (".png",))
-    others = _left_out(image_root, label_root, suffixes)
+    suffixes = IMAGE_SUFFIXES if image_ext is None else (_ending(image_ext),)
+    images = files_by_stem(image_root, suffixes, sub_folders=sub_folders)
+    labels = files_by_stem(label_root, (_ending(label_ext),), sub_folders=sub_folders)
+    others = [] if sub_folders else _left_out(image_root, label_root, suffixes)
     remedy = "; ".join([remedy, *others])
     if file_names is None:
         stems = sorted(images.keys() | labels.keys())
@@ -163,6 +174,10 @@ def class_colors(num_classes: int) -> list[list[int]]:
         [sum((i >> (3 * j + c) & 1) << (7 - j) for j in range(8)) for c in range(3)]
         for i in range(1, num_classes + 1)
     ]
+
+
+def _ending(ext: str) -> str:
+    return ext if "." in ext else f".{ext}"
 
 
 def _left_out(image_root: str, label_root: str, suffixes: tuple[str, ...]) -> list[str]:

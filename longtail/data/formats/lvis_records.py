@@ -14,7 +14,10 @@ from longtail.data.formats.paths import path_below
 
 
 def lvis_records(
-    content: LVISContent, image_root: str, class_index: Mapping[int, int]
+    content: LVISContent,
+    image_root: str,
+    class_index: Mapping[int, int],
+    by_file_name: bool = False,
 ) -> list[dict[str, Any]]:
     """Turn images and annotations into records.
 
@@ -24,6 +27,7 @@ def lvis_records(
             two parts of their ``coco_url`` (folder and file), or ``file_name`` where they have
             none. No image is opened.
         class_index: the class index of each category id.
+        by_file_name: take ``file_name`` first, as data of one's own have it.
 
     Returns:
         Records by image id: ``file_name``, ``height``, ``width``, ``image_id``,
@@ -37,7 +41,10 @@ def lvis_records(
         ValueError: an image has neither of the two names. The message starts with the path of the
             file.
     """
-    records = {image["id"]: _record(image, image_root, content.path) for image in content.images}
+    records = {
+        image["id"]: _record(image, image_root, content.path, by_file_name)
+        for image in content.images
+    }
     if content.annotations is not None:
         for record in records.values():
             record["annotations"] = []
@@ -52,8 +59,10 @@ def lvis_records(
     return list(records.values())
 
 
-def _record(image: Entry, image_root: str, path: str) -> dict[str, Any]:
+def _record(image: Entry, image_root: str, path: str, by_file_name: bool) -> dict[str, Any]:
     url, name = image.get("coco_url"), image.get("file_name")
+    if by_file_name and isinstance(name, str) and name:
+        url = None
     if isinstance(url, str) and url:
         # LVIS renamed COCO's images of 2014 to those of 2017: file_name may be an old one.
         parts = url.split("/")[-2:]

@@ -8,9 +8,11 @@ from longtail.data.mappers.augmentation import (
 )
 from longtail.data.mappers.classification import ClassificationDatasetMapper, build_transform
 from longtail.data.mappers.instances import InstanceDatasetMapper
+from longtail.data.mappers.registry import MAPPER_REGISTRY
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 
 __all__ = [
+    "MAPPER_REGISTRY",
     "ClassificationDatasetMapper",
     "InstanceDatasetMapper",
     "PadToSize",

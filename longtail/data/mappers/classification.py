@@ -89,28 +89,50 @@ class ClassificationDatasetMapper:
                 "MODEL.CLASSIFIER.NUM_CLASSES"
             )
         # Read as RGB whatever the model wants: saturation and brightness depend on the order.
-        pixels = self._read(record["file_name"])
+        return {**record, "image": self.map_pixels(self._read(record["file_name"]))}
+
+    def map_pixels(self, pixels: np.ndarray) -> torch.Tensor:
+        """Map an image that was read.
+
+        Args:
+            pixels: (H, W, 3) uint8 in RGB, of ``size`` where there is no transform.
+
+        Returns:
+            (3, SIZE, SIZE) uint8 in the order of channels that the model wants.
+        """
         if self.transform is None:
-            tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+            # torch warns of what is not writable, as images that are kept in memory are.
+            own = pixels if pixels.flags.writeable else pixels.copy()
+            tensor = torch.from_numpy(own).permute(2, 0, 1)
         else:
             tensor = v2.functional.pil_to_tensor(self.transform(Image.fromarray(pixels)))
-        if self.image_format == "BGR":
-            tensor = tensor.flip(0)
-        return {**record, "image": tensor}
+        return tensor.flip(0) if self.image_format == "BGR" else tensor
 
     def _read(self, path: str) -> np.ndarray:
         """(H, W, 3) pixels."""
         if self._kept is not None and path in self._kept:
             return self._kept[path]
         pixels = read_image(path, "RGB")
-        if self.transform is None and pixels.shape[:2] != (self.size, self.size):
-            raise ValueError(
-                f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but {CONFIG}.PAD takes "
-                f"images as they are, of {CONFIG}.SIZE {self.size}: set PAD to 0"
-            )
+        self.check_size(path, pixels)
         if self._kept is not None:
             self._kept[path] = pixels
         return pixels
+
+    def check_size(self, name: str, pixels: np.ndarray) -> None:
+        """Refuse an image of another size where images are taken as they are.
+
+        Args:
+            name: of the image, for the message.
+            pixels: (H, W, 3).
+
+        Raises:
+            ValueError: there is no transform, and the image is not of ``size``.
+        """
+        if self.transform is None and pixels.shape[:2] != (self.size, self.size):
+            raise ValueError(
+                f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but {CONFIG}.PAD takes "
+                f"images as they are, of {CONFIG}.SIZE {self.size}: set PAD to 0"
+            )
 
 
 def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:

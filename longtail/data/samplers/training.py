@@ -214,6 +214,18 @@ class SquareRootTrainingSampler(ClassBalancedTrainingSampler):
     exponent = 0.5
 
 
+SAMPLERS = {
+    kind.__name__: kind
+    for kind in (
+        TrainingSampler,
+        RepeatFactorTrainingSampler,
+        RandomSubsetTrainingSampler,
+        ClassBalancedTrainingSampler,
+        SquareRootTrainingSampler,
+    )
+}
+
+
 def _classes(record: dict) -> set[int]:
     """List the classes that an image counts for."""
     if "label" in record:
@@ -237,24 +249,15 @@ def build_train_sampler(
         ValueError: no sampler has this name, or no record has what it draws by.
     """
     name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(dataset_dicts)
+    if name not in SAMPLERS:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {[*SAMPLERS]}, got {name!r}")
     if name == "TrainingSampler":
         return TrainingSampler(size, seed=seed)
     if name == "RandomSubsetTrainingSampler":
         return RandomSubsetTrainingSampler(size, cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed=seed)
     if name == "RepeatFactorTrainingSampler":
         return RepeatFactorTrainingSampler(_repeat_factors(cfg, dataset_dicts), seed=seed)
-    by_class = {
-        kind.__name__: kind for kind in (ClassBalancedTrainingSampler, SquareRootTrainingSampler)
-    }
-    if name not in by_class:
-        known = [
-            "TrainingSampler",
-            "RepeatFactorTrainingSampler",
-            "RandomSubsetTrainingSampler",
-            *by_class,
-        ]
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {known}, got {name!r}")
-    kind = by_class[name]
+    kind = SAMPLERS[name]
     return kind(kind.images_by_class_from_dataset_dicts(dataset_dicts), seed=seed)
 
 

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from longtail.data.formats.images import label_image
+from longtail.data.statistics.groups import LVIS_BOUNDS, FrequencyBounds
 from longtail.utils.cores import available_cores
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
@@ -71,6 +72,20 @@ def class_metadata(dataset_name: str) -> Metadata:
             f"data set {dataset_name!r} is not registered in detectron2's DatasetCatalog: {hint}"
         )
     return MetadataCatalog.get(dataset_name)
+
+
+def frequency_bounds(dataset_names: Sequence[str]) -> FrequencyBounds:
+    """The bounds of rare and common classes that data sets are registered with.
+
+    Args:
+        dataset_names: the first whose metadata have ``frequency_bounds`` decides; LVIS's if none
+            has. Names that are not registered have none.
+    """
+    for name in dataset_names:
+        metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else {}
+        if (bounds := metadata.get("frequency_bounds")) is not None:
+            return FrequencyBounds(*bounds)
+    return LVIS_BOUNDS
 
 
 def load_records(dataset_name: str) -> list[dict[str, Any]]:

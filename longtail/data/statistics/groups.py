@@ -10,13 +10,24 @@ Shapes: K classes. A grouping is a dict of class indices (0..K-1) by the group's
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-# Most images of a rare and of a common category.
-RARE_MAX = 10
-COMMON_MAX = 100
+
+class FrequencyBounds(NamedTuple):
+    """The most training images of a rare and of a common category; LVIS's by default."""
+
+    rare: int = 10
+    common: int = 100
+
+    def __str__(self) -> str:
+        """Say them as a table's footnote does."""
+        return f"r up to {self.rare} training images, c up to {self.common}, f more"
+
+
+LVIS_BOUNDS = FrequencyBounds()
 LETTERS = {"r": "rare", "c": "common", "f": "frequent"}
 
 # Image classification: fewest images of a medium class, and most.
@@ -24,11 +35,16 @@ MEDIUM_MIN = 20
 MEDIUM_MAX = 100
 
 
-def frequency_letter(image_count: int) -> str:
-    """Choose LVIS's letter: ``"r"`` up to 10 training images, ``"c"`` up to 100, ``"f"`` beyond."""
-    if image_count <= RARE_MAX:
+def frequency_letter(image_count: int, bounds: FrequencyBounds = LVIS_BOUNDS) -> str:
+    """Choose LVIS's letter: ``"r"`` up to 10 training images, ``"c"`` up to 100, ``"f"`` beyond.
+
+    Args:
+        image_count: training images that contain the category.
+        bounds: other numbers than 10 and 100.
+    """
+    if image_count <= bounds.rare:
         return "r"
-    return "c" if image_count <= COMMON_MAX else "f"
+    return "c" if image_count <= bounds.common else "f"
 
 
 def groups_by_letter(letters: Iterable[str]) -> dict[str, list[int]]:
@@ -46,13 +62,16 @@ def groups_by_letter(letters: Iterable[str]) -> dict[str, list[int]]:
     return groups
 
 
-def frequency_groups(image_count: Iterable[int]) -> dict[str, list[int]]:
+def frequency_groups(
+    image_count: Iterable[int], bounds: FrequencyBounds = LVIS_BOUNDS
+) -> dict[str, list[int]]:
     """Group class indices into rare, common and frequent ones.
 
     Args:
         image_count: (K,) training images that contain the class.
+        bounds: of rare and common classes.
     """
-    groups = groups_by_letter(map(frequency_letter, image_count))
+    groups = groups_by_letter(frequency_letter(count, bounds) for count in image_count)
     return {LETTERS[letter]: indices for letter, indices in groups.items()}
 
 

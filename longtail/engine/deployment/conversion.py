@@ -12,7 +12,8 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from longtail.config import deployed_config, deployed_state, load_config
-from longtail.engine.checkpoint import load_tensors
+from longtail.engine.checkpoint import CLASS_NAMES, load_tensors
+from longtail.engine.weights_file import ENDING, is_safetensors, read_safetensors, write_weights
 from longtail.modeling.backbone import TimmBackbone
 from longtail.modeling.conversion import from_backbone, from_peer, is_segmentor, to_peer
 from longtail.modeling.sem_seg.segmentor import PAD_KEY
@@ -40,7 +41,8 @@ def read_state(path: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint without the prefix ``module.``; no code in it is run.
 
     Args:
-        path: a file of ``torch.save``, the tensors at the top or under ``state_dict`` or ``model``.
+        path: a file of safetensors, or of ``torch.save``, the tensors at the top or under
+            ``state_dict`` or ``model``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,9 +55,12 @@ def read_state(path: str) -> dict[str, Tensor]:
         )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the weights {path} do not exist: name a downloaded checkpoint")
-    stand_ins = [(StandIn, name) for name in foreign_names(path)]
-    with torch.serialization.safe_globals(stand_ins):
-        loaded = load_tensors(path)
+    if is_safetensors(path):
+        loaded = read_safetensors(path)
+    else:
+        stand_ins = [(StandIn, name) for name in foreign_names(path)]
+        with torch.serialization.safe_globals(stand_ins):
+            loaded = load_tensors(path)
     state = loaded
     if isinstance(loaded, Mapping):
         state = next((loaded[key] for key in ("state_dict", "model") if key in loaded), loaded)
@@ -68,6 +73,15 @@ def read_state(path: str) -> dict[str, Tensor]:
             f"{path} holds no tensors by name, neither at the top nor under 'state_dict' or 'model'"
         )
     return tensors
+
+
+def _notes(path: str) -> dict[str, Any]:
+    """The names of classes that a checkpoint of ours carries."""
+    if is_safetensors(path):
+        return {k: v for k, v in read_safetensors(path).items() if k == CLASS_NAMES}
+    with torch.serialization.safe_globals([(StandIn, name) for name in foreign_names(path)]):
+        loaded = load_tensors(path)
+    return {k: v for k, v in loaded.items() if k == CLASS_NAMES}
 
 
 def foreign_names(path: str) -> list[str]:
@@ -143,8 +157,14 @@ def convert_file(options: argparse.Namespace) -> str:
     """
     state = read_state(options.input)
     cfg = own = None
+    notes: dict[str, Any] = {}
     if options.config_file:
-        cfg = load_config(options.config_file, [*options.opts, "MODEL.DEVICE", "meta"])
+        cfg = load_config(
+            options.config_file,
+            [*options.opts, "MODEL.DEVICE", "meta"],
+            imports=getattr(options, "imports", ()),
+            register=False,
+        )
         own = model_state(cfg)
     try:
         if options.to_mmseg:
@@ -153,12 +173,14 @@ def convert_file(options: argparse.Namespace) -> str:
                 # The way back finds what the config's model has and the weights do not.
                 from_peer(tensors, own)
         elif any(name.startswith(OWN) for name in state):
-            foreign = foreign_names(options.input)
-            if not foreign:
+            foreign = [] if is_safetensors(options.input) else foreign_names(options.input)
+            other_format = options.output.endswith(ENDING) != is_safetensors(options.input)
+            if not foreign and not other_format:
                 raise ValueError(
                     "the names are ours: set MODEL.WEIGHTS to the file, or add --to-mmseg"
                 )
-            tensors, what = state, f"as they are, without {_listed(foreign)}"
+            without = f", without {_listed(foreign)}" if foreign else ""
+            tensors, what, notes = state, f"as they are{without}", _notes(options.input)
         else:
             own = resnet_state(state) if own is None else own
             tensors, what = convert(state, own, without_classifier=options.without_classifier)
@@ -170,5 +192,6 @@ def convert_file(options: argparse.Namespace) -> str:
     except ValueError as error:
         raise ValueError(f"{options.input}: {error}") from None
     with atomic_write(options.output, "wb") as file:
-        torch.save({"state_dict" if options.to_mmseg else "model": tensors}, file)
+        key = "state_dict" if options.to_mmseg else "model"
+        write_weights(file, options.output, tensors, notes, key=key)
     return f"{options.output}: {len(tensors)} tensors, {what}"

@@ -21,6 +21,7 @@ from detectron2.modeling import GeneralizedRCNN, PanopticFPN, SemanticSegmentor
 from torch import Tensor, nn
 
 from longtail.engine.checkpoint import CompleteCheckpointer
+from longtail.engine.weights_file import write_weights
 from longtail.modeling.classification import ImageClassifier
 from longtail.utils.detectron2 import traceable_roi_heads
 from longtail.utils.errors import first_line
@@ -74,7 +75,7 @@ def write_checkpoint(
     state = folded.state_dict()
     with atomic_write(output, "wb") as file:
         tensors = {name: state[name].cpu() for name in baseline.state_dict()}
-        torch.save({"model": tensors, **(notes or {})}, file)
+        write_weights(file, output, tensors, notes)
         file.flush()
         CompleteCheckpointer(baseline).load(file.name)
         baseline.eval()

@@ -157,6 +157,8 @@ def _ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
 
 METHODS = {"tau_norm": _tau_norm, "logit_adjustment": _logit_adjustment, "ncm": _ncm}
 READ_TRAINING_SET = ("logit_adjustment", "ncm")
+# They need a feature for each sample.
+IMAGES_ALONE = ("ncm",)
 
 
 def _check_training_set(cfg: CfgNode) -> None:

@@ -16,7 +16,9 @@ from longtail.modeling.sem_seg.segmentor import LongTailSemanticSegmentor, is_se
 MODES = ("whole", "slide")
 
 
-def build_inference(cfg: CfgNode, model: nn.Module, *, class_maps: bool = False) -> nn.Module:
+def build_inference(
+    cfg: CfgNode, model: nn.Module, *, class_maps: bool = False, unpasted: bool = False
+) -> nn.Module:
     """The model as it is tested: every test, every copy of multi-scale testing, every picture.
 
     A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; of a
@@ -29,6 +31,7 @@ def build_inference(cfg: CfgNode, model: nn.Module, *, class_maps: bool = False)
         model: the model, as it is or in ``DistributedDataParallel``; it is not changed.
         class_maps: whether a :class:`.LongTailSemanticSegmentor`, and windows, give (H, W) classes
             instead of (K, H, W) logits, which takes a small part of the memory.
+        unpasted: whether a detector's masks stay at the size of the RoIs on every data set.
 
     Raises:
         ValueError: the mode is unknown, or not for this model; or windows that are not possible.
@@ -50,4 +53,4 @@ def build_inference(cfg: CfgNode, model: nn.Module, *, class_maps: bool = False)
     if not isinstance(model, GeneralizedRCNN):
         return model
     types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
-    return FiniteDetections(UnpastedInference(model) if types == {"lvis"} else model)
+    return FiniteDetections(UnpastedInference(model) if unpasted or types == {"lvis"} else model)

@@ -23,6 +23,7 @@ from longtail.data.datasets.classes import class_names
 from longtail.data.formats.images import read_image, read_label_map
 from longtail.data.mappers.classification import ClassificationDatasetMapper
 from longtail.data.mappers.instances import InstanceDatasetMapper
+from longtail.data.mappers.registry import MAPPER_REGISTRY
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
 from longtail.data.statistics.counting import class_metadata
 from longtail.modeling.classification import ImageClassifier
@@ -86,7 +87,13 @@ def _warn_of_classes_without_images(cfg: CfgNode, records: list[dict]) -> None:
 
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict], dict]:
-    """Build the function that reads and augments a record of this data set."""
+    """Build the function that reads and augments a record of this data set.
+
+    Raises:
+        ValueError: INPUT.MAPPER names one that is not registered.
+    """
+    if cfg.INPUT.MAPPER:
+        return registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "INPUT.MAPPER")(cfg, is_train)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     return MAPPERS.get(kind, InstanceDatasetMapper)(cfg, is_train)
 
@@ -217,17 +224,29 @@ def check_task(cfg: CfgNode, name: str, key: str) -> None:
     Raises:
         ValueError: the tasks differ, or the data set or the architecture is not registered.
     """
-    task = TASKS.get(class_metadata(name).get("evaluator_type"))
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    model = registered(META_ARCH_REGISTRY, architecture, "MODEL.META_ARCHITECTURE")
-    # Panoptic models are of two tasks.
-    known = isinstance(model, type) and not issubclass(model, PanopticFPN)
-    own = next((t for t, kind in MODELS.items() if known and issubclass(model, kind)), None)
+    task, own = TASKS.get(class_metadata(name).get("evaluator_type")), model_task(cfg)
     if task and own and task != own:
+        architecture = cfg.MODEL.META_ARCHITECTURE
         raise ValueError(
             f"{key}: {name} is for {task}, but MODEL.META_ARCHITECTURE {architecture} is for "
             f"{own}: name data sets of one task, or the config of a model for this one"
         )
+
+
+def model_task(cfg: CfgNode) -> str | None:
+    """The task that a model is for, one of :data:`MODELS`; None for others.
+
+    Args:
+        cfg: read for MODEL.META_ARCHITECTURE.
+
+    Raises:
+        ValueError: the architecture is not registered.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    model = registered(META_ARCH_REGISTRY, name, "MODEL.META_ARCHITECTURE")
+    # Panoptic models are of two tasks.
+    known = isinstance(model, type) and not issubclass(model, PanopticFPN)
+    return next((task for task, kind in MODELS.items() if known and issubclass(model, kind)), None)
 
 
 def check_first_files(cfg: CfgNode, records: Sequence[dict]) -> None:

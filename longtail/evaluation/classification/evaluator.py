@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from longtail.data.statistics.groups import shot_groups
 from longtail.evaluation.base import LongTailEvaluator, test_set_fingerprint
@@ -58,7 +58,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             output_dir: where ``classification_evaluation.json`` and ``.csv`` and
                 ``confusion_matrix.npz`` go; nothing is written without it.
             training_sets: what takes the place of the metadata's ``training_set``, if that is
-                not given.
+                not given; or the ``training_set`` of these, as balanced images have one.
             write_predictions: also write ``classification_predictions.json``, see
                 :mod:`.predictions`.
 
@@ -75,7 +75,7 @@ class ClassificationEvaluator(LongTailEvaluator):
         self._labels, self._file_names = _read_records(dataset_name)
         self._class_names = self.needed_metadata("thing_classes", "class names")
         own = self._metadata.get("training_set", None)
-        training_sets = (own,) if own else training_sets
+        training_sets = (own,) if own else _long_tailed(training_sets)
         if not training_sets:
             logger.warning(
                 f"{dataset_name}: no accuracy of classes with many, medium and few training "
@@ -199,6 +199,13 @@ class ClassificationEvaluator(LongTailEvaluator):
             f"image_id {image_id} of {self._dataset_name!r} was evaluated twice: every image "
             "counts once, let the loader yield it once"
         )
+
+
+def _long_tailed(training_sets: Sequence[str]) -> list[str]:
+    """The sets that tell frequent from rare classes: these, or what they name for it themselves."""
+    known = set(training_sets) & set(DatasetCatalog.list())
+    named = {name: MetadataCatalog.get(name).get("training_set", None) for name in known}
+    return [named.get(name) or name for name in training_sets]
 
 
 def _read_records(dataset_name: str) -> tuple[dict[int, int], dict[int, str]]:

@@ -13,13 +13,14 @@ order of their ids.
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 
 from longtail.data.datasets.classes import classes_of_categories
+from longtail.data.formats.coco_json import LVIS_KEYS, read_coco_json
 from longtail.data.formats.lvis_checks import SHAPES, category_names
 from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
 from longtail.data.formats.lvis_shapes import Entry, segmentation_rle
@@ -122,7 +123,7 @@ class LVISAnnotations:
 
 
 def read_lvis_annotations(
-    json_file: str | os.PathLike, *, with_masks: bool = True
+    json_file: str | os.PathLike, *, with_masks: bool = True, coco: bool = False
 ) -> LVISAnnotations:
     """Read a file in LVIS's format for evaluation.
 
@@ -131,19 +132,32 @@ def read_lvis_annotations(
     Args:
         json_file: the file; one without the key ``annotations`` is a test set's.
         with_masks: read segmentations, where there are some.
+        coco: whether it is COCO's JSON. Every category that an image has no annotation of is
+            absent there, and those of crowds are not exhaustively annotated; an area that is
+            missing is that of the segmentation, or else of the box.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is cut short or not JSON, lacks a key, has an id twice or an invalid value,
             has an annotation of an unknown image or category, or a crowd (``iscrowd`` 1), for
-            which LVIS's metrics have no rule.
+            which LVIS's metrics have no rule; ``coco``, and some images say what LVIS's do.
     """
-    content = read_lvis_json(
-        json_file,
-        image_keys=("neg_category_ids", "not_exhaustive_category_ids"),
-        annotation_keys=("area", *([SHAPES] if with_masks else [])),
-        remedy="the LVIS evaluation needs the annotations of its data set",
-    )
+    if coco:
+        return _arrays(_without_crowds(read_coco_json(json_file)), exhaustive=True)
+    try:
+        content = read_lvis_json(
+            json_file,
+            image_keys=LVIS_KEYS,
+            annotation_keys=("area", *([SHAPES] if with_masks else [])),
+            remedy="the LVIS evaluation needs the annotations of its data set",
+        )
+    except ValueError as error:
+        if any(f"has no {key!r}" in str(error) for key in LVIS_KEYS):
+            raise ValueError(
+                f"{error}: a file in COCO's format, with nothing of LVIS, is declared in a data "
+                "file (kind: instances) or registered by register_coco_json"
+            ) from None
+        raise
     items = content.annotations or []
     crowds = [item["id"] for item in items if item.get("iscrowd", 0)]
     if crowds:
@@ -200,7 +214,20 @@ def category_of_class(
     return np.array([index_of_id[id_of_class[c]] for c in range(len(id_of_class))], np.int64)
 
 
-def _arrays(content: LVISContent) -> LVISAnnotations:
+def _without_crowds(content: LVISContent) -> LVISContent:
+    """Turn the crowds of an image into its categories that are not exhaustively annotated."""
+    images = {image["id"]: image for image in content.images}
+    for item in content.annotations or ():
+        if item["iscrowd"]:
+            crowds = images[item["image_id"]].setdefault("not_exhaustive_category_ids", [])
+            crowds.append(item["category_id"])
+    if content.annotations is None:
+        return content
+    kept = [item for item in content.annotations if not item["iscrowd"]]
+    return replace(content, annotations=kept)
+
+
+def _arrays(content: LVISContent, *, exhaustive: bool = False) -> LVISAnnotations:
     category_index = {item["id"]: index for index, item in enumerate(content.categories)}
     by_image: dict[int, list[Entry]] = {image["id"]: [] for image in content.images}
     for item in content.annotations or ():
@@ -223,26 +250,31 @@ def _arrays(content: LVISContent) -> LVISAnnotations:
         image_ids=np.array(list(by_image), np.int64),
         sizes=[(image["height"], image["width"]) for image in content.images],
         images=[
-            _ground_truth(image, by_image[image["id"]], category_index) for image in content.images
+            _ground_truth(image, by_image[image["id"]], category_index, exhaustive)
+            for image in content.images
         ],
         has_annotations=content.annotations is not None,
     )
 
 
 def _ground_truth(
-    image: Entry, items: Sequence[Entry], category_index: Mapping[int, int]
+    image: Entry, items: Sequence[Entry], category_index: Mapping[int, int], exhaustive: bool
 ) -> GroundTruth:
+    category = np.array([category_index[item["category_id"]] for item in items], np.int32)
+
     def indices(key: str) -> np.ndarray:
         # A test set lacks the key.
         return np.array([category_index[i] for i in image.get(key, ())], np.int32)
 
     return GroundTruth(
-        category=np.array([category_index[item["category_id"]] for item in items], np.int32),
+        category=category,
         boxes=np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4),
         area=np.array([item["area"] for item in items], np.float64),
         ignored=np.array([bool(item.get("ignore", 0)) for item in items], bool),
         segmentation=[_compact(item.get("segmentation") or None) for item in items],
-        negative=indices("neg_category_ids"),
+        negative=np.setdiff1d(np.arange(len(category_index), dtype=np.int32), category)
+        if exhaustive
+        else indices("neg_category_ids"),
         not_exhaustive=indices("not_exhaustive_category_ids"),
     )
 

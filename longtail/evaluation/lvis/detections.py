@@ -5,7 +5,7 @@ Shapes: D detections of one image, (H, W) its size.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,26 @@ from longtail.evaluation.lvis.matching import match_image
 # Masks that are pasted or encoded at once: 1 byte a pixel each.
 MASKS_AT_ONCE = 32
 MASK_THRESHOLD = 0.5  # detectron2's
+
+
+class EncodedMasks:
+    """The masks of D detections as compressed RLEs, in the place of ``pred_masks``."""
+
+    def __init__(self, rles: Sequence[dict[str, Any]]) -> None:
+        """Keep the masks.
+
+        Args:
+            rles: D times ``{"size": [H, W], "counts": text or bytes}``.
+        """
+        self.rles = [
+            {**rle, "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+            for rle in rles
+            for counts in (rle["counts"],)
+        ]
+
+    def __len__(self) -> int:
+        """D."""
+        return len(self.rles)
 
 
 @dataclass(frozen=True)
@@ -140,12 +160,15 @@ def encode_masks(instances: Instances, indices: np.ndarray) -> list[dict[str, An
     """Encode the masks of some detections as compressed RLEs.
 
     Args:
-        instances: with ``pred_masks`` (D, H, W), or ``ROIMasks`` that are pasted here.
+        instances: with ``pred_masks`` (D, H, W), or ``ROIMasks`` that are pasted here, or
+            :class:`EncodedMasks`.
         indices: which of the D.
 
     Returns:
         ``{"size": [H, W], "counts": bytes}`` for each of ``indices``.
     """
+    if isinstance(instances.pred_masks, EncodedMasks):
+        return [instances.pred_masks.rles[index] for index in indices]
     height, width = instances.image_size
     rles: list[dict[str, Any]] = []
     for start in range(0, len(indices), MASKS_AT_ONCE):

@@ -85,8 +85,9 @@ class LVISEvaluator(LongTailEvaluator):
 
         Args:
             dataset_name: a registered data set whose metadata has ``json_file``, annotations in
-                LVIS's format. Class indices are ``thing_dataset_id_to_contiguous_id``'s; without
-                it the categories in the order of their ids.
+                LVIS's format, or with ``coco_json`` in COCO's. Class indices are
+                ``thing_dataset_id_to_contiguous_id``'s; without it the categories in the order of
+                their ids.
             output_dir: where ``lvis_evaluation.json`` and ``lvis_instances_results.json`` (the
                 detections up to the limit an image, in LVIS's format) go; nothing is written
                 without it.
@@ -129,6 +130,7 @@ class LVISEvaluator(LongTailEvaluator):
         self.annotations: LVISAnnotations = read_lvis_annotations(
             self.needed_metadata("json_file", "annotations"),
             with_masks=self._tasks is None or "segm" in self._tasks,
+            coco=bool(self._metadata.get("coco_json")),
         )
         derive_frequencies(self.annotations, training_sets, dataset_name)
         self._image_index = {int(i): n for n, i in enumerate(self.annotations.image_ids)}

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from longtail.data.statistics.class_stats import get_class_stats
+from longtail.data.statistics.counting import frequency_bounds
 from longtail.data.statistics.groups import frequency_letter
 from longtail.evaluation.lvis.annotations import LVISAnnotations
 
@@ -15,7 +16,8 @@ def derive_frequencies(
     """Let training images tell the frequency of the categories that are without, in place.
 
     Their counts of training images and instances come from there as well. Categories that nothing
-    tells about stay without; a warning says so.
+    tells about stay without; a warning says so. The bounds are those of the data set's or the
+    training sets' metadata, see :func:`~longtail.data.statistics.counting.frequency_bounds`.
 
     Args:
         annotations: their ``categories`` are changed.
@@ -38,11 +40,14 @@ def derive_frequencies(
             counted = {row["name"]: row for row in rows}
         except FileNotFoundError as error:
             logger.warning(f"{dataset_name}: the training set is not here ({error})")
+    bounds = frequency_bounds([dataset_name, *training_sets])
     for item in unknown:
         if row := counted.get(item["name"]):
             item["image_count"] = row["image_count"]
             item["instance_count"] = row.get("instance_count")
-            item["frequency"] = frequency_letter(item["image_count"])
+            item["frequency"] = frequency_letter(item["image_count"], bounds)
+    if counted:
+        logger.info(f"{dataset_name}, by {', '.join(training_sets)}: {bounds}")
     left = [item["name"] for item in unknown if item["frequency"] is None]
     if left:
         logger.warning(

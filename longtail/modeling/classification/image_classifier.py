@@ -150,6 +150,10 @@ class ImageClassifier(nn.Module):
         images = torch.stack([item["image"] for item in batched_inputs]).to(self.device)
         if self.training and self.pad:
             images = shifted_and_flipped(images, self.pad, flip=self.flip)
+        return self.pooled(images)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images on the model's device, shifted already, to (N, C) features."""
         return self.backbone((images - self.pixel_mean) / self.pixel_std)["pooled"]
 
     def class_logits(self, features: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ class SecondStageImageClassifier(ImageClassifier):
     trained_module_names: tuple[str, ...] = ()
 
     @torch.no_grad()
-    def features(self, batched_inputs: list[dict]) -> Tensor:
-        """The (N, C) features that enter the classifier, without gradients."""
-        return super().features(batched_inputs)
+    def pooled(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images to the (N, C) features before the classifier, without gradients."""
+        return super().pooled(images)
 
 
 @META_ARCH_REGISTRY.register()

@@ -10,6 +10,7 @@ Shape alphabet:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Calibrated(nn.Module):
         class_weights: Tensor,
         class_groups: Mapping[str, Sequence[int]],
         weighted_mean: bool,
-        calibration: Mapping[str, bool] | None,
+        calibration: Mapping[str, Any] | None,
         classes_key: str,
         background: bool = False,
     ) -> None:

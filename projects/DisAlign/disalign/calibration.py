@@ -21,7 +21,8 @@ from .functional import calibrate_logits
 class AdaptiveCalibration(nn.Module):
     """alpha, beta and the confidence sigma(x) of Eq. 5, for RoIs, pixels or images.
 
-    At the start alpha = 1 and beta = 0: the calibrated logits are exactly the given ones.
+    At the start alpha = 1 and beta = 0, unless it is given: the calibrated logits are exactly the
+    given ones.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class AdaptiveCalibration(nn.Module):
         margin: bool = True,
         confidence: bool = True,
         confidence_bias: bool = True,
+        first_beta: Tensor | None = None,
     ) -> None:
-        """Start from the identity, with the parameters that are to be learned.
+        """Start from the identity or a margin, with the parameters that are to be learned.
 
         Args:
             num_classes: K.
@@ -43,9 +45,10 @@ class AdaptiveCalibration(nn.Module):
             margin: learn beta; otherwise it stays 0.
             confidence: sigma(x) = sigmoid of one linear layer; otherwise sigma = 1.
             confidence_bias: whether that layer has a bias.
+            first_beta: (K,) where beta starts, 0 by default.
 
         Raises:
-            ValueError: neither alpha nor beta is learned.
+            ValueError: neither alpha nor beta is learned, or beta is given a start and not learned.
         """
         super().__init__()
         if not (magnitude or margin):
@@ -53,16 +56,22 @@ class AdaptiveCalibration(nn.Module):
                 "a calibration without magnitude and margin learns nothing: set MAGNITUDE, MARGIN "
                 "or both in MODEL.DISALIGN"
             )
-        ones, zeros = torch.ones(num_classes), torch.zeros(num_classes)
+        if first_beta is not None and not margin:
+            raise ValueError(
+                "MODEL.DISALIGN.INIT prior starts beta elsewhere, but MARGIN False keeps it at 0: "
+                "set MARGIN True or INIT identity"
+            )
+        alpha = torch.ones(num_classes)
+        beta = torch.zeros(num_classes) if first_beta is None else first_beta.float().clone()
         # What is not learned is a constant: it stays out of checkpoints.
         if magnitude:
-            self.alpha = nn.Parameter(ones)
+            self.alpha = nn.Parameter(alpha)
         else:
-            self.register_buffer("alpha", ones, persistent=False)
+            self.register_buffer("alpha", alpha, persistent=False)
         if margin:
-            self.beta = nn.Parameter(zeros)
+            self.beta = nn.Parameter(beta)
         else:
-            self.register_buffer("beta", zeros, persistent=False)
+            self.register_buffer("beta", beta, persistent=False)
         self.confidence_layer = None
         if confidence:
             self.confidence_layer = nn.Linear(in_features, 1, bias=confidence_bias)
@@ -107,7 +116,9 @@ class AdaptiveCalibration(nn.Module):
             (N, K, H, W) calibrated scores.
         """
         z, sigma = (x.movedim(1, -1) for x in (logits, confidence))
-        return calibrate_logits(z, self.alpha, self.beta, sigma).movedim(-1, 1)
+        calibrated = calibrate_logits(z, self.alpha, self.beta, sigma)
+        # Not -1, which torch writes into ONNX files as it is, and onnxruntime does not read.
+        return calibrated.movedim(calibrated.dim() - 1, 1)
 
 
 @torch.no_grad()

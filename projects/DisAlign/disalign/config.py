@@ -20,6 +20,10 @@ def add_disalign_config(cfg: CfgNode) -> None:
     node.MAGNITUDE = True
     node.MARGIN = True
     node.CONFIDENCE = True
+    # Where alpha and beta start: "identity", alpha = 1 and beta = 0, as in the paper; or "prior",
+    # beta_j = log w_j of Eq. 11, which turns the posterior of a classifier that fits its training
+    # set into that of the reference distribution.
+    node.INIT = "identity"
     # A bias in the confidence's linear layer, as released; the paper prints none.
     node.CONFIDENCE_BIAS = True
     # True: the loss is sum(w l) / sum(w); False: sum(w l) / N, as printed in Eq. 9.

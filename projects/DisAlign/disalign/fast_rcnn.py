@@ -8,6 +8,7 @@ Shape alphabet:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -35,7 +36,7 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
         class_weights: Tensor,
         class_groups: Mapping[str, Sequence[int]],
         weighted_mean: bool = True,
-        calibration: Mapping[str, bool] | None = None,
+        calibration: Mapping[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
         """Add a calibration to a box classifier.

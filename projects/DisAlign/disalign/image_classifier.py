@@ -8,6 +8,7 @@ Shape alphabet:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -38,7 +39,7 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
         class_weights: Tensor,
         class_groups: Mapping[str, Sequence[int]],
         weighted_mean: bool = True,
-        calibration: Mapping[str, bool] | None = None,
+        calibration: Mapping[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
         """Add a calibration to an image classifier.

@@ -5,7 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from longtail.config import Folding, Project
+from longtail.config import Folding, Method, Project
 from longtail.engine.training.data_sets import training_records
 
 from . import fast_rcnn, image_classifier, rcnn, roi_heads, sem_seg  # noqa: F401  (registers)
@@ -46,5 +46,19 @@ PROJECT = Project(
             baseline=lambda cfg: cfg.MODEL.DISALIGN.BASE_HEAD_NAME,
             fold=fold_segmentor,
         ),
+    ),
+    methods=tuple(
+        Method(
+            "DisAlign",
+            "second stage",
+            task,
+            f"{setting}, MODEL.WEIGHTS of the first stage",
+            "Learn an input-dependent calibration of a frozen model's scores",
+        )
+        for task, setting in (
+            ("images", "MODEL.META_ARCHITECTURE DisAlignImageClassifier"),
+            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead"),
+            ("boxes", "MODEL.META_ARCHITECTURE DisAlignRCNN"),
+        )
     ),
 )

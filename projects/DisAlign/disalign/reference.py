@@ -16,6 +16,8 @@ from longtail.data.statistics.class_stats import ClassStats, get_class_stats
 
 from .functional import generalized_reweight
 
+# Where alpha and beta start, MODEL.DISALIGN.INIT.
+STARTS = ("identity", "prior")
 # What classes occur in: a field of ClassStats, and how a data set without it is described.
 _COUNTS = {
     "image_count": "images",
@@ -47,13 +49,17 @@ def calibration_arguments(
 
     Raises:
         ValueError: the training sets do not have such counts, or a class does not occur and
-            MODEL.DISALIGN.CLAMP_ZERO_COUNTS is off.
+            MODEL.DISALIGN.CLAMP_ZERO_COUNTS is off; or MODEL.DISALIGN.INIT is unknown.
     """
     weights, groups = torch.ones(num_classes), {}
     if cfg.DATASETS.TRAIN:
         stats = get_class_stats(cfg.DATASETS.TRAIN)
         weights, groups = _class_weights(cfg, stats, counted), class_groups(stats)
     options = cfg.MODEL.DISALIGN
+    if options.INIT not in STARTS:
+        raise ValueError(
+            f"MODEL.DISALIGN.INIT must be one of {', '.join(STARTS)}, got {options.INIT!r}"
+        )
     return {
         "class_weights": weights,
         "class_groups": groups,
@@ -63,6 +69,7 @@ def calibration_arguments(
             "margin": options.MARGIN,
             "confidence": options.CONFIDENCE,
             "confidence_bias": options.CONFIDENCE_BIAS,
+            "first_beta": weights.log() if options.INIT == "prior" else None,
         },
     }
 

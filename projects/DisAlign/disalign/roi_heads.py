@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from longtail.data.statistics.counting import frequency_bounds
 from longtail.data.statistics.groups import frequency_groups
 from longtail.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
@@ -47,7 +48,7 @@ class _SecondStage:
             cfg,
             "instance_count",
             cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            lambda stats: frequency_groups(stats.image_count),
+            lambda stats: frequency_groups(stats.image_count, frequency_bounds(cfg.DATASETS.TRAIN)),
         )
         return {**super().predictor_arguments(cfg), **arguments}
 

@@ -11,7 +11,7 @@ Shape alphabet:
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -61,7 +61,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         loss_weight: float = 1.0,
         weighted_mean: bool = True,
         pad_to_stride: bool = True,
-        calibration: Mapping[str, bool] | None = None,
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a trained head and add a calibration.
 

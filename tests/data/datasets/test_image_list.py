@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from longtail.data.datasets import image_list as image_list_module
+from longtail.data.datasets import files as files_module
 from longtail.data.datasets import register_image_list
 from longtail.data.statistics.class_stats import (
     compute_class_stats,
@@ -176,7 +176,7 @@ def test_missing_images_are_counted_with_one_listing_a_folder(register, tmp_path
         return os.listdir(path)
 
     monkeypatch.setattr(
-        image_list_module, "os", type("os", (), {**vars(os), "listdir": staticmethod(listdir)})
+        files_module, "os", type("os", (), {**vars(os), "listdir": staticmethod(listdir)})
     )
     name = register("toy_missing", tmp_path / "list.txt", tmp_path, hint="unpack it")
     with pytest.raises(FileNotFoundError) as raised:

@@ -258,17 +258,17 @@ def test_empty_folders_are_an_error(tmp_path, name):
 
 def test_what_a_folder_has_besides_is_said_with_the_fix(tmp_path, name):
     images, labels = tmp_path / "images", tmp_path / "labels"
-    make_files(images, ["a.tif", "b.TIF", "c.png"])
+    make_files(images, ["a.bmp", "b.BMP", "c.png"])
     make_files(labels, ["a.png", "b.png", "c.png", "c.jpg"])
     (images / "more").mkdir()
     (images / "list.txt").touch()  # nobody takes it for an image
-    (images / ".hidden.tif").touch()
+    (images / ".hidden.bmp").touch()
     register_sem_seg(name, images, labels, ["x"])
     with pytest.raises(ValueError) as error:
         DatasetCatalog.get(name)
     said = [
         f"no image in {images} for 2 (a, b)",
-        f"left out of {images}: 2 files with .tif (set image_ext, or convert them), 1 sub-folder (",
+        f"left out of {images}: 2 files with .bmp (set image_ext, or convert them), 1 sub-folder (",
         f"left out of {labels}: 1 file with .jpg (label maps are PNG files, convert them)",
     ]
     assert [part for part in said if part not in str(error.value)] == []
@@ -276,12 +276,12 @@ def test_what_a_folder_has_besides_is_said_with_the_fix(tmp_path, name):
 
 def test_what_is_left_out_is_a_warning_once_where_the_rest_are_pairs(tmp_path, name, caplog):
     images, labels = tmp_path / "images", tmp_path / "labels"
-    make_files(images, ["a.jpg", "b.tif"])
+    make_files(images, ["a.jpg", "b.bmp"])
     make_files(labels, ["a.png"])
     register_sem_seg(name, images, labels, ["x"])
     assert len(DatasetCatalog.get(name)) == len(DatasetCatalog.get(name)) == 1
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{name}: left out of {images}: 1 file with .tif (set image_ext")
+    assert line.startswith(f"{name}: left out of {images}: 1 file with .bmp (set image_ext")
 
 
 def test_images_and_labels_of_one_folder_are_no_other_files(tmp_path, name, caplog):

@@ -120,13 +120,18 @@ def test_the_binary_archive(tiny, tmp_path, unpacked):
     # 200 * 10^(-c / 2) and 200 * 100^(-c / 2).
     check_images("cifar100_lt_if10_train", "train", 1, [200, 63, 20])
     check_images("cifar100_lt_if100_train", "train", 1, [200, 20, 2])
-    check_images("cifar100_lt_balanced", "train", 1, [200, 200, 200])
+    check_images("cifar100_lt_if10_balanced", "train", 1, [200, 200, 200])
     check_images("cifar100_lt_test", "test", 2, [2, 2, 2])
     again = prepare_dataset("cifar100_lt", str(tiny), source=str(source))
     assert (again.written, again.skipped) == (0, report.written)
     # One test set for all imbalances: the training set tells the groups.
-    for imbalance, counts in ((10, [200, 63, 20]), (100, [200, 20, 2])):
-        training = (f"cifar100_lt_if{imbalance}_train",)
+    for name, counts in (
+        ("if10_train", [200, 63, 20]),
+        ("if100_train", [200, 20, 2]),
+        # What the empirical bound trains on: the groups are those of the images with a tail.
+        ("if100_balanced", [200, 20, 2]),
+    ):
+        training = (f"cifar100_lt_{name}",)
         evaluator = ClassificationEvaluator(
             "cifar100_lt_test", output_dir=str(tmp_path / "report"), training_sets=training
         )
@@ -147,8 +152,10 @@ def test_mosaics_of_what_the_smallest_imbalance_needs(tiny, tmp_path):
     check_images("cifar100_lt_if10_train", "train", 1, [200, 63, 20])
     check_images("cifar100_lt_if200_train", "train", 1, [200, 14, 1])
     check_images("cifar100_lt_test", "test", 2, [2, 2, 2])
-    with raises_naming(FileNotFoundError, "cifar100_lt_balanced", "longtail prepare cifar100_lt"):
-        DatasetCatalog.get("cifar100_lt_balanced")
+    with raises_naming(
+        FileNotFoundError, "cifar100_lt_if100_balanced", "longtail prepare cifar100_lt"
+    ):
+        DatasetCatalog.get("cifar100_lt_if100_balanced")
 
 
 def test_bad_sources(tiny, tmp_path):

@@ -51,9 +51,7 @@ def _draw_classes(ax: Axes, classes: list[dict[str, Any]], key: str, task: Task)
             counts, values = ([row[name] for row in members] for name in (task.counted, key))
             color = GROUP_COLORS.get(group, NO_GROUP)
             ax.scatter(counts, values, s=14, alpha=0.7, color=color, linewidths=0, label=group)
-    ax.axhline(
-        START[key], color="black", linewidth=0.8, linestyle=":", label="before the second stage"
-    )
+    ax.axhline(START[key], color="black", linewidth=0.8, linestyle=":", label="identity")
     counts = [row[task.counted] for row in classes]
     if min(counts) > 0:
         ax.set_xscale("log")

@@ -39,5 +39,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from disalign.roi_cache_making import make_cache
         from longtail.config import load_config
 
-        cfg = load_config(options.config_file, options.opts)
+        cfg = load_config(options.config_file, options.opts, imports=options.imports)
         make_cache(cfg, Path(options.output), options.epochs)

@@ -55,7 +55,7 @@ def plot_calibration(options: argparse.Namespace) -> None:
     if options.batches < 1:
         raise ValueError(f"--batches must be 1 or more, got {options.batches}")
     check_output_folder(options.output)
-    cfg = load_config(options.config_file, options.opts)
+    cfg = load_config(options.config_file, options.opts, imports=options.imports)
     task = task_of(cfg, options.config_file)
     stats = get_class_stats(cfg.DATASETS.TRAIN)
     model = load_model(cfg, options.weights, stats.class_names)
