@@ -10,7 +10,7 @@ import numpy as np
 
 from longtail.visualization.layout import enlarged, enlargement
 from longtail.visualization.predictions import Record
-from longtail.visualization.saved import Predictor
+from longtail.visualization.saved import Drawn
 from longtail.visualization.tasks import Task
 
 # The shorter side of an image in a picture, at least.
@@ -36,8 +36,8 @@ def recovered_pixels(
 def by_recovered(
     records: Sequence[Record],
     task: Task,
-    before: Predictor,
-    after: Predictor,
+    before: Drawn,
+    after: Drawn,
     classes: Collection[int],
 ) -> list[tuple[int, Record]]:
     """Sort the images of a segmentation set by :func:`recovered_pixels`.
