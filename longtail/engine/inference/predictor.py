@@ -32,8 +32,8 @@ from longtail.engine.inference.trained import (
     model_metadata,
     trained_config,
 )
-from longtail.evaluation.lvis.detections import MASK_THRESHOLD
 from longtail.evaluation.metrics import check_finite
+from longtail.evaluation.roi_masks import MASK_THRESHOLD
 from longtail.visualization.tasks import IMAGES, OBJECTS, SEM_SEG, Task, task_of
 
 # A path, a PIL image, or an array (H, W, 3) or (H, W) of uint8.
