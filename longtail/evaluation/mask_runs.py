@@ -21,6 +21,8 @@ import torch
 from torch.nn import functional as F
 
 MASK_THRESHOLD = 0.5  # detectron2's
+# Columns that the operator is asked for at a time, each with a copy of its mask.
+EXACT_AT_ONCE = 256
 
 
 def window(low: np.ndarray, high: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +118,7 @@ def encode(placed: Placed) -> list[dict[str, Any]]:
 
     ends = number(column, row)
     if unsure.any():
-        exact = [number(*ends_of_mask) for ends_of_mask in _exact_ends(placed, unsure)]
+        exact = [number(*some) for some in _exact_ends(placed, np.flatnonzero(unsure))]
         ends = np.sort(np.concatenate([ends[~unsure[column]], *exact]), kind="stable")
     ends = _odd(ends)
     ends = ends[ends % area != height * width]
@@ -196,20 +198,21 @@ def _ends(
     return column, row, unsure
 
 
-def _exact_ends(placed: Placed, unsure: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _exact_ends(placed: Placed, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The ends of runs in some columns, by detectron2's operator: columns and rows as `_ends`'."""
-    columns = np.flatnonzero(unsure)
-    bounds = np.flatnonzero(np.diff(placed.mask[columns])) + 1
-    for some in np.split(columns, bounds):
-        mask = placed.mask[some[0]]
-        gx = placed.sampled(placed.x[mask] + placed.place[some], mask, axis=0)
-        gy = placed.sampled(placed.y[mask] + np.arange(placed.rows[mask]), mask, axis=1)
-        grid = np.empty((1, len(gy), len(gx), 2), np.float32)
-        grid[..., 0], grid[..., 1] = gx, gy[:, None]
-        values = torch.from_numpy(placed.masks[mask])[None, None]
-        found = F.grid_sample(values, torch.from_numpy(grid), align_corners=False)[0, 0]
-        inside = np.zeros((len(gx), len(gy) + 2), bool)
-        inside[:, 1:-1] = (found >= MASK_THRESHOLD).numpy().T
+    for start in range(0, len(columns), EXACT_AT_ONCE):
+        some = columns[start : start + EXACT_AT_ONCE]
+        mask = placed.mask[some]
+        rows = np.arange(placed.rows[mask].max())
+        grid = np.empty((len(some), len(rows), 1, 2), np.float32)
+        grid[..., 0] = placed.sampled(placed.x[mask] + placed.place[some], mask, 0)[:, None, None]
+        grid[..., 0, 1] = placed.sampled(placed.y[mask, None] + rows, mask[:, None], axis=1)
+        values = F.grid_sample(
+            torch.from_numpy(placed.masks[mask, None]), torch.from_numpy(grid), align_corners=False
+        )
+        inside = np.zeros((len(some), len(rows) + 2), bool)
+        inside[:, 1:-1] = (values[:, 0, :, 0] >= MASK_THRESHOLD).numpy()
+        inside[:, 1:-1] &= rows < placed.rows[mask, None]
         column, row = np.nonzero(inside[:, 1:] != inside[:, :-1])
         yield some[column], row
 
