@@ -16,6 +16,8 @@ AREA_NAMES = ("all", "small", "medium", "large")
 AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
 RECALLS = np.linspace(0, 1, 101)
 _EPSILON = np.spacing(1)
+# Flags of curves whose sums are held at a time, 8 bytes each.
+FLAGS_AT_ONCE = 1 << 20
 
 
 def outside_area_ranges(area: np.ndarray) -> np.ndarray:
@@ -47,19 +49,32 @@ def precision_at_recalls(
         (C, R); 0 at recalls that are not reached, NaN where there is nothing to be found.
     """
     curves = np.full((len(num_gt), len(RECALLS)), np.nan)
-    for curve, tp, fp, total in zip(curves, true_positive, false_positive, num_gt, strict=True):
-        if total == 0:
-            continue
-        # Precision only rises, and recall only moves, at true positives: no other point matters.
-        places = np.flatnonzero(tp)
-        right = np.arange(1, len(places) + 1, dtype=np.float64)
-        wrong = np.cumsum(fp)[places]
-        precision = np.maximum.accumulate((right / (wrong + right + _EPSILON))[::-1])[::-1]
-        first = np.searchsorted(right / total, RECALLS, side="left")
-        reached = first < len(precision)
-        curve[:] = 0
-        curve[reached] = precision[first[reached]]
+    for total in np.unique(num_gt[num_gt > 0]).tolist():
+        rows = np.flatnonzero(num_gt == total)
+        # Right detections after which a recall is reached.
+        needed = np.searchsorted(np.arange(1, total + 1) / total, RECALLS, side="left")
+        step = max(1, FLAGS_AT_ONCE // max(1, true_positive.shape[1]))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            envelopes = _envelopes(true_positive[some], false_positive[some])
+            reached = needed < envelopes.shape[1]
+            curves[some] = 0
+            curves[np.ix_(some, reached)] = envelopes[:, needed[reached]]
     return curves
+
+
+def _envelopes(true_positive: np.ndarray, false_positive: np.ndarray) -> np.ndarray:
+    """(C, most true positives) best precision at the n-th true positive or a later one, 0 if none.
+
+    Precision only rises, and recall only moves, at true positives: no other point matters.
+    """
+    curve, place = np.nonzero(true_positive)
+    number = np.bincount(curve, minlength=len(true_positive))
+    right = np.arange(1.0, len(curve) + 1) - np.repeat(np.cumsum(number) - number, number)
+    wrong = np.cumsum(false_positive, axis=1, dtype=np.int64)[curve, place]
+    precision = np.zeros((len(true_positive), number.max(initial=0)))
+    precision[curve, right.astype(np.int64) - 1] = right / (wrong + right + _EPSILON)
+    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
 
 
 def summarize(precision: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, float]:
