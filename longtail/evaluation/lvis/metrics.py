@@ -16,8 +16,6 @@ AREA_NAMES = ("all", "small", "medium", "large")
 AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
 RECALLS = np.linspace(0, 1, 101)
 _EPSILON = np.spacing(1)
-# Flags of curves whose sums are held at a time, 8 bytes each.
-FLAGS_AT_ONCE = 1 << 20
 
 
 def outside_area_ranges(area: np.ndarray) -> np.ndarray:
@@ -48,33 +46,63 @@ def precision_at_recalls(
     Returns:
         (C, R); 0 at recalls that are not reached, NaN where there is nothing to be found.
     """
-    curves = np.full((len(num_gt), len(RECALLS)), np.nan)
-    for total in np.unique(num_gt[num_gt > 0]).tolist():
-        rows = np.flatnonzero(num_gt == total)
-        # Right detections after which a recall is reached.
-        needed = np.searchsorted(np.arange(1, total + 1) / total, RECALLS, side="left")
-        step = max(1, FLAGS_AT_ONCE // max(1, true_positive.shape[1]))
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            envelopes = _envelopes(true_positive[some], false_positive[some])
-            reached = needed < envelopes.shape[1]
-            curves[some] = 0
-            curves[np.ix_(some, reached)] = envelopes[:, needed[reached]]
-    return curves
+    bounds = np.arange(len(num_gt) + 1) * true_positive.shape[1]
+    needed = needed_for_recalls(num_gt)
+    return joined_precision_at_recalls(
+        true_positive.ravel(), false_positive.ravel(), bounds, needed
+    )
 
 
-def _envelopes(true_positive: np.ndarray, false_positive: np.ndarray) -> np.ndarray:
-    """(C, most true positives) best precision at the n-th true positive or a later one, 0 if none.
+def needed_for_recalls(num_gt: np.ndarray) -> np.ndarray:
+    """Count the true positives that each recall takes.
 
-    Precision only rises, and recall only moves, at true positives: no other point matters.
+    Args:
+        num_gt: (C,) annotations to be found.
+
+    Returns:
+        (C, R) int64, rising from 1; 0 where there is nothing to be found.
     """
-    curve, place = np.nonzero(true_positive)
-    number = np.bincount(curve, minlength=len(true_positive))
-    right = np.arange(1.0, len(curve) + 1) - np.repeat(np.cumsum(number) - number, number)
-    wrong = np.cumsum(false_positive, axis=1, dtype=np.int64)[curve, place]
-    precision = np.zeros((len(true_positive), number.max(initial=0)))
-    precision[curve, right.astype(np.int64) - 1] = right / (wrong + right + _EPSILON)
-    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    totals, of_curve = np.unique(num_gt, return_inverse=True)
+    needed = [
+        np.searchsorted(np.arange(1, total + 1) / max(total, 1), RECALLS, side="left") + (total > 0)
+        for total in totals.tolist()
+    ]
+    return np.array(needed, np.int64).reshape(-1, len(RECALLS))[of_curve]
+
+
+def joined_precision_at_recalls(
+    true_positive: np.ndarray, false_positive: np.ndarray, bounds: np.ndarray, needed: np.ndarray
+) -> np.ndarray:
+    """Compute :func:`precision_at_recalls` of curves that lie one behind the other.
+
+    Args:
+        true_positive: (D,) flags, detections by curve, then falling score.
+        false_positive: (D,) flags. A detection may be neither.
+        bounds: (C + 1,) where the curves begin and end.
+        needed: (C, R) of :func:`needed_for_recalls`.
+
+    Returns:
+        (C, R) as there.
+    """
+    # Precision only rises, and recall only moves, at true positives: no other point matters.
+    places = np.flatnonzero(true_positive)
+    starts = np.searchsorted(places, bounds)
+    number = np.diff(starts)
+    total_wrong = np.concatenate([[0], np.cumsum(false_positive, dtype=np.int32)])
+    wrong = total_wrong[places + 1] - total_wrong[bounds[:-1]].repeat(number)
+    right = np.arange(1.0, len(places) + 1) - starts[:-1].repeat(number)
+    precision = right / (wrong + right + _EPSILON)
+    curves = np.zeros(needed.shape)
+    # Also where there is nothing to be found, so that every curve has its part of the sequence.
+    place = np.maximum(needed, 1) - 1
+    reached = place < number[:, None]
+    if len(places):
+        # The best from each recall's true positive to the next recall's, or to the curve's end.
+        first = (starts[:-1, None] + place)[reached]
+        curves[reached] = np.maximum.reduceat(precision, first)
+        curves = np.maximum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]
+    curves[needed[:, 0] == 0] = np.nan
+    return curves
 
 
 def summarize(precision: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, float]:
