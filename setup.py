@@ -48,6 +48,8 @@ OPTIONAL = {
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
 }
+# Services for the log of a training, LOG.WRITERS; tests have stand-ins for them.
+SERVICES = {"wandb": ["wandb"], "mlflow": ["mlflow-skinny"]}
 # The commands of the projects, by their names.
 COMMANDS = {
     "analyze-conditions": "region_rebalance.commands.analyze_conditions",
@@ -129,6 +131,7 @@ setup(
     ],
     extras_require={
         **OPTIONAL,
+        **SERVICES,
         "dev": [
             "pytest",
             "pytest-xdist",
