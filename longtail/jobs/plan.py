@@ -215,9 +215,7 @@ def config_name(config: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _settings(
-    config: str, options: tuple[str, ...], imports: tuple[str, ...]
-) -> dict[str, Any]:
+def _settings(config: str, options: tuple[str, ...], imports: tuple[str, ...]) -> dict[str, Any]:
     if len(options) % 2:
         raise ValueError(f"expected pairs of KEY VALUE, got {' '.join(options)}")
     return flat_config(load_config(config, options, imports=imports))

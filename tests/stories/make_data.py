@@ -51,9 +51,7 @@ def coco() -> None:
                     }
                 )
             save_photo(Path("images", split, f"{index}.jpg"), labels)
-            images.append(
-                {"id": index + 1, "file_name": f"{index}.jpg", "height": 64, "width": 96}
-            )
+            images.append({"id": index + 1, "file_name": f"{index}.jpg", "height": 64, "width": 96})
         categories = [{"id": 7, "name": "car"}, {"id": 90, "name": "sign"}]
         document = {"images": images, "annotations": annotations, "categories": categories}
         Path(f"{split}.json").write_text(json.dumps(document), encoding="utf-8")

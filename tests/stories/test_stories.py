@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three users' work, from shell and Python alone, after a plain installation, without the checkout."""
+"""Three users' work, from shell and Python alone, after a plain installation."""
 
 import csv
 import json

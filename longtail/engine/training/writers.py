@@ -12,7 +12,6 @@ from abc import abstractmethod
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, TensorboardXWriter, get_event_storage

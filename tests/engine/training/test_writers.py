@@ -122,9 +122,7 @@ def test_services_continue_one_run(cfg, monkeypatch, name):
     train(cfg, monkeypatch)
     begun = [run for what, run in calls if what == "begin"]
     assert len(begun) == 2 and len(set(begun)) == 1
-    sent = Counter(
-        (step, key) for step, values in calls if isinstance(step, int) for key in values
-    )
+    sent = Counter((step, key) for step, values in calls if isinstance(step, int) for key in values)
     assert set(sent.values()) == {1}
     assert sorted(s for s, key in sent if key == "total_loss") == list(range(LAST + 1))
     assert (LAST + 1, "sem_seg/mIoU") in sent or (LAST, "sem_seg/mIoU") in sent
