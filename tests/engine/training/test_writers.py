@@ -25,8 +25,12 @@ def cfg(tmp_path, monkeypatch):
     """DisAlign on pixels, with all of TensorBoard's."""
     monkeypatch.setenv("LONGTAIL_CACHE", str(tmp_path / "cache"))
     register_stripes(DATA, tmp_path / "data", 3)
+    sets = ["DATASETS.TRAIN", (DATA,), "DATASETS.TEST", (DATA,)]
+    first = Trainer(tiny_config(tmp_path, ["MODEL.SEM_SEG_HEAD.NAME", "FCNHead", *sets]))
+    first.checkpointer.save_dir = str(tmp_path)
+    first.checkpointer.save("first", iteration=0)
     options = [
-        *("DATASETS.TRAIN", (DATA,), "DATASETS.TEST", (DATA,)),
+        *(*sets, "MODEL.WEIGHTS", str(tmp_path / "first.pth")),
         *("MODEL.SEM_SEG_HEAD.NAME", "DisAlignSemSegHead"),
         *("MODEL.DISALIGN.BASE_HEAD_NAME", "FCNHead", "SOLVER.MAX_ITER", LAST + 1),
         *("SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 4, "LOG.TENSORBOARD.IMAGES", 2),
@@ -39,6 +43,7 @@ def cfg(tmp_path, monkeypatch):
 
 def train(cfg, monkeypatch, *, end_in=None):
     """Train from the last checkpoint; ``end_in`` fails as a lost machine would, after writing."""
+    Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
     writers = next(h for h in trainer._hooks if type(h).__name__ == "Writers")
