@@ -48,8 +48,9 @@ OPTIONAL = {
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
 }
-# Services for the log of a training, LOG.WRITERS; tests have stand-ins for them.
-SERVICES = {"wandb": ["wandb"], "mlflow": ["mlflow-skinny"]}
+# Services for the log of a training, LOG.WRITERS; tests have stand-ins for them. mlflow-skinny
+# alone cannot write where MLflow writes by default, a database in the current folder.
+SERVICES = {"wandb": ["wandb"], "mlflow": ["mlflow"]}
 # The commands of the projects, by their names.
 COMMANDS = {
     "analyze-conditions": "region_rebalance.commands.analyze_conditions",

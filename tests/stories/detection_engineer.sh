@@ -35,15 +35,47 @@ longtail train --config-file detector.yaml
 longtail train --config-file calibrated.yaml
 longtail predict output/calibrated images/val --output predicted --min-score 0.3
 
+longtail export --config-file output/calibrated/config.yaml \
+    --weights output/calibrated/model_final.pth --output detector.ts --format torchscript
+
 python - <<'END'
 import json
+
 import longtail
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
 from pycocotools.coco import COCO
 
+# The saved detections are COCO's, and what the model says in Python.
 found = COCO("predicted/detections.json")
 assert [c["name"] for c in found.loadCats(found.getCatIds())] == ["car", "sign"]
 assert len(found.getImgIds()) == 3
+image = next(i for i in found.imgs.values() if i["file_name"].endswith("0.jpg"))
+saved = found.loadAnns(found.getAnnIds(imgIds=[image["id"]]))
 detector = longtail.Predictor("output/calibrated", device="cpu")
 instances = detector("images/val/0.jpg").instances
-assert len(instances) == len(found.getAnnIds(imgIds=[i["id"] for i in found.imgs.values() if "0" in i["file_name"]]))
+shown = instances[instances.scores >= 0.3]
+assert len(shown) == len(saved) > 0
+np.testing.assert_allclose(
+    sorted(shown.scores.tolist()), sorted(a["score"] for a in saved), rtol=1e-4
+)
+for x, y, width, height in (a["bbox"] for a in saved):
+    assert 0 <= x < x + width <= 96.01 and 0 <= y < y + height <= 64.01
+
+# The table: AP of all, and of rare and frequent classes.
+with open("output/calibrated/inference/cars_val/lvis_evaluation.json") as file:
+    bbox = json.load(file)["tasks"]["bbox"]
+assert all(0 <= bbox[name] <= 100 for name in ("AP", "AP50", "APr", "APf"))
+
+# The exported file, without detectron2.
+exported = torch.jit.load("detector.ts")
+pixels = np.array(Image.open("images/val/0.jpg"))
+if detector.cfg.INPUT.FORMAT == "BGR":
+    pixels = pixels[:, :, ::-1].copy()
+boxes, scores, classes = exported(torch.from_numpy(pixels).permute(2, 0, 1))
+torch.testing.assert_close(scores, instances.scores, rtol=1e-3, atol=1e-4)
+torch.testing.assert_close(boxes, instances.pred_boxes.tensor, rtol=1e-3, atol=1e-2)
+assert classes.tolist() == instances.pred_classes.tolist()
 END

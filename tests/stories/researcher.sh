@@ -27,7 +27,7 @@ IMPORTS: [my_losses]
 DATASETS: {FILES: [my_data.yaml], TRAIN: [birds_train], TEST: [birds_test]}
 MODEL: {CLASSIFIER: {NUM_CLASSES: 3, LOSS: smoothed}}
 DATALOADER: {NUM_WORKERS: 0}
-SOLVER: {IMS_PER_BATCH: 4, MAX_ITER: 2}
+SOLVER: {IMS_PER_BATCH: 4, MAX_ITER: 4}
 OUTPUT_DIR: output/smoothed
 END
 
@@ -41,3 +41,43 @@ longtail train --config-file classifier.yaml --import my_losses
 longtail predict output/smoothed test --output predicted --top 2 --import my_losses
 longtail export --config-file output/smoothed/config.yaml --import my_losses \
     --weights output/smoothed/model_final.pth --output smoothed.pt2 --format torch-export
+
+python - <<'END'
+import csv
+import json
+import pathlib
+
+import longtail
+import numpy as np
+import torch
+
+# What was compared differs in the loss alone, and both have all metrics.
+runs = pathlib.Path("output/classifier")
+for loss in ("smoothed", "balanced_softmax"):
+    folder = runs / f"LOSS={loss}" / "seed0"
+    with open(folder / "inference/birds_test/classification_evaluation.json") as file:
+        report = json.load(file)
+    assert report["num_images"] == 12 and 0 <= report["top1"] <= 100
+    assert f"LOSS: {loss}\n" in (folder / "config.yaml").read_text()
+
+# The saved predictions are what the model says in Python.
+predict = longtail.Predictor("output/smoothed", device="cpu", imports=["my_losses"])
+with open("predicted/predictions.csv") as file:
+    rows = {row["file_name"]: row for row in csv.DictReader(file)}
+assert len(rows) == 12
+for name, row in rows.items():
+    probabilities = np.asarray(predict(f"test/{name}").probabilities)
+    best = int(probabilities.argmax())
+    assert row["class_1"] == ["emu", "kiwi", "wren"][best]
+    assert abs(float(row["probability_1"]) - probabilities[best]) < 1e-4
+    assert abs(probabilities.sum() - 1) < 1e-4
+
+# The exported program, on random images of the size that it takes.
+program = torch.export.load("smoothed.pt2").module()
+pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8))
+with torch.no_grad():
+    found = program(pixels)
+    outputs = predict.model([{"image": image} for image in pixels])
+expected = torch.stack([next(iter(output.values())) for output in outputs])
+torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+END

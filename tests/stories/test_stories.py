@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three users' work, from shell and Python alone, after a plain installation."""
+"""Three users' work, from shell and Python alone, after a plain installation.
 
-import csv
-import json
+Each script ends with checks of its own: predictions, metrics, and the exported model.
+"""
+
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ STORIES = {
     ),
     "detection_engineer": (
         ["1 rare", "1 frequent", "APr"],
-        ["output/calibrated/model_final.pth", "predicted/detections.json"],
+        ["output/calibrated/model_final.pth", "predicted/detections.json", "detector.ts"],
     ),
     "researcher": (["smoothed", "balanced_softmax"], ["predicted/predictions.csv", "smoothed.pt2"]),
 }
@@ -43,16 +44,10 @@ def tell(installed, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORIES)
 def test_story(tell, name):
     printed, files = STORIES[name]
     folder, said = tell(name)
     assert [text for text in printed if text not in said] == [], said[-3000:]
     assert [file for file in files if not (folder / file).is_file()] == []
-    if name == "segmentation_engineer":
-        assert json.loads((folder / "bundle/model.json").read_text())
-        assert list((folder / "evaluated").rglob("*.json"))
-    if name == "researcher":
-        with open(folder / "predicted/predictions.csv", encoding="utf-8") as file:
-            # 2 + 4 + 6 photos.
-            assert len(list(csv.reader(file))) == 1 + 12

@@ -21,7 +21,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
-from longtail.engine.training.writers import TensorboardWriter
+from longtail.engine.training.writers import ServiceWriter, TensorboardWriter
 from longtail.utils.io import atomic_write, write_json
 
 # What detectron2's writers take medians and averages over.
@@ -204,6 +204,12 @@ class Evaluation(EvalHook):
 
 class Writers(PeriodicWriter):
     """Write the log periodically and at the end; one that is cut short adds no line."""
+
+    def before_train(self) -> None:
+        """Reach services now: what is wrong with one is not found after the first iterations."""
+        for writer in self._writers:
+            if isinstance(writer, ServiceWriter):
+                writer.begin()
 
     def after_train(self) -> None:
         """Write what is new, if the training has ended, and close the files."""

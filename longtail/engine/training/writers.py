@@ -6,6 +6,7 @@ are repeated, and what a service has is kept in a file of OUTPUT_DIR.
 """
 
 import json
+import logging
 import math
 import uuid
 from abc import abstractmethod
@@ -17,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, TensorboardXWriter, get_event_storage
 
 from longtail.config import flat_config, get_cfg
+from longtail.utils.errors import one_line
 from longtail.utils.io import write_json
 
 # What detectron2's writers take medians over.
@@ -87,7 +89,7 @@ class ServiceWriter(EventWriter):
         self._cfg = cfg
         self._path = Path(cfg.OUTPUT_DIR) / f"{self.name}_run.json"
         self._id, self._written = "", -1
-        self._opened = False
+        self._opened = self._lost = False
 
     def continue_after(self, last: int) -> None:
         """Continue the run that this folder has begun.
@@ -104,26 +106,50 @@ class ServiceWriter(EventWriter):
 
     def write(self) -> None:
         """Send what is new in the storage, by iteration."""
+        if self._lost:
+            return
         lines: dict[int, dict[str, float]] = {}
         for key, (value, step) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if step > self._written and math.isfinite(value):
                 lines.setdefault(step, {})[key] = value
         if not lines:
             return
-        if not self._opened:
-            self._id = self.open(self._id)
-            self._opened = True
+        self.begin()
         # Before it is sent: a kill in between leaves a gap, not a line twice.
         self._written = max(lines)
         write_json(self._path, {"id": self._id, "written": self._written})
-        for step in sorted(lines):
-            self.send(lines[step], step)
+        try:
+            for step in sorted(lines):
+                self.send(lines[step], step)
+        # Errors are of the service's own types. metrics.json has all that is lost here.
+        except Exception as error:
+            self._lost = True
+            logging.getLogger(__name__).warning(
+                "LOG.WRITERS: %s is lost after iteration %d, the training goes on without it: %s",
+                *(self.name, self._written, one_line(error)),
+            )
+
+    def begin(self) -> None:
+        """Continue the service's run, or begin one.
+
+        Raises:
+            ValueError: the service cannot be reached, or refuses the run.
+        """
+        if self._opened:
+            return
+        try:
+            self._id = self.open(self._id)
+        except Exception as error:
+            raise ValueError(
+                f"LOG.WRITERS names {self.name}, which cannot begin a run: {one_line(error)}"
+            ) from error
+        self._opened = True
 
     def close(self) -> None:
         """End the connection, not the run."""
-        if self._opened:
+        if self._opened and not self._lost:
             self.end()
-            self._opened = False
+        self._opened = False
 
     @abstractmethod
     def open(self, run: str) -> str:
@@ -166,7 +192,7 @@ class WandbWriter(ServiceWriter):
 
 
 class MlflowWriter(ServiceWriter):
-    """MLflow: into ./mlruns, or to the server that ``MLFLOW_TRACKING_URI`` names."""
+    """MLflow: into ./mlflow.db, or to the server that ``MLFLOW_TRACKING_URI`` names."""
 
     name = "mlflow"
 

@@ -12,6 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from longtail.engine import Trainer
+from longtail.engine.training import writers
+from longtail.engine.training.log import Writers
 from longtail.engine.training.writers import check_writers
 from tests.messages import raises_naming
 from tests.tiny import register_stripes, tiny_config
@@ -46,8 +48,8 @@ def train(cfg, monkeypatch, *, end_in=None):
     Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
-    writers = next(h for h in trainer._hooks if type(h).__name__ == "Writers")
-    writers._period = 1
+    log = next(hook for hook in trainer._hooks if isinstance(hook, Writers))
+    log._period = 1
     if end_in is not None:
         step = trainer.run_step
 
@@ -138,6 +140,34 @@ def test_services_continue_one_run(cfg, monkeypatch, name):
     assert not list(Path(cfg.OUTPUT_DIR).glob("events*"))
 
 
+def test_a_service_that_is_lost_costs_no_training(cfg, monkeypatch):
+    calls: list = []
+    stand_in(monkeypatch, "mlflow", calls)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.LOG.WRITERS = ["mlflow"]
+
+    def log_metrics(values, step):
+        calls.append((step, values))
+        raise ConnectionError("gone")
+
+    mlflow = sys.modules["mlflow"]
+    monkeypatch.setattr(mlflow, "log_metrics", log_metrics)
+    train(cfg, monkeypatch)
+    assert [step for step, _ in calls if isinstance(step, int)] == [0]
+    assert (Path(cfg.OUTPUT_DIR) / "model_final.pth").is_file()
+
+    # One that is not there at all is said before the first iteration.
+    def refuse(project):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(mlflow, "set_experiment", refuse)
+    cfg.OUTPUT_DIR += "_2"
+    with raises_naming(ValueError, "LOG.WRITERS", "mlflow", "no route"):
+        train(cfg, monkeypatch)
+    assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
+
+
 def test_what_is_missing_is_said_first(cfg, tmp_path, monkeypatch):
     cfg = cfg.clone()
     cfg.defrost()
@@ -145,10 +175,11 @@ def test_what_is_missing_is_said_first(cfg, tmp_path, monkeypatch):
     with raises_naming(ValueError, "LOG.WRITERS", "tensorboard", "tensorboards"):
         check_writers(cfg)
     cfg.LOG.WRITERS = ["wandb"]
-    # A folder that its runs leave is not the package.
-    (tmp_path / "wandb").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with raises_naming(ValueError, "LOG.WRITERS", "wandb", "detectron2-longtail[wandb]"):
-        check_writers(cfg)
+    # As where the package is not installed, and then where its runs have left a folder of its name.
+    finder = importlib.machinery.PathFinder
+    monkeypatch.setattr(writers, "find_spec", lambda name: finder.find_spec(name, [str(tmp_path)]))
+    for folder in (None, tmp_path / "wandb"):
+        if folder is not None:
+            folder.mkdir()
+        with raises_naming(ValueError, "LOG.WRITERS", "wandb", "detectron2-longtail[wandb]"):
+            check_writers(cfg)
