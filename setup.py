@@ -108,7 +108,7 @@ setup(
         "numpy>=2",  # label maps, confusion matrices
         "scipy",  # sparse matrices, rank correlation and intervals; COCO-Stuff10K's .mat files
         "Pillow",  # images and annotations on disk
-        "opencv-python-headless",  # detectron2's visualizer, without libGL
+        "opencv-python-headless>=4.11",  # reads JPEGs; detectron2's visualizer, without libGL
         "fvcore",  # detectron2's configs, checkpoints and schedules
         "iopath",  # detectron2's file access
         "pycocotools",  # run-length masks
