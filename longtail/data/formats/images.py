@@ -176,7 +176,7 @@ def _read_image(path: PathLike, image_format: str) -> tuple[np.ndarray, ImageHea
 def _decoded_jpeg(image: Image.Image, header: ImageHeader, image_format: str) -> np.ndarray | None:
     """Decode a plain JPEG by OpenCV: the same values by the same library, in less time.
 
-    What OpenCV would fill with grey in silence, where a file is cut short, is left to Pillow.
+    A file that is cut short, which some versions fill with grey in silence, is left to Pillow.
     """
     plain = (header.format, header.mode, header.orientation) == ("JPEG", "RGB", 1)
     if not plain or image_format not in ("RGB", "BGR"):
