@@ -19,7 +19,9 @@ from longtail.data.formats.image_list import image_list_text
 from longtail.data.prepare.runner import Report
 from longtail.data.prepare.writing import holds, write_if_changed
 
-TEST_IMAGES, VAL_IMAGES, TRAIN_IMAGES = 50, 20, 104
+TEST_IMAGES = 50
+VAL_IMAGES = 20
+TRAIN_IMAGES = 104
 IMBALANCE = 100
 # The largest of scikit-learn's grey values.
 WHITE = 16
