@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation site: ``make docs`` writes it to build/site, with warnings as errors.
+
+The source folder is the checkout and not docs/, so that the pages' links to each other, to the
+other READMEs and to sources are right on the site as they are on GitHub.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util import logging
+
+LOGGER = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[1]
+
+project = "detectron2-longtail"
+_init = ast.parse((ROOT / "longtail" / "__init__.py").read_text(encoding="utf-8"))
+release = next(
+    node.value.value
+    for node in _init.body
+    if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
+)
+
+extensions = ["myst_parser", "sphinx.ext.napoleon", "autoapi.extension"]
+root_doc = "docs/index"
+include_patterns = [
+    "*.md",
+    "docs/**",
+    "projects/*/README.md",
+    "configs/README.md",
+    "benchmarks/README.md",
+]
+exclude_patterns = ["docs/conf.py"]
+myst_heading_anchors = 4
+
+autoapi_dirs = [
+    str(ROOT / "longtail"),
+    *(str(init.parent) for init in sorted(ROOT.glob("projects/*/*/__init__.py"))),
+]
+PACKAGES = [Path(folder).name for folder in autoapi_dirs]
+autoapi_root = "docs/api"
+autoapi_add_toctree_entry = False
+autoapi_options = ["members", "undoc-members", "show-inheritance", "show-module-summary"]
+autoapi_python_class_content = "both"
+autoapi_member_order = "bysource"
+
+highlight_language = "none"  # equations of docstrings are no Python; fences name their language
+nitpicky = True
+napoleon_use_ivar = True
+html_theme = "alabaster"
+html_title = f"{project} {release}"
+html_show_sphinx = False
+
+
+def literal_equations(lines: list[str]) -> list[str]:
+    """Mark each indented block that follows a paragraph as literal: equations keep their lines.
+
+    Blocks of a section (``Args:`` and so on) and of a list item are left as they are.
+    """
+    marked, block, inside = [], False, False
+    for number, line in enumerate(lines):
+        before = lines[number - 1] if number else ""
+        if line[:1].strip():
+            block, inside = False, bool(re.fullmatch(r"[A-Z]\w+:", line)) or line.startswith("- ")
+        elif line.strip() and not block and not inside and not before.strip():
+            marked += ["::", ""]
+            block = True
+        marked.append(line)
+    return marked
+
+
+def mark_equations(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
+    """Change the lines of a docstring in place, before napoleon reads its sections."""
+    lines[:] = literal_equations(lines)
+
+
+def is_not_ours(app, domain, node) -> bool | None:  # noqa: ANN001
+    """Tell which unresolved references are no mistake: types in signatures, other libraries.
+
+    What a docstring names by a role, and what lies in our packages, has to be found.
+    """
+    written = isinstance(node[0], nodes.literal)
+    package, dot, _ = node["reftarget"].partition(".")
+    return True if not written or (dot and package and package not in PACKAGES) else None
+
+
+def warn_of_missing_pages(app, env) -> None:  # noqa: ANN001
+    """Warn of each public module on disk that has no page."""
+    found = env.get_domain("py").modules
+    for name in sorted(public_modules() - set(found)):
+        LOGGER.warning("the module %s has no page", name)
+
+
+def public_modules() -> set[str]:
+    """The full names of all modules whose names, and whose packages' names, are public."""
+    names = set()
+    for folder in map(Path, autoapi_dirs):
+        for file in folder.rglob("*.py"):
+            parts = file.relative_to(folder.parent).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            if not any(part.startswith("_") for part in parts):
+                names.add(".".join(parts))
+    return names
+
+
+def setup(app) -> None:  # noqa: ANN001
+    """Connect what is not an extension of its own."""
+    app.connect("autodoc-process-docstring", mark_equations, priority=100)
+    app.connect("warn-missing-reference", is_not_ours)
+    app.connect("env-check-consistency", warn_of_missing_pages)
