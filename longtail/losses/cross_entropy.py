@@ -87,7 +87,7 @@ class CrossEntropy(ClassLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             class_weight: (D,) weights >= 0, or None for 1.
             class_prior: (D,) frequencies >= 0, or None for plain softmax; a class of frequency 0
                 leaves the denominator and must not occur.
@@ -102,7 +102,7 @@ class CrossEntropy(ClassLoss):
         return self.of_pixels(logits, classes, NO_LABEL)
 
     def of_pixels(self, logits: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
-        """As :meth:`ClassLoss.of_pixels`, without a copy of the logits."""
+        """As :meth:`.ClassLoss.of_pixels`, without a copy of the logits."""
         return cross_entropy(
             logits,
             labels,

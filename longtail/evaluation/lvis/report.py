@@ -70,7 +70,7 @@ def format_decisions(metrics: Mapping[str, float]) -> str:
 
 
 def fingerprint(annotations: LVISAnnotations) -> str:
-    """Compute what tells the ground truth from others, see :func:`test_set_fingerprint`.
+    """Compute what tells the ground truth from others, see :func:`.test_set_fingerprint`.
 
     Args:
         annotations: the data set's.

@@ -22,7 +22,10 @@ CLASSIFIERS = ("linear", "cosine")
 
 
 class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
-    """detectron2's output layers; ``cls_score`` is linear or a :class:`CosineLinear`."""
+    """detectron2's output layers.
+
+    ``cls_score`` is linear or a :class:`~longtail.modeling.CosineLinear`.
+    """
 
     @configurable
     def __init__(

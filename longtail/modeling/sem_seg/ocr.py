@@ -43,7 +43,7 @@ class OCRHead(SemSegHead):
             coarse_loss_weight: factor of the first stage's loss, >= 0.
             norm: detectron2's name of a normalisation.
             num_classes: K.
-            shared: the other arguments of :class:`SemSegHead`.
+            shared: the other arguments of :class:`~longtail.modeling.SemSegHead`.
         """
         stride = input_shape[in_features[0]].stride
         super().__init__(channels=channels, num_classes=num_classes, common_stride=stride, **shared)

@@ -163,7 +163,7 @@ def _check_pool_arguments(features: Tensor, labels: Tensor, scope: str, downsamp
 def _nearest_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
-    """Weights 0 or 1 of the classes present; see :func:`_present_classes` for the rest."""
+    """Weights 0 or 1 of the classes present; see ``_present_classes`` for the rest."""
     cells = _nearest_labels(labels, size)
     slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes, ignore)
     weights = torch.zeros(len(labels), P + 1, slot_of_cell.shape[1], device=labels.device)
@@ -180,7 +180,7 @@ def _nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 def _area_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
-    """Weights in [0, 1]: the share of a cell's pixels; see :func:`_present_classes`."""
+    """Weights in [0, 1]: the share of a cell's pixels; see ``_present_classes``."""
     slot_of_pixel, images, slots, classes, P = _present_classes(labels, num_classes, ignore)
     weights = torch.empty(len(labels), P, size[0] * size[1], device=labels.device)
     for weight, pixel_slots in zip(weights, slot_of_pixel.view_as(labels), strict=True):

@@ -55,15 +55,15 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         """Wrap a head and add the region branch.
 
         Args:
-            base_head: any head, see :class:`SemSegHeadWrapper`.
+            base_head: any head, see :class:`.SemSegHeadWrapper`.
             num_classes: K.
             class_counts: (K,) region frequencies F of Eq. 7, the number of training images that
                 show each class.
             pixel_classifier: name of its classifier; what enters it is pooled.
             loss_weight: lambda of Eq. 9, >= 0.
             balanced: False for plain cross-entropy over regions (component I of Figure 7).
-            scope: ``"image"`` or ``"batch"``, see :func:`pool_regions`.
-            label_downsampling: ``"nearest"`` or ``"area"``, see :func:`pool_regions`.
+            scope: ``"image"`` or ``"batch"``, see :func:`.pool_regions`.
+            label_downsampling: ``"nearest"`` or ``"area"``, see :func:`.pool_regions`.
             hidden_channels: width of a hidden layer before the region classifier; 0 for none.
 
         Raises:
