@@ -79,9 +79,10 @@ def mark_equations(app, what, name, obj, options, lines) -> None:  # noqa: ANN00
 def is_not_ours(app, domain, node) -> bool | None:  # noqa: ANN001
     """Tell which unresolved references are no mistake: types in signatures, other libraries.
 
-    What a docstring names by a role, and what lies in our packages, has to be found.
+    What a docstring names by a role, and what lies in our packages, has to be found; "obj" is the
+    generator's own role, of base classes.
     """
-    written = isinstance(node[0], nodes.literal)
+    written = isinstance(node[0], nodes.literal) and node["reftype"] != "obj"
     package, dot, _ = node["reftarget"].partition(".")
     return True if not written or (dot and package and package not in PACKAGES) else None
 
