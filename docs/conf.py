@@ -48,6 +48,8 @@ autoapi_member_order = "bysource"
 
 highlight_language = "none"  # equations of docstrings are no Python; fences name their language
 nitpicky = True
+# Of docstrings that are inherited from detectron2.
+nitpick_ignore = [("py:class", "FastRCNNOutputLayers")]
 napoleon_use_ivar = True
 html_theme = "alabaster"
 html_title = f"{project} {release}"
