@@ -49,7 +49,13 @@ def test_every_page_of_the_index_is_read(conf):
     for page in pages_of_the_index():
         if "api" not in page.parts:
             path = page.relative_to(ROOT).as_posix() + ".md"
-            assert any(fnmatch.fnmatch(path, pattern) for pattern in conf.include_patterns), path
+            assert any(matches(path, pattern) for pattern in conf.include_patterns), path
+
+
+def matches(path: str, pattern: str) -> bool:
+    """As the generator has it: * stays within a folder; all our pages lie in at most three."""
+    parts, patterns = path.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatch, parts, patterns))
 
 
 def test_every_public_module_gets_a_page(conf):
