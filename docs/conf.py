@@ -65,7 +65,10 @@ def literal_equations(lines: list[str]) -> list[str]:
     for number, line in enumerate(lines):
         before = lines[number - 1] if number else ""
         if line[:1].strip():
-            block, inside = False, bool(re.fullmatch(r"[A-Z]\w+:", line)) or line.startswith("- ")
+            block, inside = (
+                False,
+                bool(re.fullmatch(r"[A-Z]\w+:", line)) or line.startswith(("- ", ".. ")),
+            )
         elif line.strip() and not block and not inside and not before.strip():
             marked += ["::", ""]
             block = True

@@ -84,7 +84,7 @@ def nearest_class_mean(
     *,
     class_names: Sequence[str] | None = None,
 ) -> Tensor:
-    """The weight of the classifier that names the nearest class mean: w_j = mu_j / |mu_j|.
+    """The weight of the classifier that names the nearest class mean: ``w_j = mu_j / |mu_j|``.
 
     Without bias its largest logit is that of the mean with the largest cosine, and as well that of
     the nearest normalized mean: |x - w_j|^2 = |x|^2 + 1 - 2 w_j.x.
