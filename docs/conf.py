@@ -42,7 +42,13 @@ autoapi_dirs = [
 PACKAGES = [Path(folder).name for folder in autoapi_dirs]
 autoapi_root = "docs/api"
 autoapi_add_toctree_entry = False
-autoapi_options = ["members", "undoc-members", "show-inheritance", "show-module-summary"]
+autoapi_options = [
+    "members",
+    "undoc-members",
+    "imported-members",  # what a package's __init__ offers under its shorter name
+    "show-inheritance",
+    "show-module-summary",
+]
 autoapi_python_class_content = "both"
 autoapi_member_order = "bysource"
 
