@@ -30,7 +30,9 @@ PICTURED = 6
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("convert-data", __doc__)
-    formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    formats = parser.add_subparsers(
+        dest="format", required=True, metavar="FORMAT", help="of what there is"
+    )
     for name, what in (
         ("voc", "Pascal VOC's XML files"),
         ("yolo", "YOLO's text files"),

@@ -68,7 +68,7 @@ def stage(request, tmp_path_factory):
 def groups_by_name(monkeypatch):
     """Every group has a class, however few images there are."""
     groups = {"rare": [2], "common": [1], "frequent": [0]}
-    monkeypatch.setattr(roi_heads, "frequency_groups", lambda _: groups)
+    monkeypatch.setattr(roi_heads, "frequency_groups", lambda counts, bounds: groups)
 
 
 def predictors(model):

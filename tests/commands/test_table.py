@@ -105,7 +105,9 @@ def test_the_scripts_print_every_table_of_the_papers():
     printed = {
         table.name
         for table in read_tables().values()
-        if table.paper and any(row.config for row in table.rows)
+        # CIFAR-100-LT, which others have published, is trained by benchmarks/real_data.py.
+        if table.paper.startswith(("Region Rebalance", "DisAlign"))
+        and any(row.config for row in table.rows)
     }
     assert found == printed
     lvis = {table.short for table in tables_on(*folders_of("lvis"))}

