@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ include_patterns = [
 ]
 exclude_patterns = ["docs/conf.py"]
 myst_heading_anchors = 4
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"  # what browsers draw by themselves: no script from elsewhere
 
 autoapi_dirs = [
     str(ROOT / "longtail"),
@@ -42,13 +46,8 @@ autoapi_dirs = [
 PACKAGES = [Path(folder).name for folder in autoapi_dirs]
 autoapi_root = "docs/api"
 autoapi_add_toctree_entry = False
-autoapi_options = [
-    "members",
-    "undoc-members",
-    "imported-members",  # what a package's __init__ offers under its shorter name
-    "show-inheritance",
-    "show-module-summary",
-]
+autoapi_template_dir = str(ROOT / "docs" / "_templates")
+autoapi_options = ["members", "undoc-members", "show-inheritance", "show-module-summary"]
 autoapi_python_class_content = "both"
 autoapi_member_order = "bysource"
 
@@ -58,6 +57,7 @@ nitpicky = True
 nitpick_ignore = [("py:class", "FastRCNNOutputLayers")]
 napoleon_use_ivar = True
 html_theme = "alabaster"
+html_static_path = ["_static"]
 html_title = f"{project} {release}"
 html_show_sphinx = False
 
@@ -85,6 +85,18 @@ def literal_equations(lines: list[str]) -> list[str]:
 def mark_equations(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
     """Change the lines of a docstring in place, before napoleon reads its sections."""
     lines[:] = literal_equations(lines)
+
+
+def write_mathml(translator, node) -> None:  # noqa: ANN001
+    """Write an equation as docutils' own writer does."""
+    block = isinstance(node, nodes.math_block)
+    try:
+        mathml = tex2mathml(node.astext(), as_block=block)
+    except MathError as error:
+        LOGGER.warning("the equation %r: %s", node.astext(), error, location=node)
+        raise nodes.SkipNode from None
+    translator.body.append(f'<div class="math">{mathml}</div>' if block else mathml)
+    raise nodes.SkipNode
 
 
 def is_not_ours(app, domain, node) -> bool | None:  # noqa: ANN001
@@ -119,6 +131,7 @@ def public_modules() -> set[str]:
 
 def setup(app) -> None:  # noqa: ANN001
     """Connect what is not an extension of its own."""
+    app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))
     app.connect("autodoc-process-docstring", mark_equations, priority=100)
     app.connect("warn-missing-reference", is_not_ours)
     app.connect("env-check-consistency", warn_of_missing_pages)

@@ -29,10 +29,12 @@ def cross_entropy(
     ignore_label: int = NO_LABEL,
     weighted_mean: bool = True,
 ) -> Tensor:
-    """Softmax cross-entropy, re-weighted and balanced as the two papers do it.
+    r"""Softmax cross-entropy, re-weighted and balanced as the two papers do it.
 
-        L = sum_i w(y_i) l_i / sum_i w(y_i)
-        l_i = -log( F(y_i) exp(z_iy) / sum_k F(k) exp(z_ik) )
+    .. math::
+
+        L = \frac{\sum_i w(y_i) \, l_i}{\sum_i w(y_i)}, \qquad
+        l_i = -\log \frac{F(y_i) \exp z_{i y_i}}{\sum_k F(k) \exp z_{ik}}
 
     with w = 1 without ``class_weight`` and F = 1 without ``class_prior``.
 

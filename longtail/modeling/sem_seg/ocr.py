@@ -102,9 +102,11 @@ class OCRHead(SemSegHead):
 
 
 def gather_objects(x: Tensor, coarse: Tensor) -> Tensor:
-    """One feature a class: the mean over the image, weighted by a softmax over the pixels.
+    r"""One feature a class: the mean over the image, weighted by a softmax over the pixels.
 
-        o_k = sum_p softmax_p(z_kp) x_p
+    .. math::
+
+        o_k = \sum_p \operatorname{softmax}_p(z_{kp}) \, x_p
 
     Args:
         x: (N, C, H, W) features.
@@ -122,9 +124,11 @@ def gather_objects(x: Tensor, coarse: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention of pixels to objects.
+    r"""Scaled dot-product attention of pixels to objects.
 
-        c_p = sum_k softmax_k(q_p . k_k / sqrt(A)) v_k
+    .. math::
+
+        c_p = \sum_k \operatorname{softmax}_k\left(\frac{q_p \cdot k_k}{\sqrt{A}}\right) v_k
 
     Args:
         query: (N, A, H, W).

@@ -24,12 +24,14 @@ from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, count_regi
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class RegionRebalanceHead(SemSegHeadWrapper):
-    """Wrap a semantic head; in training add ``loss_region``, otherwise be that head.
+    r"""Wrap a semantic head; in training add ``loss_region``, otherwise be that head.
 
     The features that enter the base head's pixel classifier are pooled into regions, which an
     auxiliary classifier tells apart under the balanced softmax:
 
-        L_all = L_pixel + lambda L_reg      (Eq. 9)
+    .. math::
+
+        L_\mathrm{all} = L_\mathrm{pixel} + \lambda L_\mathrm{reg} \qquad \text{(Eq. 9)}
 
     In evaluation mode nothing but the base head runs. Checkpoints with and without the branch load
     into each other.
