@@ -38,9 +38,10 @@ bench: $(READY)
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; \
 	done
 
-# The extra docs of setup.py; several minutes. Warnings are errors, references that lead nowhere too.
+# Warnings are errors, so are references that lead nowhere. -E: or a second try would not repeat them.
 docs: $(READY)
-	$(BIN)/python -m sphinx -c docs -d build/doctrees -j auto -q -W --keep-going . build/site
+	$(BIN)/python -m sphinx -E -c docs -d build/doctrees -j auto -q -W --keep-going . build/site
+	$(BIN)/python tools/check_site.py build/site
 	@echo "build/site/docs/index.html"
 
 # What uv keeps of an earlier hash may be that of another version: they are all taken out first.

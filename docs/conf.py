@@ -12,6 +12,7 @@ from pathlib import Path
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import pending_xref
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ include_patterns = [
     "configs/README.md",
     "benchmarks/README.md",
 ]
-exclude_patterns = ["docs/conf.py"]
+exclude_patterns = ["docs/_templates"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath"]
 html_math_renderer = "mathml"  # what browsers draw by themselves: no script from elsewhere
@@ -51,19 +52,22 @@ autoapi_options = ["members", "undoc-members", "show-inheritance", "show-module-
 autoapi_python_class_content = "both"
 autoapi_member_order = "bysource"
 
-highlight_language = "none"  # equations of docstrings are no Python; fences name their language
+highlight_language = "none"  # examples in docstrings are of a shell; fences name their language
 nitpicky = True
 # Of docstrings that are inherited from detectron2.
 nitpick_ignore = [("py:class", "FastRCNNOutputLayers")]
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Shape alphabet", "params_style")]
+napoleon_use_rtype = False  # annotations say it
 html_theme = "alabaster"
+html_theme_options = {"page_width": "1100px"}
 html_static_path = ["_static"]
 html_title = f"{project} {release}"
 html_show_sphinx = False
 
 
-def literal_equations(lines: list[str]) -> list[str]:
-    """Mark each indented block that follows a paragraph as literal: equations keep their lines.
+def literal_examples(lines: list[str]) -> list[str]:
+    """Mark each indented block that follows a paragraph as literal: examples keep their lines.
 
     Blocks of a section (``Args:`` and so on) and of a list item are left as they are.
     """
@@ -82,21 +86,43 @@ def literal_equations(lines: list[str]) -> list[str]:
     return marked
 
 
-def mark_equations(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
+def mark_examples(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
     """Change the lines of a docstring in place, before napoleon reads its sections."""
-    lines[:] = literal_equations(lines)
+    lines[:] = literal_examples(lines)
 
 
 def write_mathml(translator, node) -> None:  # noqa: ANN001
-    """Write an equation as docutils' own writer does."""
+    """Write an equation as docutils' own writer does; browsers leave "log p" without its space."""
     block = isinstance(node, nodes.math_block)
     try:
         mathml = tex2mathml(node.astext(), as_block=block)
     except MathError as error:
         LOGGER.warning("the equation %r: %s", node.astext(), error, location=node)
         raise nodes.SkipNode from None
+    mathml = re.sub(r"<mo>(?=&ApplyFunction;</mo>\s*<(?!mo\b))", '<mo rspace="0.17em">', mathml)
     translator.body.append(f'<div class="math">{mathml}</div>' if block else mathml)
     raise nodes.SkipNode
+
+
+def take_types_exactly(app, doctree) -> None:  # noqa: ANN001
+    """Let an annotation name what its module knows, and not the only class of that name anywhere.
+
+    The generator searches everywhere where an attribute is there at all, also for False.
+    """
+    for node in doctree.findall(pending_xref):
+        if node.get("refspecific") is False:
+            del node["refspecific"]
+
+
+def follow_short_name(app, env, node, contnode):  # noqa: ANN001, ANN201
+    """Resolve a reference to what a package offers of a module below it, as in ``__all__``."""
+    found = env.autoapi_all_objects.get(node.get("reftarget"))
+    if not found or not found.imported:
+        return None
+    while found.imported:
+        found = env.autoapi_all_objects[found.obj["original_path"]]
+    place = (node["refdoc"], app.builder, node["reftype"], found.id)
+    return env.get_domain("py").resolve_xref(env, *place, node, contnode)
 
 
 def is_not_ours(app, domain, node) -> bool | None:  # noqa: ANN001
@@ -110,28 +136,42 @@ def is_not_ours(app, domain, node) -> bool | None:  # noqa: ANN001
     return True if not written or (dot and package and package not in PACKAGES) else None
 
 
-def warn_of_missing_pages(app, env) -> None:  # noqa: ANN001
-    """Warn of each public module on disk that has no page."""
-    found = env.get_domain("py").modules
-    for name in sorted(public_modules() - set(found)):
-        LOGGER.warning("the module %s has no page", name)
+def warn_of_missing_names(app, env) -> None:  # noqa: ANN001
+    """Warn of each public name in the sources that no page describes."""
+    for name in sorted(public_names() - set(env.get_domain("py").objects)):
+        LOGGER.warning("no page describes %s", name)
 
 
-def public_modules() -> set[str]:
-    """The full names of all modules whose names, and whose packages' names, are public."""
+def public_names() -> set[str]:
+    """All public modules and what they define, by their full names."""
     names = set()
     for folder in map(Path, autoapi_dirs):
         for file in folder.rglob("*.py"):
             parts = file.relative_to(folder.parent).with_suffix("").parts
             parts = parts[:-1] if parts[-1] == "__init__" else parts
             if not any(part.startswith("_") for part in parts):
-                names.add(".".join(parts))
+                module = ".".join(parts)
+                names |= {module, *(f"{module}.{name}" for name in defined_names(file))}
     return names
+
+
+def defined_names(file: Path) -> set[str]:
+    """What a file defines under public names: functions, classes, constants."""
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in getattr(node, "targets", None) or [node.target]:
+                names |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
 
 
 def setup(app) -> None:  # noqa: ANN001
     """Connect what is not an extension of its own."""
     app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))
-    app.connect("autodoc-process-docstring", mark_equations, priority=100)
+    app.connect("autodoc-process-docstring", mark_examples, priority=100)
+    app.connect("doctree-read", take_types_exactly)
+    app.connect("missing-reference", follow_short_name)
     app.connect("warn-missing-reference", is_not_ours)
-    app.connect("env-check-consistency", warn_of_missing_pages)
+    app.connect("env-check-consistency", warn_of_missing_names)

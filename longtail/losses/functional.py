@@ -90,9 +90,9 @@ def seesaw_loss(
 
     .. math::
 
-        l = -\log \frac{\exp z_y}{\exp z_y + \sum_{j \ne y} M_{yj} C_{yj} \exp z_j}, \qquad
-        M_{yj} = \min\left(1, \left(\frac{n_j}{n_y}\right)^p\right), \quad
-        C_{yj} = \max\left(1, \left(\frac{\sigma_j}{\sigma_y}\right)^q\right)
+        l &= -\log \frac{\exp z_y}{\exp z_y + \sum_{j \ne y} M_{yj} C_{yj} \exp z_j} \\
+        M_{yj} &= \min\left(1, \left(\frac{n_j}{n_y}\right)^p\right) \\
+        C_{yj} &= \max\left(1, \left(\frac{\sigma_j}{\sigma_y}\right)^q\right)
 
     M mitigates: tail classes are pushed down less. C compensates: unless they were mistaken for y;
     sigma is the softmax of z, through which no gradient flows. Its ratios are differences of

@@ -71,7 +71,7 @@ class PixelLoss(nn.Module):
 
 
 class DiceLoss(nn.Module):
-    """:func:`dice_loss`, alone or with cross-entropy added (Table 6 of Region Rebalance)."""
+    """:func:`.dice_loss`, alone or with cross-entropy added (Table 6 of Region Rebalance)."""
 
     def __init__(self, ignore_label: int = 255, *, with_cross_entropy: bool = False) -> None:
         """Choose between Dice loss alone and its sum with cross-entropy.

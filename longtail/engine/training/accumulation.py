@@ -41,7 +41,7 @@ def part_weights(model: nn.Module, parts: list[list[dict]]) -> list[dict[str, Te
 
     Args:
         model: an image classifier; a semantic segmentor whose head has ``loss_normalizers``, see
-            :meth:`longtail.modeling.SemSegHead.loss_normalizers`; or any other model.
+            :meth:`.SemSegHead.loss_normalizers`; or any other model.
         parts: what :func:`split_batch` gave.
 
     Returns:

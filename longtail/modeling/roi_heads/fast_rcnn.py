@@ -125,7 +125,7 @@ def check_loss_is_ours(cfg: CfgNode) -> None:
 
 
 def check_box_classifier(cfg: CfgNode, model: nn.Module) -> None:
-    """Refuse options that only :class:`LongTailFastRCNNOutputLayers` reads, where it is not used.
+    """Refuse options that only :class:`.LongTailFastRCNNOutputLayers` reads, where it is not used.
 
     Args:
         cfg: a complete config.

@@ -4,7 +4,7 @@
 detectron2's DeepLabV3PlusHead has dense atrous convolutions in the papers' setting and another
 decoder; this is the head that the papers' metrics were measured with.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 import torch

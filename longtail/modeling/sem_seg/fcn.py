@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fully convolutional head, as main and as auxiliary head.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 from itertools import pairwise

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OCRNet's head: a coarse segmentation gives one feature a class, which pixels attend to.
 
-Shape alphabet: see :mod:`.base`, and
-    A: channels of the attention
+Shape alphabet:
+    A: channels of the attention; the others are those of :mod:`.sem_seg.base`
 """
 
 import torch

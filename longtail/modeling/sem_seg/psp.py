@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PSPNet's head: pyramid pooling on one level.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 from detectron2.config import CfgNode, configurable

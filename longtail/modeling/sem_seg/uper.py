@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """UPerNet's head: a feature pyramid whose top is a pyramid pooling module.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 import torch
