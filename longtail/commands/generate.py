@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate the long-tailed data set of the quick start, or one of another kind.
+"""Generate a long-tailed data set of textures and shapes, or the digits of the quick start.
 
 longtail generate                   label maps: synthetic_sem_seg_{train,val}
 longtail generate --lvis            instances: lvis_synthetic_{train,val}
 longtail generate --classification  images: synthetic_lt_{train,val,test,balanced}
+longtail generate --digits          label maps: digit_scenes_sem_seg_{train,val,test}
 """
 
 import argparse
@@ -44,16 +45,27 @@ class Images:
     imbalance: float
 
 
+@dataclass(frozen=True)
+class Digits:
+    """Defaults of scenes of handwritten digits, compared likewise."""
+
+    name: str
+    images: int
+    imbalance: float
+
+
 SEM_SEG = Scenes("synthetic", 400, 120, 160, 24, 5, 100.0, 300.0)
 LVIS = Scenes("lvis_synthetic", 1200, 300, 192, 68, 8, 1200, 1200)
 CLASSIFICATION = Images("synthetic_lt", 24, 300, 100.0)
+DIGITS = Digits("digit_scenes", 300, 20.0)
+KINDS = ("lvis", "classification", "digits")
 
 
 def build_parser(kind: str = "") -> argparse.ArgumentParser:
     """The command line.
 
     Args:
-        kind: whose options and defaults: ``""`` (label maps), ``"lvis"`` or ``"classification"``.
+        kind: whose options and defaults: ``""`` (label maps) or one of ``KINDS``.
     """
     parser = command_parser("generate", __doc__, _Formatter)
     # --class would be taken for --classes, and of the wrong kind.
@@ -68,9 +80,17 @@ def build_parser(kind: str = "") -> argparse.ArgumentParser:
         action="store_true",
         help="images and classes, with options of their own: see --classification --help",
     )
+    parser.add_argument(
+        "--digits",
+        action="store_true",
+        help="scenes of handwritten digits, with options of their own: see --digits --help",
+    )
     if kind == "classification":
         default = CLASSIFICATION
         _add_classification_options(parser, default)
+    elif kind == "digits":
+        default = DIGITS
+        _add_image_options(parser, default, "training scenes; the most frequent digit is in all")
     else:
         default = LVIS if kind else SEM_SEG
         _add_scene_options(parser, default, lvis=bool(kind))
@@ -87,13 +107,13 @@ def _add_classification_options(parser: argparse.ArgumentParser, default: Images
     parser.add_argument(
         "--classes", type=int, metavar="K", default=default.classes, help="number of classes"
     )
-    parser.add_argument(
-        "--images",
-        type=int,
-        metavar="N",
-        default=default.images,
-        help="training images of the most frequent class",
-    )
+    _add_image_options(parser, default, "training images of the most frequent class")
+
+
+def _add_image_options(
+    parser: argparse.ArgumentParser, default: Images | Digits, number: str
+) -> None:
+    parser.add_argument("--images", type=int, metavar="N", default=default.images, help=number)
     parser.add_argument(
         "--imbalance",
         type=float,
@@ -143,6 +163,7 @@ FLAGS = {
     "pixel_imbalance": "--pixel-imbalance",
     "num_classes": "--classes",
     "max_images": "--images",
+    "num_train": "--images",
     "image_size": "--size",
     "imbalance": "--imbalance",
 }
@@ -155,9 +176,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    kinds = [kind for kind in ("lvis", "classification") if f"--{kind}" in arguments]
+    kinds = [kind for kind in KINDS if f"--{kind}" in arguments]
     if len(kinds) > 1:
-        raise SystemExit("error: choose one of --lvis and --classification")
+        raise SystemExit("error: choose one of --lvis, --classification and --digits")
     options = build_parser("".join(kinds)).parse_args(arguments)
     with ending_in_one_line():
         generate(options)
@@ -177,6 +198,8 @@ def generate(options: argparse.Namespace) -> None:
     try:
         if options.classification:
             _make_classification(options)
+        elif options.digits:
+            _make_digits(options)
         elif options.lvis:
             _make_lvis(options)
         else:
@@ -249,6 +272,17 @@ def _make_classification(options: argparse.Namespace) -> None:
     for name, members in shot_groups(meta["image_count"]["train"]).items():
         train = sum(meta["image_count"]["train"][index] for index in members)
         print(f"{name}: {len(members)} classes, {train} images in train")
+
+
+def _make_digits(options: argparse.Namespace) -> None:
+    from longtail.data.formats.generated import DIGIT_SPLITS
+    from longtail.data.synthetic import DigitScenesConfig, write_digit_scenes
+
+    config = DigitScenesConfig(options.images, options.imbalance, options.seed)
+    meta = write_digit_scenes(options.output, config, options.workers)
+    _print_counts({"class": meta["classes"]}, meta, {"images": "image"}, DIGIT_SPLITS)
+    for name, members in meta["class_groups"].items():
+        print(f"{name}: {', '.join(meta['classes'][index] for index in members)}")
 
 
 def _print_counts(

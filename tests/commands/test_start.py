@@ -14,10 +14,16 @@ import pytest
 from detectron2.engine import default_argument_parser
 
 from longtail.commands import all_commands, generate, prepare, train
+from longtail.data.datasets.digit_scenes import NAME as DIGIT_SCENES
 from longtail.data.datasets.lvis import SYNTHETIC
 from longtail.data.datasets.synthetic import LT_NAME, NAME
 from longtail.data.prepare import NAMES, RECIPES
-from longtail.data.synthetic import LVIS_CONFIG, ClassificationConfig, SyntheticConfig
+from longtail.data.synthetic import (
+    LVIS_CONFIG,
+    ClassificationConfig,
+    DigitScenesConfig,
+    SyntheticConfig,
+)
 
 # Of each call: what it prints, its exit code, and the packages of others that were loaded by then.
 PROGRAM = """
@@ -43,6 +49,7 @@ HELP = [
     *(f"{name} --help" for name in COMMANDS),
     *(f"analyze {name} --help" for name in ANALYSES),
     *("generate --lvis --help", "generate --classification --help"),
+    "generate --digits --help",
 ]
 WRONG = [
     *(f"{name} --no-such-option" for name in COMMANDS),
@@ -146,6 +153,16 @@ def test_defaults_of_generated_scenes(own, name, config):
         "pixel_imbalance": config.pixel_imbalance,
     }
     assert config.image_size[0] == config.image_size[1] and config.seed == 0
+
+
+def test_defaults_of_scenes_of_digits():
+    config = DigitScenesConfig()
+    assert dataclasses.asdict(generate.DIGITS) == {
+        "name": DIGIT_SCENES,
+        "images": config.num_train,
+        "imbalance": config.imbalance,
+    }
+    assert config.seed == 0
 
 
 def test_defaults_of_generated_images():

@@ -71,7 +71,15 @@ METHODS = {
     "tau_norm": {"MODEL.POST_HOC.METHOD", "MODEL.POST_HOC.TAU"},
     "logit_adjustment": {"MODEL.POST_HOC.METHOD"},
 }
+PRIOR = [name for name in LEAVES if name.endswith("_prior") and "_disalign" in name]
 STAGES = {name: m for name in LEAVES for m in METHODS if name.endswith(f"_{m}")}
+
+
+@each(PRIOR)
+def test_disalign_from_the_prior_differs_in_where_it_starts(name):
+    beside = loaded(name.removesuffix("_prior"))
+    assert differences(name, beside) == {"MODEL.DISALIGN.INIT", "OUTPUT_DIR"}
+    assert_values(name, {"MODEL.DISALIGN.INIT": "prior"})
 
 
 @each([*STAGES])
@@ -109,7 +117,7 @@ def model_of(name: str) -> str:
 
 # Those of semantic segmentation on large data sets have a test of their own.
 GROUPS = {
-    "small segmentation": ("CamVid", "CCP", "quickstart"),
+    "small segmentation": ("CamVid", "CCP", "quickstart", "digit-scenes"),
     "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT"),
     "images": ("ImageNet-LT", "Places-LT", "iNaturalist2018", "digits-LT", "synthetic-LT"),
     "small images": ("CIFAR100-LT", "CIFAR100-LT-40e"),

@@ -21,7 +21,7 @@ CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", 
 @each(LVIS)
 def test_says_what_its_name_says(name):
     stem = name.split("/")[1]
-    cascade, second = stem.startswith("cascade"), stem.endswith("_disalign")
+    cascade, second = stem.startswith("cascade"), "_disalign" in stem
     expected = {
         "MODEL.META_ARCHITECTURE": "DisAlignRCNN" if second else "GeneralizedRCNN",
         "MODEL.MASK_ON": True,

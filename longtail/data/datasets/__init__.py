@@ -10,6 +10,7 @@ classification ``imagenet_lt_{train,val,test}`` (and ``imagenet_full_train``),
 ``balanced`` has as many images of every class as ``train`` has of the most frequent, and
 ``cifar100_lt_{if10,if50,if100,if200}_{train,balanced}``, ``cifar100_lt_test`` (also ``cifar10``).
 
+``digit_scenes_sem_seg_{train,val,test}`` are scenes of handwritten digits.
 ``ccp_sem_seg_{train,val,test}`` are registered in LVIS's format, too: ``ccp_{train,val,test}``.
 
 detectron2 itself registers ADE20K, which only gets colours and the head/body/tail split here, and
@@ -25,6 +26,7 @@ from longtail.data.datasets.camvid import register_camvid
 from longtail.data.datasets.ccp import register_ccp
 from longtail.data.datasets.cifar_lt import register_cifar_lt
 from longtail.data.datasets.coco_stuff import register_coco_stuff
+from longtail.data.datasets.digit_scenes import register_digit_scenes
 from longtail.data.datasets.digits_lt import register_digits_lt
 from longtail.data.datasets.image_list import register_image_list
 from longtail.data.datasets.imagenet_lt import register_imagenet_lt
@@ -65,6 +67,7 @@ def register_all(root: str) -> None:
     register_camvid(root)
     register_ccp(root)
     register_synthetic(root)
+    register_digit_scenes(root)
     register_lvis(root)
     register_lvis_synthetic(root)
     register_lvis_camvid(root)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generated data: the scenes of the quick start, and images of one object each."""
+"""Generated data: scenes of textures and shapes, and images of one object each."""
 
 import os
 

@@ -16,6 +16,9 @@ from longtail.utils.text import read_text
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")
 LT_SPLITS = ("train", "val", "test", "balanced")
+# Scenes of handwritten digits.
+DIGIT_SPLITS = ("train", "val", "test")
+DIGIT_CLASSES = (*(str(digit) for digit in range(10)), "ground")
 # What is generated unless asked otherwise: scenes, scenes in LVIS's format, images with one object.
 NUM_CLASSES = 24
 LVIS_NUM_CLASSES = 68
@@ -68,6 +71,16 @@ def split_folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
     """
     folder = {"train": "training", "val": "validation"}[split]
     return Path(root) / "images" / folder, Path(root) / "annotations_detectron2" / folder
+
+
+def digit_folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
+    """Where the images and the label maps of one of ``DIGIT_SPLITS`` are.
+
+    Args:
+        root: the data set's folder.
+        split: one of ``DIGIT_SPLITS``.
+    """
+    return Path(root) / "images" / split, Path(root) / "labels" / split
 
 
 def annotation_file(root: str | os.PathLike, split: str) -> Path:

@@ -14,17 +14,11 @@ import os
 import numpy as np
 from PIL import Image
 
-from longtail.data.datasets.digits_lt import CLASSES, NAME, SPLITS, split_list
+from longtail.data.datasets.digits_lt import NAME, split_list
+from longtail.data.formats.digits import WHITE, load_digits, split_digits
 from longtail.data.formats.image_list import image_list_text
 from longtail.data.prepare.runner import Report
 from longtail.data.prepare.writing import holds, write_if_changed
-
-TEST_IMAGES = 50
-VAL_IMAGES = 20
-TRAIN_IMAGES = 104
-IMBALANCE = 100
-# The largest of scikit-learn's grey values.
-WHITE = 16
 
 
 def prepare_digits_lt(root: str, seed: int = 0) -> Report:
@@ -45,13 +39,7 @@ def prepare_digits_lt(root: str, seed: int = 0) -> Report:
     """
     if seed < 0:
         raise ValueError(f"{NAME}: the seed must not be negative, got {seed}")
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ImportError(
-            f"{NAME} needs scikit-learn: pip install 'detectron2-longtail[digits-lt]'"
-        ) from None
-    digits = load_digits()
+    digits = load_digits(NAME)
     lists = {
         split_list(root, split): _list_text(indices, digits.target)
         for split, indices in split_digits(digits.target, seed).items()
@@ -67,30 +55,6 @@ def prepare_digits_lt(root: str, seed: int = 0) -> Report:
     }
     written = sum(write_if_changed(path, data) for path, data in {**contents, **lists}.items())
     return Report(written=written, skipped=len(contents) + len(lists) - written)
-
-
-def split_digits(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Draw the images of each of ``SPLITS``.
-
-    Args:
-        labels: (N,) the digit that each image shows, 0..9.
-        seed: not negative.
-
-    Returns:
-        Ascending indices (0..N-1) under the names of the splits.
-    """
-    rng = np.random.default_rng(seed)
-    places = rng.permutation(len(CLASSES))
-    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for label, place in enumerate(places):
-        images = rng.permutation(np.flatnonzero(labels == label))
-        test, val, pool = np.split(images, [TEST_IMAGES, TEST_IMAGES + VAL_IMAGES])
-        parts["test"].append(test)
-        parts["val"].append(val)
-        parts["balanced"].append(pool[:TRAIN_IMAGES])
-        number = round(TRAIN_IMAGES * IMBALANCE ** (-int(place) / (len(CLASSES) - 1)))
-        parts["train"].append(pool[:number])
-    return {split: np.sort(np.concatenate(indices)) for split, indices in parts.items()}
 
 
 def _list_text(indices: np.ndarray, labels: np.ndarray) -> bytes:

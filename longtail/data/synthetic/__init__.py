@@ -10,6 +10,7 @@ from longtail.data.synthetic.classification import (
     write_classification_dataset,
 )
 from longtail.data.synthetic.config import SyntheticConfig
+from longtail.data.synthetic.digit_scenes import DigitScenesConfig, write_digit_scenes
 from longtail.data.synthetic.lvis import LVIS_CONFIG, write_lvis_dataset
 from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import IGNORE_LABEL, Instance, Scene, generate_scene
@@ -19,6 +20,7 @@ __all__ = [
     "IGNORE_LABEL",
     "LVIS_CONFIG",
     "ClassificationConfig",
+    "DigitScenesConfig",
     "Instance",
     "Scene",
     "SyntheticConfig",
@@ -27,5 +29,6 @@ __all__ = [
     "scene_generator",
     "write_classification_dataset",
     "write_dataset",
+    "write_digit_scenes",
     "write_lvis_dataset",
 ]

@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from longtail.data.formats.digits import split_digits
 from longtail.data.prepare import prepare_dataset
-from longtail.data.prepare.digits_lt import split_digits
 from longtail.data.statistics.class_stats import get_class_stats
 from tests.data.sources import files_under, run_tool
 

@@ -150,7 +150,8 @@ def test_command(root, capsys):
     assert f"folder: {root}/synthetic_lt" in out
     with pytest.raises(SystemExit, match=r"^error: --images must be at least --imbalance"):
         generate.main([*command, "--imbalance", "5"])
-    with pytest.raises(SystemExit, match=r"^error: choose one of --lvis and --classification"):
+    message = "^error: choose one of --lvis, --classification and --digits"
+    with pytest.raises(SystemExit, match=message):
         generate.main(["--lvis", "--classification"])
     with pytest.raises(SystemExit):
         generate.main([*command, "--num-train", "5"])
