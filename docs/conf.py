@@ -86,9 +86,12 @@ def literal_examples(lines: list[str]) -> list[str]:
     return marked
 
 
-def mark_examples(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
-    """Change the lines of a docstring in place, before napoleon reads its sections."""
-    lines[:] = literal_examples(lines)
+def prepare_docstring(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
+    """Change the lines of a docstring in place, before napoleon reads its sections.
+
+    Of ``num_classes: K.`` the letter would be taken for a list's.
+    """
+    lines[:] = [re.sub(r"^( +\w+: )(\w\.)", r"\1\\\2", line) for line in literal_examples(lines)]
 
 
 def write_mathml(translator, node) -> None:  # noqa: ANN001
@@ -170,7 +173,7 @@ def defined_names(file: Path) -> set[str]:
 def setup(app) -> None:  # noqa: ANN001
     """Connect what is not an extension of its own."""
     app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))
-    app.connect("autodoc-process-docstring", mark_examples, priority=100)
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=100)
     app.connect("doctree-read", take_types_exactly)
     app.connect("missing-reference", follow_short_name)
     app.connect("warn-missing-reference", is_not_ours)

@@ -145,7 +145,7 @@ class Report:
     """Of this module; another module has a class of that name."""
 
 
-def focal(x: "Report", y: "Table") -> int:
+def focal(x: "Report", y: "Table", num_classes: int) -> int:
     r"""Focal loss, at most :data:`.LIMIT`.
 
     .. math::
@@ -155,6 +155,7 @@ def focal(x: "Report", y: "Table") -> int:
     Args:
         x: a report.
         y: of a class that this module does not know.
+        num_classes: K.
 
     Returns:
         The same.
@@ -196,6 +197,7 @@ def test_a_site_is_complete_and_needs_no_network(tmp_path):
     api = site / "docs" / "api" / "longtail" / "losses"
     module = (api / "one" / "index.html").read_text(encoding="utf-8")
     assert "<msqrt>" in module and "\\sqrt" not in module
+    assert "K.</p>" in module and "<ol" not in module
     assert re.search(r"<pre>.*longtail train --config-file mine.yaml", module)
     assert 'href="#longtail.losses.one.LIMIT"' in module
     for page, way in ((api, "one/index.html"), (api / "inner", "../one/index.html")):

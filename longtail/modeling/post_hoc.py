@@ -20,7 +20,7 @@ def tau_norm(weight: Tensor, bias: Tensor, tau: float) -> tuple[Tensor, Tensor]:
 
     .. math::
 
-        \hat z_j = \frac{z_j}{\|w_j\|^\tau}
+        \hat z{}_j = \frac{z_j}{\|w_j\|^\tau}
 
     Args:
         weight: (K, C, ...) rows w_j, such as of a linear layer or a 1x1 convolution.

@@ -5,7 +5,7 @@ Without confidence (sigma = 1) Eq. 5 is linear in the feature, so that the class
 
 .. math::
 
-    \hat z_j = \alpha_j (w_j \cdot x + b_j) + \beta_j
+    \hat z{}_j = \alpha_j (w_j \cdot x + b_j) + \beta_j
         = (\alpha_j w_j) \cdot x + (\alpha_j b_j + \beta_j)
 
 A confidence depends on the image and a cosine is not linear: neither can be folded.

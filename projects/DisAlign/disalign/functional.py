@@ -75,7 +75,7 @@ def calibrate_logits(
 
     .. math::
 
-        \hat z_j = \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j
+        \hat z{}_j = \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j
 
     Computed as z + sigma ((alpha - 1) z + beta), which for alpha = 1 and beta = 0 is exactly z;
     the printed form would round.
