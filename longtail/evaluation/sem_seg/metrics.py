@@ -112,18 +112,18 @@ def confusion_matrix(
             range.
     """
     _check_label_tensors(prediction, target)
-    target = target.long()
-    valid = target != ignore_label
-    target = target[valid]
-    prediction = prediction[valid].long()
-    _check_range(
-        "target", target, num_classes, f"relabel the ground truth or set it to {ignore_label}"
-    )
-    _check_range(
-        "prediction", prediction, num_classes, "the model must predict the data set's classes"
-    )
-    index = target.mul_(num_classes).add_(prediction)  # `target` is a copy since the indexing
-    counts = torch.bincount(index, minlength=num_classes**2)
+    ignored = target == ignore_label
+    target = target.masked_fill(ignored, 0).long()
+    remedy = f"relabel the ground truth or set it to {ignore_label}"
+    _check_range("target", target, num_classes, remedy)
+    prediction = prediction.long()
+    if not _is_in_range(prediction, num_classes):
+        prediction = prediction.masked_fill(ignored, 0)
+        remedy = "the model must predict the data set's classes"
+        _check_range("prediction", prediction, num_classes, remedy)
+    # Ignored pixels are counted as one more pair: to leave them out would copy all others.
+    pair = (target * num_classes).add_(prediction).masked_fill_(ignored, num_classes**2)
+    counts = torch.bincount(pair.flatten(), minlength=num_classes**2 + 1)[:-1]
     return counts.reshape(num_classes, num_classes)
 
 
@@ -193,12 +193,17 @@ def _check_label_tensors(prediction: torch.Tensor, target: torch.Tensor) -> None
             )
 
 
-def _check_range(name: str, labels: torch.Tensor, num_classes: int, remedy: str) -> None:
+def _is_in_range(labels: torch.Tensor, num_classes: int) -> bool:
     if labels.numel() == 0:
-        return
-    for value in (extreme.item() for extreme in labels.aminmax()):
-        if not 0 <= value < num_classes:
-            raise ValueError(
-                f"confusion_matrix: {name} has the value {value}, expected 0..{num_classes - 1}; "
-                f"{remedy}"
-            )
+        return True
+    lowest, highest = torch.stack(labels.aminmax()).tolist()
+    return lowest >= 0 and highest < num_classes
+
+
+def _check_range(name: str, labels: torch.Tensor, num_classes: int, remedy: str) -> None:
+    if not _is_in_range(labels, num_classes):
+        lowest, highest = (extreme.item() for extreme in labels.aminmax())
+        raise ValueError(
+            f"confusion_matrix: {name} has the value {lowest if lowest < 0 else highest}, expected "
+            f"0..{num_classes - 1}; {remedy}"
+        )
