@@ -89,9 +89,10 @@ def literal_examples(lines: list[str]) -> list[str]:
 def prepare_docstring(app, what, name, obj, options, lines) -> None:  # noqa: ANN001
     """Change the lines of a docstring in place, before napoleon reads its sections.
 
-    Of ``num_classes: K.`` the letter would be taken for a list's.
+    Of ``num_classes: K.``, or of ``K.`` alone, the letter would be taken for a list's.
     """
-    lines[:] = [re.sub(r"^( +\w+: )(\w\.)", r"\1\\\2", line) for line in literal_examples(lines)]
+    letter = re.compile(r"^( +\w+: (?=\w)|(?=[A-Z]))(\w\.)")
+    lines[:] = [letter.sub(r"\1\\\2", line) for line in literal_examples(lines)]
 
 
 def write_mathml(translator, node) -> None:  # noqa: ANN001

@@ -142,7 +142,7 @@ LIMIT = 3
 
 
 class Report:
-    """Of this module; another module has a class of that name."""
+    """K."""
 
 
 def focal(x: "Report", y: "Table", num_classes: int) -> int:
