@@ -130,6 +130,11 @@ setup(
     ],
     extras_require={
         **OPTIONAL,
+        "docs": [
+            "sphinx",  # the site: pages, search, references that are checked
+            "myst-parser",  # docs/*.md as they are on GitHub
+            "sphinx-autoapi",  # pages of all modules from their sources, importing none of them
+        ],
         "dev": [
             "pytest",
             "pytest-xdist",
