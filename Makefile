@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | disalign | test | test-all | lint | bench: each sets everything up first, in .venv
+# make demo | disalign | test | test-all | lint | bench | docs: each sets everything up first, in .venv
 # (about two minutes, once).
 # make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10 to 3.13.
 # make CONSTRAINTS=FILE installs other versions, see docs/installation.md.
@@ -16,7 +16,7 @@ HASHED := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 READY := .venv/.ready
 UNFINISHED := .venv/.unfinished
 
-.PHONY: setup demo disalign test test-all lint bench hashes
+.PHONY: setup demo disalign test test-all lint bench docs hashes
 
 setup: $(READY)
 
@@ -41,6 +41,12 @@ bench: $(READY)
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; \
 	done
+
+# Warnings are errors, so are references that lead nowhere. -E: or a second try would not repeat them.
+docs: $(READY)
+	$(BIN)/python -m sphinx -E -c docs -d build/doctrees -j auto -q -W --keep-going . build/site
+	$(BIN)/python tools/check_site.py build/site
+	@echo "build/site/docs/index.html"
 
 # What uv keeps of an earlier hash may be that of another version: they are all taken out first.
 hashes:

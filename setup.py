@@ -111,7 +111,7 @@ setup(
         "numpy>=2",  # label maps, confusion matrices
         "scipy",  # sparse matrices, rank correlation and intervals; COCO-Stuff10K's .mat files
         "Pillow",  # images and annotations on disk
-        "opencv-python-headless",  # detectron2's visualizer, without libGL
+        "opencv-python-headless>=4.11",  # reads JPEGs; detectron2's visualizer, without libGL
         "fvcore",  # detectron2's configs, checkpoints and schedules
         "iopath",  # detectron2's file access
         "pycocotools",  # run-length masks
@@ -134,6 +134,11 @@ setup(
     extras_require={
         **OPTIONAL,
         **SERVICES,
+        "docs": [
+            "sphinx",  # the site: pages, search, references that are checked
+            "myst-parser",  # docs/*.md as they are on GitHub
+            "sphinx-autoapi",  # pages of all modules from their sources, importing none of them
+        ],
         "dev": [
             "pytest",
             "pytest-xdist",

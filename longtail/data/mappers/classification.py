@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from PIL import Image
 from torchvision.transforms import v2
 
 from longtail.data.formats.images import read_image
@@ -39,7 +38,7 @@ class ClassificationDatasetMapper:
 
         Args:
             is_train: whether the label is checked.
-            transform: of a PIL image in RGB; None leaves images of ``size`` as they are.
+            transform: of (3, H, W) uint8 in RGB; None leaves images of ``size`` as they are.
             image_format: order of the channels that the model wants, ``"RGB"`` or ``"BGR"``.
             num_classes: K.
             size: side of the images in pixels, without a transform.
@@ -100,12 +99,11 @@ class ClassificationDatasetMapper:
         Returns:
             (3, SIZE, SIZE) uint8 in the order of channels that the model wants.
         """
-        if self.transform is None:
-            # torch warns of what is not writable, as images that are kept in memory are.
-            own = pixels if pixels.flags.writeable else pixels.copy()
-            tensor = torch.from_numpy(own).permute(2, 0, 1)
-        else:
-            tensor = v2.functional.pil_to_tensor(self.transform(Image.fromarray(pixels)))
+        # torch warns of what is not writable, as images that are kept in memory are.
+        own = pixels if pixels.flags.writeable else pixels.copy()
+        tensor = torch.from_numpy(own).permute(2, 0, 1)
+        if self.transform is not None:
+            tensor = self.transform(tensor)
         return tensor.flip(0) if self.image_format == "BGR" else tensor
 
     def _read(self, path: str) -> np.ndarray:
@@ -136,7 +134,7 @@ class ClassificationDatasetMapper:
 
 
 def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
-    """Build what happens to a PIL image before it becomes a tensor; None where nothing does.
+    """Build what happens to an image (3, H, W) uint8 in RGB; None where nothing does.
 
     Args:
         cfg: its INPUT.CLASSIFICATION and INPUT.RANDOM_FLIP are read.
@@ -156,7 +154,9 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
         )
     bilinear = {"interpolation": v2.InterpolationMode.BILINEAR, "antialias": True}
     if not is_train:
-        return v2.Compose([v2.Resize(options.TEST_RESIZE, **bilinear), v2.CenterCrop(options.SIZE)])
+        # Pillow's resizing, which others test with, too; torch's is faster, and rounds otherwise.
+        steps = [v2.Resize(options.TEST_RESIZE, **bilinear), v2.CenterCrop(options.SIZE)]
+        return v2.Compose([v2.ToPILImage(), *steps, v2.PILToTensor()])
     scale = tuple(options.CROP_SCALE)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(
@@ -175,5 +175,7 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
     if cfg.INPUT.RANDOM_FLIP == "horizontal":
         steps.append(v2.RandomHorizontalFlip())
     if jitter:
-        steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter))
+        colors = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter)
+        # Pillow's are faster.
+        steps += [v2.ToPILImage(), colors, v2.PILToTensor()]
     return v2.Compose(steps)

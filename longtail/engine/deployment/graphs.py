@@ -34,7 +34,8 @@ from longtail.utils.io import atomic_write
 # onnxruntime has convolutions of its own, which add up in another order.
 ONNX_TOLERANCE = 1e-4
 OPSET = 17
-INPUT, OUTPUT = "images", "output"
+INPUT = "images"
+OUTPUT = "output"
 # What a graph is: from (N, 3, h, w) uint8 to (N, ...).
 Graph = Callable[[Tensor], Tensor]
 

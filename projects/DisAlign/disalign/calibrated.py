@@ -85,7 +85,7 @@ class Calibrated(nn.Module):
             class_weights: (K,) w_c of Eq. 11.
             class_groups: classes by the name of their group, see the attributes.
             weighted_mean: how the loss is normalized, see the attributes.
-            calibration: options of :class:`AdaptiveCalibration` by name; by default its own.
+            calibration: options of :class:`.AdaptiveCalibration` by name; by default its own.
             classes_key: config key of K, for the message.
             background: whether the last of D scores is the background's.
 

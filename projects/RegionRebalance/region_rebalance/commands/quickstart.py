@@ -38,7 +38,8 @@ IMAGE_METRICS = ("average", "many", "medium", "few")
 PIXEL_METRICS = ("mIoU", "mAcc", "mAcc head", "mAcc body", "mAcc tail")
 PREDICTIONS = "sem_seg_predictions.json"
 # Scenes that are shown: those with most pixels of the tail recovered, and the one with most lost.
-GAINED, LOST = 4, 1
+GAINED = 4
+LOST = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
