@@ -23,8 +23,9 @@ from longtail.utils.io import write_json
 
 # What detectron2's writers take medians over.
 WINDOW = 20
-# MLflow's limit of the length of a parameter's value, and of parameters in one call.
-LENGTH, COUNT = 500, 100
+# MLflow's limits: characters of a parameter's value, parameters in one call.
+LENGTH = 500
+COUNT = 100
 
 
 class TensorboardWriter(TensorboardXWriter):
