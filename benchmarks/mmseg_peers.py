@@ -96,7 +96,7 @@ def build_peer(cfg: CfgNode) -> nn.Module:
     Raises:
         ValueError: mmsegmentation is not installed, or has no such model.
     """
-    _, mmseg = _import_mmseg()
+    _, mmseg = import_mmseg()
     model = _read_config(cfg).model
     model.pretrained = None
     model.backbone.init_cfg = None
@@ -118,7 +118,7 @@ def build_peer_optimizer(cfg: CfgNode, peer: nn.Module) -> torch.optim.Optimizer
     Raises:
         ValueError: mmsegmentation is not installed.
     """
-    mmengine, _ = _import_mmseg()
+    mmengine, _ = import_mmseg()
     wrapper = _read_config(cfg).optim_wrapper
     # Mixed precision needs a GPU, and is none of the optimizer's concern.
     wrapper.type = "OptimWrapper"
@@ -157,12 +157,17 @@ def predict(
 
 
 def _read_config(cfg: CfgNode) -> Any:
-    mmengine, mmseg = _import_mmseg()
+    mmengine, mmseg = import_mmseg()
     folder = Path(mmseg.__file__).parent / ".mim" / "configs"
     return mmengine.Config.fromfile(str(folder / peer_config(cfg)))
 
 
-def _import_mmseg() -> tuple[Any, Any]:
+def import_mmseg() -> tuple[Any, Any]:
+    """Import mmengine and mmsegmentation, whose names mmcv-lite does not have all.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     # mmcv-lite has no compiled operators, but some modules of mmsegmentation import them by name.
     # None of the models here uses one.
     for name in ("mmcv.ops", "mmcv.ops.point_sample"):

@@ -25,7 +25,8 @@ from longtail.evaluation.report import CONFUSION
 from longtail.utils.errors import first_line
 from longtail.utils.text import without_control
 
-SINGLE_SCALE, MULTI_SCALE = "inference", "inference_TTA"
+SINGLE_SCALE = "inference"
+MULTI_SCALE = "inference_TTA"
 COUNTS = ("pixels", "images", "instances")
 _REMEDY = "evaluate the run again with longtail train --eval-only"
 # As safe as safe_load, and ten times as fast where libyaml is there.

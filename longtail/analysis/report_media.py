@@ -15,7 +15,8 @@ from longtail.analysis.report_figures import class_values_figure
 from longtail.utils.errors import first_line
 
 # Of a run: what is seen of its predictions, and what analyses drew.
-PICTURES, FIGURES = "pictures", "figures"
+PICTURES = "pictures"
+FIGURES = "figures"
 # Of one folder.
 MOST_PICTURES = 12
 # Pixels; a page is no wider.

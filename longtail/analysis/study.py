@@ -158,7 +158,7 @@ def class_counts(evaluation: Evaluation, frequency: str) -> np.ndarray:
 
     Args:
         evaluation: of a run.
-        frequency: a key of :data:`FREQUENCIES`.
+        frequency: a key of :data:`~longtail.analysis.choices.FREQUENCIES`.
 
     Returns:
         (K,) int64.

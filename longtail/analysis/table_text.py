@@ -13,7 +13,8 @@ from longtail.analysis.paper_tables import Cell, FilledTable, FilledTables, Line
 from longtail.utils.text import write_csv
 
 # Between columns, and the length of lines below a table.
-GAP, WIDTH = "  ", 100
+GAP = "  "
+WIDTH = 100
 HEADING = "About the runs"
 # A number, and what follows it: the numbers are aligned at their points.
 Number = tuple[str, str]

@@ -90,7 +90,7 @@ def _pictures(
 
 
 def _truth(mapped: Mapping[str, Any], task: "Task") -> Any:
-    """What a model is trained to predict, as :meth:`Task.truth` gives it of a record."""
+    """What a model is trained to predict, as :meth:`.Task.truth` gives it of a record."""
     from longtail.visualization.predictions import objects_of_mapper
     from longtail.visualization.tasks import IMAGES, SEM_SEG
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Convert weights of mmsegmentation, torchvision or timm for a model of ours, or ours back.
 
-longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \
-    --config-file ADE20K/pspnet_R_50c_160k.yaml
-longtail convert-weights output/model_final.pth for_mmseg.pth --to-mmseg
-longtail convert-weights resnet50_v1c.pth weights/resnet50c_imagenet.pth
+    longtail convert-weights pspnet_r50-d8_ade20k.pth weights/pspnet.pth \
+        --config-file ADE20K/pspnet_R_50c_160k.yaml
+    longtail convert-weights output/model_final.pth for_mmseg.pth --to-mmseg
+    longtail convert-weights resnet50_v1c.pth weights/resnet50c_imagenet.pth
 
 The config names the model that MODEL.WEIGHTS may then load the result into. Whose names the input
 has is seen from them: a whole model of mmsegmentation, or a backbone alone, as mmsegmentation and

@@ -47,7 +47,9 @@ def _one_of(*names: str) -> tuple[Callable, str]:
     return lambda value: value in names, f"one of {list(names)}"
 
 
-COUNT, SIZE, WEIGHT = _numbers(1), _numbers(0, above=True), _numbers(0, HUGE)
+COUNT = _numbers(1)
+SIZE = _numbers(0, above=True)
+WEIGHT = _numbers(0, HUGE)
 # By key: what is right, and how that is said.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "SOLVER.IMS_PER_BATCH": COUNT,
@@ -74,6 +76,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DATALOADER.NUM_WORKERS": _numbers(0),
     "DATALOADER.RANDOM_SUBSET_RATIO": _numbers(0, 1, above=True),
     "DATALOADER.REPEAT_THRESHOLD": _numbers(0),
+    "LOG.TENSORBOARD.IMAGES": _numbers(0),
     "INPUT.FORMAT": _one_of("RGB", "BGR"),
     "INPUT.CROP.SIZE": (_pair, "two positive integers, height and width"),
     "INPUT.MIN_SIZE_TRAIN": _numbers(0, above=True),

@@ -27,9 +27,7 @@ from longtail.utils.names import registered
 
 _PACKAGE = Path(longtail.__file__).resolve().parent
 # Inside the package where it is installed, beside it in a checkout.
-CONFIGS = _PACKAGE / "configs"
-if not CONFIGS.is_dir():
-    CONFIGS = _PACKAGE.parent / "configs"
+CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 # What loaded configs asked for and did not get, until it is said.
 _without_gpu: set[str] = set()
 

@@ -25,7 +25,8 @@ from longtail.utils.detectron2 import traceable_roi_heads
 IMAGES = 2
 OBJECTS = 8
 # A float32 weight, its gradient, and what the optimizer keeps of it.
-BYTES, STATE = 4, {"SGD": 1, "AdamW": 2}
+BYTES = 4
+STATE = {"SGD": 1, "AdamW": 2}
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class CocoEvaluator(LongTailEvaluator):
         """Compute, log and write the metrics over all images of the annotations.
 
         Returns:
+            Metrics by task,
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"},
             "segm": ...}`` in percent. Empty for a test set without annotations. None in all
             processes but the main one.

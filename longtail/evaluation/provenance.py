@@ -27,6 +27,7 @@ def provenance(cfg: CfgNode) -> dict[str, Any]:
         cfg: the complete config of the training run or evaluation.
 
     Returns:
+        A dict to be written as JSON,
         ``{"config": the YAML text, "seed", "weights", "device", "versions": {package: version},
         "commit"}``; ``commit`` is None for an installation that is no git checkout, and ends in
         ``-dirty`` where files differ from it.

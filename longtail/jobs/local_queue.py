@@ -19,8 +19,12 @@ from longtail.jobs.state import Progress, is_done, last_error, main_metric, read
 from longtail.utils.errors import INTERRUPTED, RESUMABLE
 
 LOG = "console.txt"
-WAITING, RUNNING, DONE = "waiting", "running", "done"
-STOPPED, FAILED, BLOCKED = "stopped", "failed", "blocked"
+WAITING = "waiting"
+RUNNING = "running"
+DONE = "done"
+STOPPED = "stopped"
+FAILED = "failed"
+BLOCKED = "blocked"
 # Exit codes of a process that does what it is told: with a checkpoint, or before there was one.
 _AFTER_SIGNALS = (RESUMABLE, -signal.SIGTERM, -signal.SIGKILL)
 # Seconds between two looks at the processes, and at how far they are.

@@ -27,8 +27,9 @@ from longtail.losses.pixels import PixelLoss
 LOSS_REGISTRY = Registry("LOSS")
 LOSS_REGISTRY.__doc__ = """
 Registry of losses: callables ``build(cfg, task)`` of a config and a :class:`LossTask` that return a
-:class:`ClassLoss`, or for pixels a module of (N, K, H, W) logits and (N, H, W) labels with, for
-gradient accumulation, a ``normalizer(labels)``. :func:`register_loss` says for which tasks.
+:class:`~longtail.losses.ClassLoss`, or for pixels a module of (N, K, H, W) logits and (N, H, W)
+labels with, for gradient accumulation, a ``normalizer(labels)``. :func:`register_loss` says for
+which tasks.
 """
 
 
@@ -115,7 +116,7 @@ def build_loss(cfg: CfgNode, task: LossTask) -> ClassLoss | nn.Module:
         task: IMAGES, PIXELS or BOXES.
 
     Returns:
-        For images and boxes a :class:`ClassLoss`; for pixels a module
+        For images and boxes a :class:`~longtail.losses.ClassLoss`; for pixels a module
         ``loss(logits (N,K,H,W), labels (N,H,W)) -> scalar`` with a ``normalizer(labels)``.
 
     Raises:

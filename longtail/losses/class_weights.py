@@ -29,9 +29,11 @@ def scale_to_mean_one(values: Tensor, class_counts: Tensor) -> Tensor:
 def inverse_frequency_weights(
     class_counts: Tensor, exponent: float = 1.0, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Re-weighting by inverse frequency, with mean 1.
+    r"""Re-weighting by inverse frequency, with mean 1.
 
-        w_c = K (1 / n_c)^exponent / sum_k (1 / n_k)^exponent
+    .. math::
+
+        w_c = \frac{K (1 / n_c)^\mathrm{exponent}}{\sum_k (1 / n_k)^\mathrm{exponent}}
 
     It is the re-weighting in Table 1 of the Region Rebalance paper (exponent 1, n_c pixels), and
     K times Eq. 11 of the DisAlign paper, generalized re-weighting (exponent rho, n_c = r_c). The
@@ -58,9 +60,11 @@ def inverse_frequency_weights(
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
-    """Re-weighting by the effective number of samples (Cui et al. 2019), with mean 1.
+    r"""Re-weighting by the effective number of samples (Cui et al. 2019), with mean 1.
 
-        w_c proportional to (1 - beta) / (1 - beta^n_c)
+    .. math::
+
+        w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
 
     beta = 0 weighs all samples alike, beta -> 1 by 1 / n. Between them, classes of far more than
     1 / (1 - beta) samples are weighed alike: for counts of pixels, beta must be that close to 1.

@@ -29,10 +29,12 @@ def cross_entropy(
     ignore_label: int = NO_LABEL,
     weighted_mean: bool = True,
 ) -> Tensor:
-    """Softmax cross-entropy, re-weighted and balanced as the two papers do it.
+    r"""Softmax cross-entropy, re-weighted and balanced as the two papers do it.
 
-        L = sum_i w(y_i) l_i / sum_i w(y_i)
-        l_i = -log( F(y_i) exp(z_iy) / sum_k F(k) exp(z_ik) )
+    .. math::
+
+        L = \frac{\sum_i w(y_i) \, l_i}{\sum_i w(y_i)}, \qquad
+        l_i = -\log \frac{F(y_i) \exp z_{i y_i}}{\sum_k F(k) \exp z_{ik}}
 
     with w = 1 without ``class_weight`` and F = 1 without ``class_prior``.
 
@@ -87,7 +89,7 @@ class CrossEntropy(ClassLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             class_weight: (D,) weights >= 0, or None for 1.
             class_prior: (D,) frequencies >= 0, or None for plain softmax; a class of frequency 0
                 leaves the denominator and must not occur.
@@ -102,7 +104,7 @@ class CrossEntropy(ClassLoss):
         return self.of_pixels(logits, classes, NO_LABEL)
 
     def of_pixels(self, logits: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
-        """As :meth:`ClassLoss.of_pixels`, without a copy of the logits."""
+        """As :meth:`.ClassLoss.of_pixels`, without a copy of the logits."""
         return cross_entropy(
             logits,
             labels,

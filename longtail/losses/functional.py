@@ -19,9 +19,11 @@ from torch.nn import functional as F
 
 
 def focal_loss(logits: Tensor, classes: Tensor, gamma: float) -> Tensor:
-    """Focal loss (Lin et al. 2017) of a softmax.
+    r"""Focal loss (Lin et al. 2017) of a softmax.
 
-        l = -(1 - p_y)^gamma log p_y
+    .. math::
+
+        l = -(1 - p_y)^\gamma \log p_y
 
     gamma = 0 is cross-entropy.
 
@@ -54,9 +56,11 @@ def ldam_margins(class_counts: Tensor, largest: float) -> Tensor:
 
 
 def ldam_loss(logits: Tensor, classes: Tensor, margins: Tensor) -> Tensor:
-    """Label-distribution-aware margin loss (Cao et al. 2019).
+    r"""Label-distribution-aware margin loss (Cao et al. 2019).
 
-        l = -log( exp(z_y - Delta_y) / (exp(z_y - Delta_y) + sum_(j != y) exp(z_j)) )
+    .. math::
+
+        l = -\log \frac{\exp(z_y - \Delta_y)}{\exp(z_y - \Delta_y) + \sum_{j \ne y} \exp z_j}
 
     Margins of 0 are cross-entropy.
 
@@ -82,13 +86,16 @@ def seesaw_loss(
     *,
     background: bool = False,
 ) -> Tensor:
-    """Seesaw loss (Wang et al. 2021).
+    r"""Seesaw loss (Wang et al. 2021).
 
-        l = -log( exp(z_y) / (exp(z_y) + sum_(j != y) M_yj C_yj exp(z_j)) )
-        M_yj = min(1, (n_j / n_y)^p)              mitigates: tail classes are pushed down less
-        C_yj = max(1, (sigma_j / sigma_y)^q)      compensates: unless they were mistaken for y
+    .. math::
 
-    with sigma the softmax of z, through which no gradient flows. Its ratios are differences of
+        l &= -\log \frac{\exp z_y}{\exp z_y + \sum_{j \ne y} M_{yj} C_{yj} \exp z_j} \\
+        M_{yj} &= \min\left(1, \left(\frac{n_j}{n_y}\right)^p\right) \\
+        C_{yj} &= \max\left(1, \left(\frac{\sigma_j}{\sigma_y}\right)^q\right)
+
+    M mitigates: tail classes are pushed down less. C compensates: unless they were mistaken for y;
+    sigma is the softmax of z, through which no gradient flows. Its ratios are differences of
     logits. p = q = 0 is cross-entropy.
 
     Args:
@@ -113,9 +120,11 @@ def seesaw_loss(
 
 
 def softmax_equalization_loss(logits: Tensor, classes: Tensor, left_out: Tensor) -> Tensor:
-    """Softmax equalization loss (Tan et al. 2020).
+    r"""Softmax equalization loss (Tan et al. 2020).
 
-        l = -log( exp(z_y) / (exp(z_y) + sum_(j != y) (1 - beta_j T_j) exp(z_j)) )
+    .. math::
+
+        l = -\log \frac{\exp z_y}{\exp z_y + \sum_{j \ne y} (1 - \beta_j T_j) \exp z_j}
 
     Args:
         logits: (S, K).
@@ -148,9 +157,11 @@ def sigmoid_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def equalization_weights(targets: Tensor, tail: Tensor) -> Tensor:
-    """Weights of the equalization loss (Tan et al. 2020) on sigmoid losses.
+    r"""Weights of the equalization loss (Tan et al. 2020) on sigmoid losses.
 
-        w_j = 1 - E T_j (1 - y_j)
+    .. math::
+
+        w_j = 1 - E \, T_j (1 - y_j)
 
     E is 1 for foreground: objects of other classes say nothing about tail classes, background does.
 
@@ -167,9 +178,12 @@ def equalization_weights(targets: Tensor, tail: Tensor) -> Tensor:
 def gradient_guided_weights(
     positive: Tensor, negative: Tensor, *, gamma: float, mu: float, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Weights of the equalization loss v2 (Tan et al. 2021) on sigmoid losses.
+    r"""Weights of the equalization loss v2 (Tan et al. 2021) on sigmoid losses.
 
-        r_j = f(g_j),  q_j = 1 + alpha (1 - f(g_j)),  f(g) = 1 / (1 + exp(-gamma (g - mu)))
+    .. math::
+
+        r_j = f(g_j), \quad q_j = 1 + \alpha (1 - f(g_j)), \quad
+        f(g) = \frac{1}{1 + \exp(-\gamma (g - \mu))}
 
     where g_j is the ratio of what positive and negative samples have pulled at class j so far;
     without negative gradients yet f is 1.
@@ -248,11 +262,14 @@ def group_columns(bins: Tensor, number: int) -> list[Tensor]:
 
 
 def group_losses(logits: Tensor, classes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy within one bin of balanced group softmax (Li et al. 2020).
+    r"""Cross-entropy within one bin of balanced group softmax (Li et al. 2020).
 
-        l = -log( exp(z_t) / sum_(j in the bin, and its others) exp(z_j) )
+    .. math::
 
-    with t = y, or the bin's others for a sample that is not in it.
+        l = -\log \frac{\exp z_t}{\sum_j \exp z_j}
+
+    over the columns j of the bin and of its others, with t = y, or the bin's others for a sample
+    that is not in it.
 
     Args:
         logits: (S, at least K + G).

@@ -45,7 +45,7 @@ class BalancedGroupSoftmax(ClassLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             bins: (K,) int64, the bin of each class, 0..G-1.
             num_bins: G.
             beta: how many samples of the others a bin draws for one of its own.

@@ -16,9 +16,12 @@ from longtail.losses.reduction import at_least_float32
 
 
 def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Tensor:
-    """Soft Dice loss of V-Net, averaged over images and classes.
+    r"""Soft Dice loss of V-Net, averaged over images and classes.
 
-        L = 1 - 1/(N K) sum_n,k (2 sum_i p_ik g_ik + 1) / (sum_i p_ik^2 + sum_i g_ik^2 + 1)
+    .. math::
+
+        L = 1 - \frac{1}{N K} \sum_{n,k}
+            \frac{2 \sum_i p_{ik} g_{ik} + 1}{\sum_i p_{ik}^2 + \sum_i g_{ik}^2 + 1}
 
     where i runs over the valid pixels of image n, p is the softmax and g the one-hot label; the 1
     keeps a class that is neither shown nor predicted at zero loss.
@@ -68,7 +71,7 @@ class PixelLoss(nn.Module):
 
 
 class DiceLoss(nn.Module):
-    """:func:`dice_loss`, alone or with cross-entropy added (Table 6 of Region Rebalance)."""
+    """:func:`.dice_loss`, alone or with cross-entropy added (Table 6 of Region Rebalance)."""
 
     def __init__(self, ignore_label: int = 255, *, with_cross_entropy: bool = False) -> None:
         """Choose between Dice loss alone and its sum with cross-entropy.

@@ -73,7 +73,7 @@ class Equalization(SigmoidLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             tail: (K,) bool.
         """
         super().__init__(num_classes, background=background)
@@ -104,7 +104,7 @@ class GradientEqualization(SigmoidLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             gamma: steepness of the function f of :func:`.functional.gradient_guided_weights`.
             mu: the ratio at which f is one half.
             alpha: how much positive samples gain where f is 0.
@@ -163,7 +163,7 @@ class Federated(SigmoidLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             sampling_weights: (K,) >= 0.
             number: of classes that are compared in an iteration.
         """

@@ -25,7 +25,7 @@ class Focal(SampleMeanLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             gamma: >= 0.
         """
         super().__init__(num_classes, background=background)
@@ -53,7 +53,7 @@ class LDAM(SampleMeanLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             margins: (D,) Delta.
             deferred_weights: (D,) weights >= 0 of the classes.
             reweight_from: iteration of the training from which the weights count.
@@ -87,7 +87,7 @@ class Seesaw(SampleMeanLoss):
 
         Args:
             num_classes: K.
-            background: whether samples may be background, see :class:`ClassLoss`.
+            background: whether samples may be background, see :class:`~longtail.losses.ClassLoss`.
             p: exponent >= 0 of the mitigation.
             q: exponent >= 0 of the compensation.
         """

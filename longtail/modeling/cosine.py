@@ -15,9 +15,11 @@ EPS = 1e-6
 
 
 class CosineLinear(nn.Module):
-    """A linear classifier on the unit sphere, without bias.
+    r"""A linear classifier on the unit sphere, without bias.
 
-        z_j = s w_j.x / (|w_j| |x|)
+    .. math::
+
+        z_j = s \frac{w_j \cdot x}{\|w_j\| \, \|x\|}
 
     with a learnable scale s. The logits lie in [-s, s].
     """

@@ -16,7 +16,11 @@ from torch.nn import functional as F
 
 
 def tau_norm(weight: Tensor, bias: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """tau-normalization: logits z_j / |w_j|^tau, the magnitude of Table 2.
+    r"""tau-normalization: logits divided by a power of their weights' length, as in Table 2.
+
+    .. math::
+
+        \hat z{}_j = \frac{z_j}{\|w_j\|^\tau}
 
     Args:
         weight: (K, C, ...) rows w_j, such as of a linear layer or a 1x1 convolution.
@@ -84,10 +88,18 @@ def nearest_class_mean(
     *,
     class_names: Sequence[str] | None = None,
 ) -> Tensor:
-    """The weight of the classifier that names the nearest class mean: w_j = mu_j / |mu_j|.
+    r"""The weight of the classifier that names the nearest class mean.
+
+    .. math::
+
+        w_j = \frac{\mu_j}{\|\mu_j\|}
 
     Without bias its largest logit is that of the mean with the largest cosine, and as well that of
-    the nearest normalized mean: |x - w_j|^2 = |x|^2 + 1 - 2 w_j.x.
+    the nearest normalized mean,
+
+    .. math::
+
+        \|x - w_j\|^2 = \|x\|^2 + 1 - 2 \, w_j \cdot x
 
     Args:
         features: (N, C).

@@ -36,7 +36,7 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-class VerifiedURLHandler(HTTPURLHandler):
+class _VerifiedURLHandler(HTTPURLHandler):
     """iopath's downloads and their cache, with the check of what has come."""
 
     def _get_supported_prefixes(self) -> list[str]:
@@ -75,4 +75,4 @@ class VerifiedURLHandler(HTTPURLHandler):
         return local
 
 
-PathManager.register_handler(VerifiedURLHandler(), allow_override=True)
+PathManager.register_handler(_VerifiedURLHandler(), allow_override=True)

@@ -132,7 +132,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
     Args:
         path: the file to write.
-        value: whatever :mod:`json` can encode.
+        value: whatever ``json`` can encode.
     """
     with atomic_write(path) as file:
         json.dump(_without_nan(value), file, indent=1, allow_nan=False)

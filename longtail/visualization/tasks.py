@@ -32,7 +32,9 @@ from longtail.visualization.predictions import (
 )
 from longtail.visualization.rankings import comparison_of_rankings
 
-SEM_SEG, OBJECTS, IMAGES = "sem_seg", "objects", "classification"
+SEM_SEG = "sem_seg"
+OBJECTS = "objects"
+IMAGES = "classification"
 # By evaluator_type in the metadata.
 KINDS = {SEM_SEG: SEM_SEG, IMAGES: IMAGES, "lvis": OBJECTS, "coco": OBJECTS}
 

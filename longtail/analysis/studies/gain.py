@@ -22,7 +22,8 @@ from longtail.analysis.study import (
 )
 from longtail.visualization.figures import draw_bars, new_figure, plain_numbers, sorted_class_axis
 
-UP, DOWN = "tab:green", "tab:red"
+UP = "tab:green"
+DOWN = "tab:red"
 # Classes of the table that gained and that lost most.
 LISTED = 5
 

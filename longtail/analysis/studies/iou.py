@@ -17,7 +17,8 @@ from longtail.analysis.study import Study, choose_evaluations, run_labels, run_v
 from longtail.visualization.figures import legend_above, new_figure, run_color
 
 # b = FP/TP of the curves: where IoU follows accuracy, and where it does not.
-SMALL, LARGE = (0.0, 0.25, 0.5, 0.75, 1.0), (3.0, 5.0, 10.0, 20.0, 50.0)
+SMALL = (0.0, 0.25, 0.5, 0.75, 1.0)
+LARGE = (3.0, 5.0, 10.0, 20.0, 50.0)
 STEPS = 101
 
 

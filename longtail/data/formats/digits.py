@@ -7,7 +7,9 @@ import numpy as np
 
 NUM_DIGITS = 10
 SPLITS = ("train", "val", "test", "balanced")
-TEST_IMAGES, VAL_IMAGES, TRAIN_IMAGES = 50, 20, 104
+TEST_IMAGES = 50
+VAL_IMAGES = 20
+TRAIN_IMAGES = 104
 IMBALANCE = 100
 # The largest of the grey values.
 WHITE = 16

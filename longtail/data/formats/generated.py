@@ -20,7 +20,9 @@ LT_SPLITS = ("train", "val", "test", "balanced")
 DIGIT_SPLITS = ("train", "val", "test")
 DIGIT_CLASSES = (*(str(digit) for digit in range(10)), "ground")
 # What is generated unless asked otherwise: scenes, scenes in LVIS's format, images with one object.
-NUM_CLASSES, LVIS_NUM_CLASSES, LT_NUM_CLASSES = 24, 68, 24
+NUM_CLASSES = 24
+LVIS_NUM_CLASSES = 68
+LT_NUM_CLASSES = 24
 
 STUFF = ("brick", "water", "grass", "gravel", "cloud", "wood", "tiles", "sand")
 TEXTURES = ("striped", "checked", "zigzag", "meshed", "marbled", "plain", "scaly", "dotted")

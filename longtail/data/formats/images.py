@@ -9,6 +9,7 @@ H, W: height and width of an image.
 import logging
 import os
 
+import cv2
 import numpy as np
 from detectron2.data import detection_utils as utils
 from PIL import Image
@@ -37,6 +38,8 @@ _TURNS = {
 }
 # Pillow stretches grey PNGs of 1, 2 and 4 bits to 0..255, by these factors.
 _STRETCHED = {1: 255, 2: 85, 4: 17}
+# The last two bytes of a JPEG that is whole.
+_JPEG_END = b"\xff\xd9"
 # Folders whose flipped images have been warned of.
 _TOLD: set[str] = set()
 
@@ -163,8 +166,27 @@ def check_whole_image(path: PathLike) -> ImageHeader:
 def _read_image(path: PathLike, image_format: str) -> tuple[np.ndarray, ImageHeader]:
     with opened(path) as (image, header):
         check_image(path, header)
-        image.load()
-        return utils.convert_PIL_to_numpy(_turned(image, header), image_format), header
+        pixels = _decoded_jpeg(image, header, image_format)
+        if pixels is None:
+            image.load()
+            pixels = utils.convert_PIL_to_numpy(_turned(image, header), image_format)
+        return pixels, header
+
+
+def _decoded_jpeg(image: Image.Image, header: ImageHeader, image_format: str) -> np.ndarray | None:
+    """Decode a plain JPEG by OpenCV: the same values by the same library, in less time.
+
+    A file that is cut short, which some versions fill with grey in silence, is left to Pillow.
+    """
+    plain = (header.format, header.mode, header.orientation) == ("JPEG", "RGB", 1)
+    if not plain or image_format not in ("RGB", "BGR"):
+        return None
+    image.fp.seek(0)
+    data = image.fp.read()
+    if not data.endswith(_JPEG_END):
+        return None
+    colours = cv2.IMREAD_COLOR_RGB if image_format == "RGB" else cv2.IMREAD_COLOR
+    return cv2.imdecode(np.frombuffer(data, np.uint8), colours | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _turned(image: Image.Image, header: ImageHeader) -> Image.Image:

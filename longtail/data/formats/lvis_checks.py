@@ -28,7 +28,9 @@ ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 # Among the keys of annotations: segmentations may be missing, but not wrong.
 SHAPES = "segmentation, if any"
 # Ids become int64. A side of an image, and its area, which pycocotools counts in 32 bits.
-MAX_ID, MAX_SIDE, MAX_AREA = 2**63 - 1, 2**16, 2**31 - 1
+MAX_ID = 2**63 - 1
+MAX_SIDE = 2**16
+MAX_AREA = 2**31 - 1
 # Polygons that are checked at once: their numbers take some 10 MB.
 BLOCK = 8192
 _NUMBERS = frozenset({int, float})

@@ -21,7 +21,8 @@ Entry = dict[str, Any]
 # How far from the origin a coordinate may lie, in the image's longer sides.
 REACH = 2
 # pycocotools walks along an outline in steps of 1/5 pixel, and keeps them all, 24 bytes each.
-STEPS, MAX_STEPS = 5, 40_000_000
+STEPS = 5
+MAX_STEPS = 40_000_000
 # Characters of a compressed count: 5 bits each, and no image has 2^35 pixels.
 MAX_CHARACTERS = 7
 

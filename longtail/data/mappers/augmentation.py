@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training and test recipe of the papers for semantic segmentation, part by part."""
 
+import random
+
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
@@ -8,6 +10,9 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import NoOpTransform, Transform
 
+from longtail.data.mappers.resizing import FILTERS, ResizedCrop, ShortestEdgeResize
+
+_VALUES = np.arange(256, dtype=np.uint8)
 # detectron2's; "absolute" alone gives all crops one size.
 CROP_TYPES = ("absolute", "absolute_range", "relative", "relative_range")
 
@@ -20,7 +25,11 @@ class RandomScaleResize(T.Augmentation):
     """
 
     def __init__(
-        self, short_edge: int, long_edge: int, scale_range: tuple[float, float] = (0.5, 2.0)
+        self,
+        short_edge: int,
+        long_edge: int,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        kind: str = "opencv",
     ) -> None:
         """Set the box and the range of the factor.
 
@@ -28,6 +37,7 @@ class RandomScaleResize(T.Augmentation):
             short_edge: pixels of the shorter side at scale 1.
             long_edge: bound on the longer side at scale 1, in pixels.
             scale_range: lower and upper end of s, 0 < lower <= upper.
+            kind: of the filter, see :class:`~longtail.data.mappers.resizing.ResizedWindow`.
 
         Raises:
             ValueError: the range is empty or not positive.
@@ -39,14 +49,15 @@ class RandomScaleResize(T.Augmentation):
                 f"INPUT.RESIZE_SCALE_RANGE must be [low, high] with 0 < low <= high, "
                 f"got {list(scale_range)}"
             )
-        self._init({"short_edge": short_edge, "long_edge": long_edge, "low": low, "high": high})
+        sides = {"short_edge": short_edge, "long_edge": long_edge}
+        self._init({**sides, "low": low, "high": high, "kind": kind})
 
     def get_transform(self, image: np.ndarray) -> Transform:
         """Resize one (H, W, 3) image by a factor drawn from numpy's generator."""
         # detectron2 seeds numpy's global generator in every worker.
         scale = np.random.uniform(self.low, self.high)  # noqa: NPY002
-        return T.ResizeShortestEdge(
-            int(self.short_edge * scale), int(self.long_edge * scale)
+        return ShortestEdgeResize(
+            int(self.short_edge * scale), int(self.long_edge * scale), self.kind
         ).get_transform(image)
 
 
@@ -107,6 +118,48 @@ class _PadTransform(Transform):
         )
 
 
+class PhotometricDistortion(ColorAugSSDTransform):
+    """detectron2's, equal to it in every value: by tables of the 256 values, without reordering."""
+
+    def __init__(self, img_format: str) -> None:
+        """Set the order of the channels.
+
+        Args:
+            img_format: ``"RGB"`` or ``"BGR"``.
+        """
+        super().__init__(img_format)
+        if img_format == "RGB":
+            self._to_hsv, self._from_hsv = cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB
+        else:
+            self._to_hsv, self._from_hsv = cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR
+        # Its own apply_image turns RGB around, and back.
+        self.is_rgb = False
+
+    def convert(self, img: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
+        """Scale and shift values (...) uint8, and clip them to 0..255."""
+        return cv2.LUT(img, super().convert(_VALUES, alpha, beta))
+
+    def saturation(self, img: np.ndarray) -> np.ndarray:
+        """Scale the saturation of (H, W, 3), or do not."""
+        if not random.randrange(2):
+            return img
+        factor = random.uniform(self.saturation_low, self.saturation_high)
+        return self._in_hsv(img, 1, super().convert(_VALUES, alpha=factor))
+
+    def hue(self, img: np.ndarray) -> np.ndarray:
+        """Turn the hue of (H, W, 3), or do not."""
+        if not random.randrange(2):
+            return img
+        turn = random.randint(-self.hue_delta, self.hue_delta)
+        return self._in_hsv(img, 0, ((_VALUES.astype(int) + turn) % 180).astype(np.uint8))
+
+    def _in_hsv(self, img: np.ndarray, channel: int, values: np.ndarray) -> np.ndarray:
+        table = np.repeat(_VALUES[:, None], 3, axis=1)
+        table[:, channel] = values
+        hsv = cv2.LUT(cv2.cvtColor(img, self._to_hsv), table[None])
+        return cv2.cvtColor(hsv, self._from_hsv)
+
+
 def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
     """Build the recipe that the config describes.
 
@@ -125,29 +178,27 @@ def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
         ValueError: an unusable value of a config key.
     """
     options = cfg.INPUT
+    kind = options.RESIZE_FILTER
+    if kind not in FILTERS:
+        raise ValueError(f"INPUT.RESIZE_FILTER must be one of {list(FILTERS)}, got {kind!r}")
     if not is_train:
-        return [T.ResizeShortestEdge(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST)]
+        return [ShortestEdgeResize(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST, kind)]
     if len(options.MIN_SIZE_TRAIN) != 1:
         raise ValueError(
             "INPUT.MIN_SIZE_TRAIN must be a single size for semantic segmentation, varied by "
             f"INPUT.RESIZE_SCALE_RANGE, got {tuple(options.MIN_SIZE_TRAIN)}"
         )
-    steps = [
-        RandomScaleResize(
-            options.MIN_SIZE_TRAIN[0], options.MAX_SIZE_TRAIN, tuple(options.RESIZE_SCALE_RANGE)
-        )
-    ]
+    scale_range = tuple(options.RESIZE_SCALE_RANGE)
+    resize = RandomScaleResize(options.MIN_SIZE_TRAIN[0], options.MAX_SIZE_TRAIN, scale_range, kind)
     ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    steps = [resize]
     if options.CROP.ENABLED:
         if options.CROP.TYPE not in CROP_TYPES:
             raise ValueError(
                 f"INPUT.CROP.TYPE must be one of {', '.join(CROP_TYPES)}, got {options.CROP.TYPE!r}"
             )
-        steps.append(
-            T.RandomCrop_CategoryAreaConstraint(
-                options.CROP.TYPE, options.CROP.SIZE, options.CROP.SINGLE_CATEGORY_MAX_AREA, ignore
-            )
-        )
+        crop = T.RandomCrop(options.CROP.TYPE, options.CROP.SIZE)
+        steps = [ResizedCrop(resize, crop, options.CROP.SINGLE_CATEGORY_MAX_AREA, ignore)]
     if options.RANDOM_FLIP not in ("none", "horizontal"):
         raise ValueError(
             f"INPUT.RANDOM_FLIP must be 'none' or 'horizontal', got {options.RANDOM_FLIP!r}"
@@ -155,7 +206,7 @@ def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
     if options.RANDOM_FLIP == "horizontal":
         steps.append(T.RandomFlip())
     if options.PHOTOMETRIC:
-        steps.append(ColorAugSSDTransform(img_format=options.FORMAT))
+        steps.append(PhotometricDistortion(img_format=options.FORMAT))
     if options.CROP.ENABLED and options.CROP.TYPE == "absolute":
         steps.append(PadToSize(tuple(options.CROP.SIZE), tuple(cfg.MODEL.PIXEL_MEAN), ignore))
     return steps

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from PIL import Image
 from torchvision.transforms import v2
 
 from longtail.data.formats.images import read_image
+from longtail.data.mappers.extra import ExtraAugmentation
 
 CONFIG = "INPUT.CLASSIFICATION"
 FORMATS = ("RGB", "BGR")
@@ -34,16 +34,18 @@ class ClassificationDatasetMapper:
         num_classes: int,
         size: int = 0,
         in_memory: bool = False,
+        extra: ExtraAugmentation | None = None,
     ) -> None:
         """Set the transform and the classes.
 
         Args:
             is_train: whether the label is checked.
-            transform: of a PIL image in RGB; None leaves images of ``size`` as they are.
+            transform: of (3, H, W) uint8 in RGB; None leaves images of ``size`` as they are.
             image_format: order of the channels that the model wants, ``"RGB"`` or ``"BGR"``.
             num_classes: K.
             size: side of the images in pixels, without a transform.
             in_memory: whether decoded images are kept, by their path.
+            extra: what follows the transform in training.
 
         Raises:
             ValueError: another format.
@@ -55,11 +57,13 @@ class ClassificationDatasetMapper:
         self.image_format = image_format
         self.num_classes = num_classes
         self.size = size
+        self.extra = extra
         self._kept: dict[str, np.ndarray] | None = {} if in_memory else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Read the arguments from a config."""
+        extra = cfg.INPUT.ALBUMENTATIONS
         return {
             "is_train": is_train,
             "transform": build_transform(cfg, is_train),
@@ -67,6 +71,8 @@ class ClassificationDatasetMapper:
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
             "size": cfg.INPUT.CLASSIFICATION.SIZE,
             "in_memory": cfg.INPUT.CLASSIFICATION.IN_MEMORY,
+            # Images are in RGB until all is done.
+            "extra": ExtraAugmentation(extra, "RGB") if is_train and extra else None,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -100,12 +106,14 @@ class ClassificationDatasetMapper:
         Returns:
             (3, SIZE, SIZE) uint8 in the order of channels that the model wants.
         """
-        if self.transform is None:
-            # torch warns of what is not writable, as images that are kept in memory are.
-            own = pixels if pixels.flags.writeable else pixels.copy()
-            tensor = torch.from_numpy(own).permute(2, 0, 1)
-        else:
-            tensor = v2.functional.pil_to_tensor(self.transform(Image.fromarray(pixels)))
+        # torch warns of what is not writable, as images that are kept in memory are.
+        own = pixels if pixels.flags.writeable else pixels.copy()
+        tensor = torch.from_numpy(own).permute(2, 0, 1)
+        if self.transform is not None:
+            tensor = self.transform(tensor)
+        if self.extra is not None:
+            image, _ = self.extra(tensor.permute(1, 2, 0).numpy())
+            tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         return tensor.flip(0) if self.image_format == "BGR" else tensor
 
     def _read(self, path: str) -> np.ndarray:
@@ -136,7 +144,7 @@ class ClassificationDatasetMapper:
 
 
 def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
-    """Build what happens to a PIL image before it becomes a tensor; None where nothing does.
+    """Build what happens to an image (3, H, W) uint8 in RGB; None where nothing does.
 
     Args:
         cfg: its INPUT.CLASSIFICATION and INPUT.RANDOM_FLIP are read.
@@ -156,7 +164,9 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
         )
     bilinear = {"interpolation": v2.InterpolationMode.BILINEAR, "antialias": True}
     if not is_train:
-        return v2.Compose([v2.Resize(options.TEST_RESIZE, **bilinear), v2.CenterCrop(options.SIZE)])
+        # Pillow's resizing, which others test with, too; torch's is faster, and rounds otherwise.
+        steps = [v2.Resize(options.TEST_RESIZE, **bilinear), v2.CenterCrop(options.SIZE)]
+        return v2.Compose([v2.ToPILImage(), *steps, v2.PILToTensor()])
     scale = tuple(options.CROP_SCALE)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(
@@ -175,5 +185,7 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
     if cfg.INPUT.RANDOM_FLIP == "horizontal":
         steps.append(v2.RandomHorizontalFlip())
     if jitter:
-        steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter))
+        colors = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter)
+        # Pillow's are faster.
+        steps += [v2.ToPILImage(), colors, v2.PILToTensor()]
     return v2.Compose(steps)

@@ -155,7 +155,7 @@ class ClassBalancedTrainingSampler(EpochSampler):
 
         Args:
             images_by_class: for each class that occurs the indices (0..N-1) of its images, as
-                :meth:`images_by_class_from_dataset_dicts` makes them.
+                :meth:`.images_by_class_from_dataset_dicts` makes them.
             seed: see :class:`EpochSampler`.
 
         Raises:

@@ -42,7 +42,8 @@ from longtail.utils.io import atomic_write, write_json
 # The folders of images: train's images are some of balanced's.
 _FOLDERS = ("train", "val", "test")
 IMAGE_SIZE = (32, 32)
-VAL_IMAGES, TEST_IMAGES = 10, 40
+VAL_IMAGES = 10
+TEST_IMAGES = 40
 # The other textures look like objects' at this size.
 _GROUNDS = ("grass", "gravel", "cloud", "sand")
 MAX_CLASSES = len(LT_SHAPES) * len(THING_TEXTURES)

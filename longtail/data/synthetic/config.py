@@ -29,15 +29,18 @@ MAX_CLASSES = len(STUFF) + len(SHAPES) * len(TEXTURES)
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """Description of a generated data set with K classes, sorted by falling frequency.
+    r"""Description of a generated data set with K classes, sorted by falling frequency.
 
-    The training split follows two exponential laws, for N images of H x W pixels::
+    The training split follows two exponential laws: of N images, n_c contain class c, in which its
+    mean area is A_c pixels,
 
-        images with class c:          n_c = round(N * RIF ** (-c / (K - 1)))
-        its mean area in those:       A_c = A_0 * (RIF / PIF) ** (c / (K - 1))
-        A_0 chosen such that all classes together fill the images
+    .. math::
 
-    so that the largest image count is RIF times the smallest, and the same for pixels and PIF.
+        n_c = \mathrm{round}\left(N \cdot \mathrm{RIF}^{-c / (K - 1)}\right), \qquad
+        A_c = A_0 \left(\frac{\mathrm{RIF}}{\mathrm{PIF}}\right)^{c / (K - 1)}
+
+    with A_0 chosen such that all classes together fill the images. So the largest image count is
+    RIF times the smallest, and the same for pixels and PIF.
 
     Attributes:
         num_classes: K, from 4 to 72. A fifth of them (2 to 8) are stuff and come first.

@@ -42,7 +42,9 @@ KIND = "digit_scenes"
 GROUND = NUM_DIGITS
 SIDE = 72
 # A scene of val or test shows three digits.
-VAL_SCENES, TEST_SCENES, DIGITS_A_SCENE = 50, 100, 3
+VAL_SCENES = 50
+TEST_SCENES = 100
+DIGITS_A_SCENE = 3
 # With less the scenes would be too full.
 MIN_IMBALANCE = 20.0
 # What scikit-learn's splits of digits are called.

@@ -169,7 +169,10 @@ def _write_image(root: Path, config: SyntheticConfig, job: tuple[str, int, np.nd
 
 
 def _areas(config: SyntheticConfig, plan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(K,) shares for :func:`generate_scene` with one or a few objects of each planned thing."""
+    """(K,) shares for :func:`~longtail.data.synthetic.generate_scene`.
+
+    There are one or a few objects of each planned thing.
+    """
     areas = plan.copy()
     things = np.flatnonzero(plan[config.num_stuff :]) + config.num_stuff
     for class_id in things:

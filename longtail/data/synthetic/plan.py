@@ -28,7 +28,8 @@ def scene_generator(config: SyntheticConfig, split: str, index: int) -> np.rando
 def plan_split(config: SyntheticConfig, num_images: int, split: str) -> np.ndarray:
     """Draw the share of each image that each class shall cover.
 
-    Image counts are exact: class c has ``n_c`` non-zero entries (see :class:`SyntheticConfig`).
+    Image counts are exact: class c has ``n_c`` non-zero entries (see
+    :class:`~longtail.data.synthetic.SyntheticConfig`).
 
     Args:
         config: the data set.

@@ -71,8 +71,10 @@ def generate_scene(
     Args:
         config: the data set.
         areas: (K,) share of the image that each class shall cover, 0 where absent, for instance a
-            row of :func:`plan_split`; at least one stuff class must be present.
-        rng: source of random numbers, for instance :func:`scene_generator`.
+            row of :func:`~longtail.data.synthetic.plan_split`; at least one stuff class
+            must be present.
+        rng: source of random numbers, for instance
+            :func:`~longtail.data.synthetic.scene_generator`.
         min_object: the fewest pixels that an object may show.
 
     Returns:

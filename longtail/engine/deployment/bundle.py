@@ -31,15 +31,22 @@ HERE = Path(__file__).resolve().parent
 ABOUT = json.loads((HERE / "model.json").read_text(encoding="utf-8"))
 RUN = load(str(HERE / ABOUT["graph"]))
 
+def resize(image, w, h):  # between the nearest four pixels, or over all that are covered
+    bilinear = Image.Resampling.BILINEAR
+    if ABOUT["input"]["filter"] == "pillow":
+        return image.resize((w, h), bilinear)
+    scale = (image.size[0] / w, 0, 0, 0, image.size[1] / h, 0)
+    return image.transform((w, h), Image.Transform.AFFINE, scale, bilinear)
+
 def prepare(image):  # a PIL image to (1, 3, h, w) uint8
     w, h = image.size
     p = ABOUT["input"]
     if p["size"]:
-        image = image.resize(p["size"][::-1], Image.Resampling.BILINEAR)
+        image = resize(image, *p["size"][::-1])
     elif p["shorter_side"]:
         s = p["shorter_side"] / min(w, h)
         s = min(s, p["longer_side"] / max(w, h)) if p["longer_side"] else s
-        image = image.resize((int(w * s + 0.5), int(h * s + 0.5)), Image.Resampling.BILINEAR)
+        image = resize(image, int(w * s + 0.5), int(h * s + 0.5))
     if p["center_crop"]:
         left, top = ((side - p["center_crop"]) // 2 for side in image.size)
         image = image.crop((left, top, left + p["center_crop"], top + p["center_crop"]))
@@ -146,8 +153,9 @@ def preprocessing(cfg: CfgNode, kind: str, written: Written) -> dict[str, Any]:
 
     Returns:
         ``channels``; ``shorter_side`` and ``longer_side``, bounds that an image is resized to with
-        its sides' ratio, 0 for none; ``center_crop``, the side of a square, 0 for none; ``size``,
-        (h, w) of a graph that takes no other, which an image is stretched to, otherwise None.
+        its sides' ratio, 0 for none; ``center_crop``, the side of a square, 0 for none; ``filter``,
+        one of INPUT.RESIZE_FILTER; ``size``, (h, w) of a graph that takes no other, which an image
+        is stretched to, otherwise None.
     """
     if kind == IMAGES:
         options = cfg.INPUT.CLASSIFICATION
@@ -158,6 +166,7 @@ def preprocessing(cfg: CfgNode, kind: str, written: Written) -> dict[str, Any]:
         sides = {"shorter_side": cfg.INPUT.MIN_SIZE_TEST, "longer_side": cfg.INPUT.MAX_SIZE_TEST}
         sides["center_crop"] = 0
         size = None if written.any_size else [written.size, written.size]
+    sides["filter"] = "pillow" if kind == IMAGES else cfg.INPUT.RESIZE_FILTER
     return {"channels": cfg.INPUT.FORMAT, "interpolation": "bilinear", **sides, "size": size}
 
 

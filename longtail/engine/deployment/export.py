@@ -171,7 +171,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def relative_difference(first: Tensor, second: Tensor) -> float:
-    """Relative maximum max |a - b| / max |a|; infinite for unlike shapes, NaN if one has NaN."""
+    """Relative maximum ``max |a - b| / max |a|``; infinite for unlike shapes, NaN for NaN."""
     if first.shape != second.shape:
         return math.inf
     if not first.numel():

@@ -19,9 +19,11 @@ POST_HOC_KEY = "MODEL.POST_HOC.METHOD"
 
 
 def fold_linear(weight: Tensor, bias: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer whose logits are alpha_j z_j + beta_j.
+    r"""The layer whose logits are alpha_j z_j + beta_j.
 
-        alpha_j (w_j.x + b_j) + beta_j = (alpha_j w_j).x + (alpha_j b_j + beta_j)
+    .. math::
+
+        \alpha_j (w_j \cdot x + b_j) + \beta_j = (\alpha_j w_j) \cdot x + (\alpha_j b_j + \beta_j)
 
     Args:
         weight: (K, C, ...) of a linear layer or a 1x1 convolution.

@@ -25,7 +25,10 @@ from longtail.visualization.tasks import IMAGES, OBJECTS, SEM_SEG
 # What was predicted by which model: predictions of two do not mix in a folder.
 RECORD = "predictions.json"
 # A file an image in these folders; what joins all images is beside them.
-LABELS, PARTS, SCORES, OVERLAYS = "labels", "images", "scores", "overlays"
+LABELS = "labels"
+PARTS = "images"
+SCORES = "scores"
+OVERLAYS = "overlays"
 JOINED = {OBJECTS: "detections.json", IMAGES: "predictions.csv"}
 # More classes than that do not fit into a palette.
 PALETTE = 256

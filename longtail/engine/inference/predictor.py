@@ -152,7 +152,7 @@ class Predictor:
         Args:
             pixels: (H, W, 3) uint8, RGB.
             names: of the images, for messages.
-            scores: as of :meth:`__call__`.
+            scores: as of a call.
 
         Returns:
             For each image: of semantic segmentation ``sem_seg``, (H, W) classes, and perhaps
@@ -160,7 +160,7 @@ class Predictor:
             classification ``scores``, (K,).
 
         Raises:
-            ValueError: as of :meth:`__call__`.
+            ValueError: as of a call.
         """
         inputs = [self._map(*pair) for pair in zip(pixels, names, strict=True)]
         outputs: list[dict[str, Any]] = [{}] * len(inputs)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradient accumulation: how much each part of a batch counts.
+r"""Gradient accumulation: how much each part of a batch counts.
 
 A loss is a mean over something, the valid pixels or the regions of a batch, of which parts of equal
 size hold different numbers. With R_m that number in part m over all processes, and L_m the loss of
 part m alone, the loss of the batch is
 
-    L = sum_m R_m / (sum_j R_j) L_m
+.. math::
+
+    L = \sum_m \frac{R_m}{\sum_j R_j} L_m
 
 The plain mean of the L_m would let every pixel of a part with few valid ones count more. Only what
 couples the images of a batch, batch statistics and regions over whole batches, sees the part alone.
@@ -39,7 +41,7 @@ def part_weights(model: nn.Module, parts: list[list[dict]]) -> list[dict[str, Te
 
     Args:
         model: an image classifier; a semantic segmentor whose head has ``loss_normalizers``, see
-            :meth:`longtail.modeling.SemSegHead.loss_normalizers`; or any other model.
+            :meth:`.SemSegHead.loss_normalizers`; or any other model.
         parts: what :func:`split_batch` gave.
 
     Returns:

@@ -20,7 +20,7 @@ class PeriodicCheckpoint(HookBase):
     """Write ``model_NNNNNNN.pth`` by iterations, by minutes, or both, and ``model_final.pth``.
 
     A disk that is full, or away, does not end the training at once: the earlier checkpoint stays,
-    and the training goes on. If the next attempt fails as well, a :class:`StoppedError` ends it.
+    and the training goes on. If the next attempt fails as well, a :class:`.StoppedError` ends it.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ class SecondStageCheckpointer(Checkpointer):
             FileNotFoundError: there is no such file.
             ValueError: no file is named; or the checkpoint lacks tensors, has others, or has them
                 in another shape; or is a first stage's, to be resumed; or as
-                :meth:`Checkpointer.load`.
+                :meth:`.Checkpointer.load`.
         """
         if not path:
             raise ValueError(

@@ -60,7 +60,7 @@ class ClassificationEvaluator(LongTailEvaluator):
             training_sets: what takes the place of the metadata's ``training_set``, if that is
                 not given; or the ``training_set`` of these, as balanced images have one.
             write_predictions: also write ``classification_predictions.json``, see
-                :mod:`.predictions`.
+                :mod:`.classification.predictions`.
 
         Raises:
             ValueError: the data set is not registered or lacks something, the training set has

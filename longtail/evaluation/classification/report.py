@@ -45,6 +45,7 @@ def build_report(
         groups: class indices by group name, each class in at most one; empty for no groups.
 
     Returns:
+        A dict to be written as JSON,
         ``{"num_images": N, "top1", "top5": over all images, "mean_acc": the mean over the classes
         with images, "groups": {group: {"mean_acc", "num_classes"}}, "classes": [{"index", "name",
         "group", "train_images", "test_images", "acc"}, ...]}``. With fewer than 5 classes top5

@@ -37,7 +37,9 @@ from longtail.evaluation.lvis.precision import category_precision, count_ground_
 LIMITS = (1, 10)
 TASK = "bbox"
 # What is true of an annotation's detection.
-NONE, WRONG, RIGHT = -1, 0, 1
+NONE = -1
+WRONG = 0
+RIGHT = 1
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ class LVISEvaluator(LongTailEvaluator):
         An image that was not processed counts as one without detections.
 
         Returns:
+            Metrics by task,
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"},
             "segm": ...}`` in percent, NaN where nothing is annotated; in mode ``fixed`` each also
             with the ending ``_fixed``; in mode ``pool`` ``AP_pool``, ``APr_pool``, ``APc_pool``,

@@ -34,6 +34,7 @@ def build_report(
         per_class: further (K,) percents of boxes, by name.
 
     Returns:
+        A dict to be written as JSON,
         ``{"num_images", "tasks": metrics, "categories": [{"id", "name", "frequency",
         "train_images", "train_instances", "bbox": {"AP", "AP_fixed"}, "segm": ...}, ...]}``, all
         AP in percent and NaN where a category has no annotation; counts that are not known are
@@ -70,7 +71,7 @@ def format_decisions(metrics: Mapping[str, float]) -> str:
 
 
 def fingerprint(annotations: LVISAnnotations) -> str:
-    """Compute what tells the ground truth from others, see :func:`test_set_fingerprint`.
+    """Compute what tells the ground truth from others, see :func:`.test_set_fingerprint`.
 
     Args:
         annotations: the data set's.

@@ -151,6 +151,7 @@ class SemSegEvaluator(LongTailEvaluator):
         """Compute, log and write the metrics over all images.
 
         Returns:
+            Metrics by name,
             ``{"sem_seg": {"mIoU", "mAcc", "aAcc", "fwIoU", "mIoU-<group>", "mAcc-<group>",
             "IoU-<class>", "Acc-<class>"}}`` in percent in the main process, None in the others.
 

@@ -128,14 +128,16 @@ def confusion_matrix(
 
 
 def iou_from_confusion(confusion: torch.Tensor) -> SegmentationScores:
-    """Compute intersection over union and accuracies of a confusion matrix.
+    r"""Compute intersection over union and accuracies of a confusion matrix.
 
-    With n[t, p] the matrix::
+    With n[t, p] the matrix,
 
-        iou[c] = n[c, c] / (sum_p n[c, p] + sum_t n[t, c] - n[c, c])
-        acc[c] = n[c, c] / sum_p n[c, p]
-        aacc   = sum_c n[c, c] / sum_{t, p} n[t, p]
-        fwiou  = sum_c iou[c] * sum_p n[c, p] / sum_{t, p} n[t, p]
+    .. math::
+
+        \mathrm{iou}_c &= \frac{n_{cc}}{\sum_p n_{cp} + \sum_t n_{tc} - n_{cc}} \\
+        \mathrm{acc}_c &= \frac{n_{cc}}{\sum_p n_{cp}} \\
+        \mathrm{aacc} &= \frac{\sum_c n_{cc}}{\sum_{t,p} n_{tp}} \\
+        \mathrm{fwiou} &= \frac{\sum_c \mathrm{iou}_c \sum_p n_{cp}}{\sum_{t,p} n_{tp}}
 
     A class without a ground truth pixel is NaN in ``iou`` and ``acc`` and left out of all means,
     also if it was predicted somewhere; those false pixels still lower the IoU of the classes that

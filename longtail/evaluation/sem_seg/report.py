@@ -47,6 +47,7 @@ def build_report(
             empty if they are not known.
 
     Returns:
+        A dict to be written as JSON,
         ``{"mIoU", "mAcc", "aAcc", "fwIoU": percent,
         "groups": {group: {"mIoU", "mAcc": percent, "num_classes"}},
         "classes": [{"index", "name", "group", "train_pixels", "train_images", "train_instances",

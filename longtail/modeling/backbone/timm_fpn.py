@@ -13,7 +13,9 @@ FUSE_TYPES = ("sum", "avg")
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """detectron2's FPN over :class:`TimmBackbone`, as ``build_resnet_fpn_backbone`` over a ResNet.
+    """detectron2's FPN over :class:`~longtail.modeling.TimmBackbone`.
+
+    It is what ``build_resnet_fpn_backbone`` is over a ResNet.
 
     Args:
         cfg: ``MODEL.TIMM`` describes the timm model, ``MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM,

@@ -49,7 +49,7 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
         """Add a new classifier beside the first stage's.
 
         Args:
-            kwargs: as for :class:`ImageClassifier`.
+            kwargs: as for :class:`~longtail.modeling.ImageClassifier`.
         """
         super().__init__(**kwargs)
         self.retrained_classifier = self.new_classifier()
@@ -93,7 +93,7 @@ class ScaledImageClassifier(SecondStageImageClassifier):
         """Add one factor for each output of the first stage's classifier.
 
         Args:
-            kwargs: as for :class:`ImageClassifier`.
+            kwargs: as for :class:`~longtail.modeling.ImageClassifier`.
         """
         super().__init__(**kwargs)
         self.scaling = ClassScaling(self.class_loss.num_logits)

@@ -89,7 +89,7 @@ def from_peer(
 
 
 def to_peer(own_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A whole model of ours under the peer's names; the way back from :func:`from_peer`.
+    """A whole model of ours under the peer's names; the way back from :func:`.from_peer`.
 
     Left out: ``relative_position_index``, which the peer computes from its sizes and loads without.
 

@@ -22,7 +22,10 @@ CLASSIFIERS = ("linear", "cosine")
 
 
 class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
-    """detectron2's output layers; ``cls_score`` is linear or a :class:`CosineLinear`."""
+    """detectron2's output layers.
+
+    ``cls_score`` is linear or a :class:`~longtail.modeling.CosineLinear`.
+    """
 
     @configurable
     def __init__(
@@ -122,7 +125,7 @@ def check_loss_is_ours(cfg: CfgNode) -> None:
 
 
 def check_box_classifier(cfg: CfgNode, model: nn.Module) -> None:
-    """Refuse options that only :class:`LongTailFastRCNNOutputLayers` reads, where it is not used.
+    """Refuse options that only :class:`.LongTailFastRCNNOutputLayers` reads, where it is not used.
 
     Args:
         cfg: a complete config.

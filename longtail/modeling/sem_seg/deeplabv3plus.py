@@ -4,7 +4,7 @@
 detectron2's DeepLabV3PlusHead has dense atrous convolutions in the papers' setting and another
 decoder; this is the head that the papers' metrics were measured with.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 import torch
@@ -43,7 +43,7 @@ class SeparableDeepLabV3PlusHead(SemSegHead):
             low_level_channels: what the low level is reduced to.
             dilations: of the separable 3x3 branches; a 1x1 branch and an image pool are added.
             norm: detectron2's name of a normalisation.
-            shared: the arguments of :class:`SemSegHead`.
+            shared: the arguments of :class:`~longtail.modeling.SemSegHead`.
         """
         low, high = (input_shape[level] for level in in_features)
         super().__init__(channels=channels, common_stride=low.stride, **shared)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fully convolutional head, as main and as auxiliary head.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 from itertools import pairwise
@@ -46,7 +46,7 @@ class FCNHead(SemSegHead):
             norm: detectron2's name of a normalisation.
             num_convs: convolutions before the joining, >= 1.
             concat_input: join the input to the result, then one more convolution.
-            shared: the arguments of :class:`SemSegHead`.
+            shared: the arguments of :class:`~longtail.modeling.SemSegHead`.
         """
         shape = input_shape[in_feature]
         super().__init__(channels=channels, common_stride=shape.stride, **shared)

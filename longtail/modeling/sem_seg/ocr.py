@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OCRNet's head: a coarse segmentation gives one feature a class, which pixels attend to.
 
-Shape alphabet: see :mod:`.base`, and
-    A: channels of the attention
+Shape alphabet:
+    A: channels of the attention; the others are those of :mod:`.sem_seg.base`
 """
 
 import torch
@@ -43,7 +43,7 @@ class OCRHead(SemSegHead):
             coarse_loss_weight: factor of the first stage's loss, >= 0.
             norm: detectron2's name of a normalisation.
             num_classes: K.
-            shared: the other arguments of :class:`SemSegHead`.
+            shared: the other arguments of :class:`~longtail.modeling.SemSegHead`.
         """
         stride = input_shape[in_features[0]].stride
         super().__init__(channels=channels, num_classes=num_classes, common_stride=stride, **shared)
@@ -102,9 +102,11 @@ class OCRHead(SemSegHead):
 
 
 def gather_objects(x: Tensor, coarse: Tensor) -> Tensor:
-    """One feature a class: the mean over the image, weighted by a softmax over the pixels.
+    r"""One feature a class: the mean over the image, weighted by a softmax over the pixels.
 
-        o_k = sum_p softmax_p(z_kp) x_p
+    .. math::
+
+        o_k = \sum_p \operatorname{softmax}_p(z_{kp}) \, x_p
 
     Args:
         x: (N, C, H, W) features.
@@ -122,9 +124,11 @@ def gather_objects(x: Tensor, coarse: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention of pixels to objects.
+    r"""Scaled dot-product attention of pixels to objects.
 
-        c_p = sum_k softmax_k(q_p . k_k / sqrt(A)) v_k
+    .. math::
+
+        c_p = \sum_k \operatorname{softmax}_k\left(\frac{q_p \cdot k_k}{\sqrt{A}}\right) v_k
 
     Args:
         query: (N, A, H, W).

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PSPNet's head: pyramid pooling on one level.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 from detectron2.config import CfgNode, configurable
@@ -35,9 +35,9 @@ class PSPHead(SemSegHead):
             input_shape: the backbone's maps.
             in_feature: name of the level to read.
             channels: C, of every pool and of the result.
-            pool_scales: see :class:`PyramidPooling`.
+            pool_scales: see :class:`.PyramidPooling`.
             norm: detectron2's name of a normalisation.
-            shared: the arguments of :class:`SemSegHead`.
+            shared: the arguments of :class:`~longtail.modeling.SemSegHead`.
         """
         shape = input_shape[in_feature]
         super().__init__(channels=channels, common_stride=shape.stride, **shared)

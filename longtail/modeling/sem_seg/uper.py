@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """UPerNet's head: a feature pyramid whose top is a pyramid pooling module.
 
-Shape alphabet: see :mod:`.base`.
+Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
 import torch
@@ -36,9 +36,9 @@ class UPerHead(SemSegHead):
             input_shape: the backbone's maps.
             in_features: names of the levels, two or more, from fine to coarse.
             channels: C, of every level's result and of the whole.
-            pool_scales: see :class:`PyramidPooling`, on the coarsest level.
+            pool_scales: see :class:`.PyramidPooling`, on the coarsest level.
             norm: detectron2's name of a normalisation.
-            shared: the arguments of :class:`SemSegHead`.
+            shared: the arguments of :class:`~longtail.modeling.SemSegHead`.
         """
         *finer, coarsest = (input_shape[level] for level in in_features)
         super().__init__(channels=channels, common_stride=finer[0].stride, **shared)

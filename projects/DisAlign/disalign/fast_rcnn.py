@@ -85,7 +85,7 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
             classes: (R,) ground truth, K for background.
 
         Returns:
-            A scalar, the ``loss_cls`` that :meth:`losses` gives for the same RoIs.
+            A scalar, the ``loss_cls`` that ``losses`` gives for the same RoIs.
         """
         scores = self.class_scores(features)
         _log_classification_stats(scores, classes)

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folding a calibration into the classifier that it calibrates, for deployment.
+r"""Folding a calibration into the classifier that it calibrates, for deployment.
 
 Without confidence (sigma = 1) Eq. 5 is linear in the feature, so that the classifier can take it:
 
-    z^_j = alpha_j (w_j.x + b_j) + beta_j = (alpha_j w_j).x + (alpha_j b_j + beta_j)
+.. math::
+
+    \hat z{}_j = \alpha_j (w_j \cdot x + b_j) + \beta_j
+        = (\alpha_j w_j) \cdot x + (\alpha_j b_j + \beta_j)
 
 A confidence depends on the image and a cosine is not linear: neither can be folded.
 

@@ -22,9 +22,11 @@ def generalized_reweight(
     class_names: Sequence[str] | None = None,
     clamp_zero_counts: bool = False,
 ) -> Tensor:
-    """The class weights of the reference distribution, Eq. 11, scaled to mean 1.
+    r"""The class weights of the reference distribution, Eq. 11, scaled to mean 1.
 
-        w_c = K (1 / r_c)^rho / sum_k (1 / r_k)^rho
+    .. math::
+
+        w_c = \frac{K (1 / r_c)^\rho}{\sum_k (1 / r_k)^\rho}
 
     rho = 0 weighs all samples alike, rho = 1 all classes. The scale of ``class_counts`` cancels. It
     is :func:`longtail.losses.class_weights.inverse_frequency_weights` of classes that all occur.
@@ -69,9 +71,11 @@ def generalized_reweight(
 def calibrate_logits(
     logits: Tensor, alpha: Tensor, beta: Tensor, confidence: Tensor | float
 ) -> Tensor:
-    """The calibrated class scores, Eq. 5.
+    r"""The calibrated class scores, Eq. 5.
 
-        z^_j = sigma(x) (alpha_j z_j + beta_j) + (1 - sigma(x)) z_j
+    .. math::
+
+        \hat z{}_j = \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j
 
     Computed as z + sigma ((alpha - 1) z + beta), which for alpha = 1 and beta = 0 is exactly z;
     the printed form would round.
@@ -105,9 +109,11 @@ def calibrate_logits(
 def alignment_loss(
     logits: Tensor, classes: Tensor, class_weights: Tensor, *, weighted_mean: bool = True
 ) -> Tensor:
-    """The KL divergence from the reference distribution, Eq. 9 and 10, up to its constant.
+    r"""The KL divergence from the reference distribution, Eq. 9 and 10, up to its constant.
 
-        L = -sum_i w_(y_i) log p_m(y_i | x_i) / sum_i w_(y_i)
+    .. math::
+
+        L = -\frac{\sum_i w_{y_i} \log p_m(y_i \mid x_i)}{\sum_i w_{y_i}}
 
     that is :func:`longtail.losses.cross_entropy.cross_entropy` with the weights w.
 

@@ -64,7 +64,7 @@ class DisAlignRCNN(GeneralizedRCNN):
 
         Args:
             batched_inputs: detectron2's dicts with ``image`` and ``instances``, or items of a
-                feature cache with ``rois``, one :class:`RoIs` for each stage of the box head.
+                feature cache with ``rois``, one :class:`.RoIs` for each stage of the box head.
 
         Returns:
             RoIs of the batch, one item for each stage of the box head.

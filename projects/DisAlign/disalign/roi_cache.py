@@ -3,7 +3,7 @@
 
 What the calibration learns from is the output of frozen modules, so it can be computed once and
 read as often as one likes. ``longtail cache-roi-features`` writes a cache. It is a folder:
-``cache.json`` says what the features were computed from and how many there are (:class:`Index`);
+``cache.json`` says what the features were computed from and how many there are (:class:`.Index`);
 ``shard_000000.pt``, ... hold them (:func:`write_shard`).
 
 Shape alphabet:
@@ -161,7 +161,7 @@ def build_roi_cache_loader(cfg: CfgNode, records: Sequence[dict]) -> TrainingLoa
         records: the training set.
 
     Raises:
-        FileNotFoundError, ValueError: as :class:`RoICache` and :func:`expected_index`.
+        FileNotFoundError, ValueError: as :class:`RoICache` and :func:`.expected_index`.
     """
     cache = RoICache(cfg.MODEL.DISALIGN.ROI_FEATURE_CACHE, expected_index(cfg, records))
     # What samplers look at; polygons would be copied with every image.

@@ -33,7 +33,8 @@ INDEX_FILE = "cache.json"
 WITHOUT_INFLUENCE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.DISALIGN.")
 SHOWN_KEYS = 3
 # More images than any data set has, and all that six digits can number.
-LARGEST, MOST_FILES = 10**9, 10**6
+LARGEST = 10**9
+MOST_FILES = 10**6
 
 
 @dataclass(frozen=True)

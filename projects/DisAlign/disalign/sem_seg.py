@@ -66,7 +66,7 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         """Wrap a trained head and add a calibration.
 
         Args:
-            base_head: the trained head, see :class:`SemSegHeadWrapper`.
+            base_head: the trained head, see :class:`.SemSegHeadWrapper`.
             num_classes: K.
             class_weights: (K,) weights w_c of Eq. 11.
             class_groups: classes by the name of their group, for the log.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remark 1: whether more accuracy of a class is more IoU, from two confusion matrices.
+r"""Remark 1: whether more accuracy of a class is more IoU, from two confusion matrices.
 
 For a class y of a test set, before and after rebalancing (the latter with r)::
 
@@ -11,7 +11,9 @@ For a class y of a test set, before and after rebalancing (the latter with r)::
 
 If K >= 0, then IoU_r >= IoU is guaranteed by, and by no less than,
 
-    FP_r - (1 + K) FP <= K n_y.
+.. math::
+
+    \mathrm{FP}_r - (1 + K) \, \mathrm{FP} \le K n_y
 
 The remark speaks of classes whose accuracy does not fall and that have an accuracy to begin with:
 for others, and for classes without ground truth, it says nothing. n_y counts the pixels that Acc

@@ -30,11 +30,15 @@ def pool_regions(
     scope: str = "image",
     downsampling: str = "nearest",
 ) -> tuple[Tensor, Tensor]:
-    """Average the pixel features of each class in each image: the regions of Section 3.2.
+    r"""Average the pixel features of each class in each image: the regions of Section 3.2.
 
     With a(n,c,p) the weight of class c at feature cell p of image n,
 
-        f_r = sum_p a(n,c,p) x(n,p) / sum_p a(n,c,p)      for each (n, c) with a positive sum.
+    .. math::
+
+        f_r = \frac{\sum_p a(n,c,p) \, x(n,p)}{\sum_p a(n,c,p)}
+
+    for each (n, c) with a positive sum.
 
     ``"nearest"`` takes a = 1 where the label map, resized by nearest neighbour to the size of the
     features, shows c. ``"area"`` takes the share of the cell's label pixels that show c, so that a
@@ -108,9 +112,11 @@ def count_regions(
 
 
 def balanced_softmax_loss(logits: Tensor, classes: Tensor, class_counts: Tensor) -> Tensor:
-    """The region loss, Eq. 8: softmax cross-entropy with the region frequency as prior.
+    r"""The region loss, Eq. 8: softmax cross-entropy with the region frequency as prior.
 
-        L_reg = 1/R sum_r -log( F(r_y) exp(r_y) / sum_k F(k) exp(r_k) )
+    .. math::
+
+        L_\mathrm{reg} = \frac{1}{R} \sum_r -\log \frac{F(r_y) \exp r_y}{\sum_k F(k) \exp r_k}
 
     that is :func:`longtail.losses.cross_entropy.cross_entropy` with the prior F. The scale of F
     cancels; equal counts give plain cross-entropy. A class with F = 0 is left out of the
@@ -163,7 +169,7 @@ def _check_pool_arguments(features: Tensor, labels: Tensor, scope: str, downsamp
 def _nearest_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
-    """Weights 0 or 1 of the classes present; see :func:`_present_classes` for the rest."""
+    """Weights 0 or 1 of the classes present; see ``_present_classes`` for the rest."""
     cells = _nearest_labels(labels, size)
     slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes, ignore)
     weights = torch.zeros(len(labels), P + 1, slot_of_cell.shape[1], device=labels.device)
@@ -180,7 +186,7 @@ def _nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 def _area_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
-    """Weights in [0, 1]: the share of a cell's pixels; see :func:`_present_classes`."""
+    """Weights in [0, 1]: the share of a cell's pixels; see ``_present_classes``."""
     slot_of_pixel, images, slots, classes, P = _present_classes(labels, num_classes, ignore)
     weights = torch.empty(len(labels), P, size[0] * size[1], device=labels.device)
     for weight, pixel_slots in zip(weights, slot_of_pixel.view_as(labels), strict=True):

@@ -24,12 +24,14 @@ from .functional import DOWNSAMPLINGS, SCOPES, balanced_softmax_loss, count_regi
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class RegionRebalanceHead(SemSegHeadWrapper):
-    """Wrap a semantic head; in training add ``loss_region``, otherwise be that head.
+    r"""Wrap a semantic head; in training add ``loss_region``, otherwise be that head.
 
     The features that enter the base head's pixel classifier are pooled into regions, which an
     auxiliary classifier tells apart under the balanced softmax:
 
-        L_all = L_pixel + lambda L_reg      (Eq. 9)
+    .. math::
+
+        L_\mathrm{all} = L_\mathrm{pixel} + \lambda L_\mathrm{reg} \qquad \text{(Eq. 9)}
 
     In evaluation mode nothing but the base head runs. Checkpoints with and without the branch load
     into each other.
@@ -55,15 +57,15 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         """Wrap a head and add the region branch.
 
         Args:
-            base_head: any head, see :class:`SemSegHeadWrapper`.
+            base_head: any head, see :class:`.SemSegHeadWrapper`.
             num_classes: K.
             class_counts: (K,) region frequencies F of Eq. 7, the number of training images that
                 show each class.
             pixel_classifier: name of its classifier; what enters it is pooled.
             loss_weight: lambda of Eq. 9, >= 0.
             balanced: False for plain cross-entropy over regions (component I of Figure 7).
-            scope: ``"image"`` or ``"batch"``, see :func:`pool_regions`.
-            label_downsampling: ``"nearest"`` or ``"area"``, see :func:`pool_regions`.
+            scope: ``"image"`` or ``"batch"``, see :func:`.pool_regions`.
+            label_downsampling: ``"nearest"`` or ``"area"``, see :func:`.pool_regions`.
             hidden_channels: width of a hidden layer before the region classifier; 0 for none.
 
         Raises:

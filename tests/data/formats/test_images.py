@@ -152,3 +152,49 @@ def test_an_image_that_is_too_large(path, read, action, recwarn):
         with pytest.raises(ValueError, match=match) as error:
             read(path)
     assert "fetch it again" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def coloured():
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return coarse.resize((237, 181), Image.Resampling.BICUBIC)
+
+
+JPEGS = {
+    "half the colours": {"subsampling": 2, "quality": 75},
+    "all colours": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True},
+    "coarse": {"quality": 5},
+    "stored as RGB": {"keep_rgb": True},
+    "of a camera": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"},
+}
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_jpegs_are_what_detectron2_reads(tmp_path, coloured, options, channels):
+    """Value for value, whichever library decodes them."""
+    path = tmp_path / "image.jpg"
+    coloured.save(path, **options)
+    expected = detection_utils.read_image(str(path), channels)
+    np.testing.assert_array_equal(read_image(path, channels), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_colours(tmp_path, coloured, mode):
+    path = tmp_path / "image.jpg"
+    coloured.convert(mode).save(path)
+    expected = detection_utils.read_image(str(path), "RGB")
+    np.testing.assert_array_equal(read_image(path, "RGB"), expected)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.999])
+def test_a_jpeg_that_is_cut_short_is_refused(tmp_path, coloured, part):
+    """OpenCV would fill the rest with grey."""
+    path = tmp_path / "image.jpg"
+    coloured.save(path, quality=95)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ValueError, match=r"image\.jpg cannot be read as an image"):
+        read_image(path, "RGB")

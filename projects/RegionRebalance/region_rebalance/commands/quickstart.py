@@ -38,7 +38,8 @@ IMAGE_METRICS = ("average", "many", "medium", "few")
 PIXEL_METRICS = ("mIoU", "mAcc", "mAcc head", "mAcc body", "mAcc tail")
 PREDICTIONS = "sem_seg_predictions.json"
 # Scenes that are shown: those with most pixels of the tail recovered, and the one with most lost.
-GAINED, LOST = 4, 1
+GAINED = 4
+LOST = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -114,7 +115,9 @@ def train(output: Path) -> tuple[dict[str, "Run"], dict[str, "Run"]]:
     from longtail.jobs.run import run_rows
 
     rows = {config: Row(config) for config in (*PIXELS.values(), *IMAGES.values())}
-    arguments = argparse.Namespace(seeds=(0,), num_gpus=None, dry_run=False, launcher="local")
+    arguments = argparse.Namespace(
+        seeds=(0,), num_gpus=None, dry_run=False, launcher="local", imports=()
+    )
     _, runs = run_rows(
         rows.values(),
         arguments,
