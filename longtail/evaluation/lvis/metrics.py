@@ -60,14 +60,14 @@ def needed_for_recalls(num_gt: np.ndarray) -> np.ndarray:
         num_gt: (C,) annotations to be found.
 
     Returns:
-        (C, R) int64, rising from 1; 0 where there is nothing to be found.
+        (C, R) int32, rising from 1; 0 where there is nothing to be found.
     """
     totals, of_curve = np.unique(num_gt, return_inverse=True)
     needed = [
         np.searchsorted(np.arange(1, total + 1) / max(total, 1), RECALLS, side="left") + (total > 0)
         for total in totals.tolist()
     ]
-    return np.array(needed, np.int64).reshape(-1, len(RECALLS))[of_curve]
+    return np.array(needed, np.int32).reshape(-1, len(RECALLS))[of_curve]
 
 
 def joined_precision_at_recalls(
@@ -88,7 +88,8 @@ def joined_precision_at_recalls(
     places = np.flatnonzero(true_positive)
     starts = np.searchsorted(places, bounds)
     number = np.diff(starts)
-    total_wrong = np.concatenate([[0], np.cumsum(false_positive, dtype=np.int32)])
+    total_wrong = np.zeros(len(false_positive) + 1, np.int32)
+    np.cumsum(false_positive, out=total_wrong[1:])
     wrong = total_wrong[places + 1] - total_wrong[bounds[:-1]].repeat(number)
     right = np.arange(1.0, len(places) + 1) - starts[:-1].repeat(number)
     precision = right / (wrong + right + _EPSILON)

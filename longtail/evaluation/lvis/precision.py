@@ -31,7 +31,7 @@ from longtail.evaluation.lvis.metrics import (
 MODES = ("standard", "fixed", "pool")
 ENDINGS = {"standard": "", "fixed": "_fixed"}
 # Detections whose curves are computed at a time, some 20 bytes each.
-DETECTIONS_AT_ONCE = 1 << 19
+DETECTIONS_AT_ONCE = 1 << 16
 
 
 def compute_metrics(
