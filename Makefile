@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | disalign | test | lint | bench | docs: each sets everything up first, in .venv (about two
-# minutes, once).
+# make demo | disalign | test | test-all | lint | bench | docs: each sets everything up first, in .venv
+# (about two minutes, once).
 # make PYTHON=python3.11 chooses the interpreter that .venv is made with: 3.10 to 3.13.
 # make CONSTRAINTS=FILE installs other versions, see docs/installation.md.
 # make hashes, after a version in constraints.txt was changed: needs uv (pip install uv).
@@ -16,7 +16,7 @@ HASHED := $(PIP) install --quiet --require-hashes --no-deps --no-build-isolation
 READY := .venv/.ready
 UNFINISHED := .venv/.unfinished
 
-.PHONY: setup demo disalign test lint bench docs hashes
+.PHONY: setup demo disalign test test-all lint bench docs hashes
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ disalign: $(READY)
 	$(BIN)/longtail disalign-quickstart
 
 test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# With the stories of three users, tests/stories.
+test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)

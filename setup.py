@@ -47,8 +47,12 @@ OPTIONAL = {
     # ONNX files of models: written, run to compare them with the model, and torch's other exporter
     # for those whose sizes are fixed.
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    "albumentations": ["albumentations>=2,<3"],  # transforms that a config names (MIT licence)
     "digits-lt": ["scikit-learn"],  # its handwritten digits: digits_lt and digit_scenes
 }
+# Services for the log of a training, LOG.WRITERS; tests have stand-ins for them. mlflow-skinny
+# alone cannot write where MLflow writes by default, a database in the current folder.
+SERVICES = {"wandb": ["wandb"], "mlflow": ["mlflow"]}
 # The commands of the projects, by their names.
 COMMANDS = {
     "analyze-conditions": "region_rebalance.commands.analyze_conditions",
@@ -131,6 +135,7 @@ setup(
     ],
     extras_require={
         **OPTIONAL,
+        **SERVICES,
         "docs": [
             "sphinx",  # the site: pages, search, references that are checked
             "myst-parser",  # docs/*.md as they are on GitHub

@@ -33,6 +33,11 @@ IGNORED = {
     "SOLVER.BEST_CHECKPOINT_METRIC": "what is kept",
     "SOLVER.HANG_MINUTES": "when a run that hangs is ended",
     "VIS_PERIOD": "pictures in the log",
+    "LOG.WRITERS": "where the log is written to",
+    "LOG.PROJECT": "where the log is written to",
+    "LOG.TENSORBOARD.IMAGES": "pictures in the log",
+    "LOG.TENSORBOARD.HISTOGRAMS": "pictures in the log",
+    "LOG.TENSORBOARD.HPARAMS": "a table in the log",
     # The evaluation says itself what it was on.
     "DATASETS.TEST": "further test sets change nothing on the first",
     "TEST.EVAL_PERIOD": "evaluations on the way",

@@ -6,6 +6,7 @@ continues. A first stage that the config starts from is trained once a seed, for
 
     longtail sweep CamVid/deeplabv3plus_lite0.yaml SOLVER.BASE_LR=0.001,0.003,0.01 --seeds 3
     longtail sweep digits-LT/linear_lws.yaml SOLVER.BASE_LR=0.1,0.2 SOLVER.MAX_ITER=150,300
+    longtail sweep mine.yaml MODEL.CLASSIFIER.LOSS=mine,focal --import my_losses
     longtail sweep CONFIG KEY=V1,V2,... --num-gpus 8 --dry-run           # print the commands
     longtail sweep CONFIG KEY=V1,V2,... --num-gpus 8 --launcher slurm    # write array jobs
 
@@ -169,7 +170,7 @@ def _check_post_hoc(options: argparse.Namespace, values: dict[str, list[str]]) -
     from longtail.config import load_config
 
     strengths = [key for key in values if key in POST_HOC]
-    method = load_config(options.config).MODEL.POST_HOC.METHOD
+    method = load_config(options.config, imports=options.imports).MODEL.POST_HOC.METHOD
     if options.weights:
         if len(values) > 1 or not strengths:
             raise ValueError(
@@ -202,7 +203,8 @@ def _in_one_pass(
     for row in rows.values():
         folder = options.output / config_name(row.config) / row.variant
         common = [METHOD, POST_HOC[row.options[0]], "MODEL.WEIGHTS", options.weights]
-        cfgs.append(load_config(row.config, [*row.options, *common, "OUTPUT_DIR", str(folder)]))
+        keys = [*row.options, *common, "OUTPUT_DIR", str(folder)]
+        cfgs.append(load_config(row.config, keys, imports=options.imports))
         cfgs[-1].freeze()
     if options.dry_run:
         print("\n".join(f"# in one pass: {cfg.OUTPUT_DIR}" for cfg in cfgs))

@@ -76,6 +76,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DATALOADER.NUM_WORKERS": _numbers(0),
     "DATALOADER.RANDOM_SUBSET_RATIO": _numbers(0, 1, above=True),
     "DATALOADER.REPEAT_THRESHOLD": _numbers(0),
+    "LOG.TENSORBOARD.IMAGES": _numbers(0),
     "INPUT.FORMAT": _one_of("RGB", "BGR"),
     "INPUT.CROP.SIZE": (_pair, "two positive integers, height and width"),
     "INPUT.MIN_SIZE_TRAIN": _numbers(0, above=True),

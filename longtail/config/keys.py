@@ -27,6 +27,7 @@ def add_longtail_config(cfg: CfgNode) -> None:
     # Python modules that the config needs, such as one that registers a head or a loss. A config is
     # data: it only says so, and each has to be allowed on the command line, by --import NAME.
     cfg.IMPORTS = []
+    _add_log_config(cfg)
     cfg.TEST.SEM_SEG = CfgNode()
     # Also write the predictions as COCO run-length encodings (slow, large).
     cfg.TEST.SEM_SEG.WRITE_PREDICTIONS = False
@@ -41,6 +42,22 @@ def add_longtail_config(cfg: CfgNode) -> None:
     # Also write the five best classes of every image, with their scores.
     cfg.TEST.CLASSIFICATION.WRITE_PREDICTIONS = False
     _add_lvis_config(cfg)
+
+
+def _add_log_config(cfg: CfgNode) -> None:
+    cfg.LOG = CfgNode()
+    # What the log is written to, besides console, log.txt and metrics.json: "tensorboard"; "wandb"
+    # (Weights & Biases) and "mlflow", which are extras of the package.
+    cfg.LOG.WRITERS = ["tensorboard"]
+    # The project of Weights & Biases, the experiment of MLflow.
+    cfg.LOG.PROJECT = "longtail"
+    cfg.LOG.TENSORBOARD = CfgNode()
+    # At each evaluation: the predictions for so many images of each test set, always the same ones.
+    cfg.LOG.TENSORBOARD.IMAGES = 0
+    # At each evaluation: histograms of what projects name of their models.
+    cfg.LOG.TENSORBOARD.HISTOGRAMS = False
+    # At the end: the tab of hyper-parameters, with all keys that are not the defaults.
+    cfg.LOG.TENSORBOARD.HPARAMS = False
 
 
 def _add_lvis_config(cfg: CfgNode) -> None:
@@ -190,6 +207,9 @@ def _add_data_config(cfg: CfgNode) -> None:
     # The mapper of training and test images, registered in MAPPER_REGISTRY; "" for that of the
     # data set's kind.
     cfg.INPUT.MAPPER = ""
+    # Transforms of albumentations (an extra of the package) of training images and label maps,
+    # after those of the recipe; each is {NAME: {ARGUMENT: VALUE}}. Not for detection.
+    cfg.INPUT.ALBUMENTATIONS = []
     # Image classification, in training: a crop of this part of the area, resized to SIZE
     # (pixels), flipped as INPUT.RANDOM_FLIP says, with brightness, contrast and saturation changed
     # by up to COLOR_JITTER. In testing: shorter side TEST_RESIZE, then the center of SIZE.

@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 GROUP = "longtail.projects"
 Value = TypeVar("Value")
@@ -92,6 +92,7 @@ class Project:
             for the usual one.
         foldings: parts that can be folded into a baseline's weights.
         methods: its methods, for the list of all.
+        histograms: from a model that is trained to values, by name, whose distribution is logged.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Project:
     train_loader: Callable[[CfgNode], Any] = lambda cfg: None
     foldings: tuple[Folding, ...] = ()
     methods: tuple[Method, ...] = ()
+    histograms: Callable[[nn.Module], Mapping[str, Tensor]] = lambda model: {}
 
 
 @functools.cache

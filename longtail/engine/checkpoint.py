@@ -14,6 +14,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from longtail.config import deployed_state
 from longtail.data.datasets.classes import check_same_order
 from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint, wrong_checksum
 from longtail.engine.weights_file import is_safetensors, read_safetensors
@@ -266,12 +267,14 @@ class CompleteCheckpointer(Checkpointer):
                 f"shape (such as {example}{detail}): give the config that they were trained with, "
                 "or the weights that this config has trained (OUTPUT_DIR/model_final.pth)"
             )
-        if incompatible.unexpected_keys:
+        # A part that only training has is missing on purpose.
+        left_out = list(deployed_state(dict.fromkeys(self.unused)))
+        if left_out:
             logging.getLogger(__name__).warning(
                 "the weights have %d tensors that this model does not use, such as %s: if they "
                 "should count, give the config that they were trained with",
-                len(incompatible.unexpected_keys),
-                incompatible.unexpected_keys[0],
+                len(left_out),
+                left_out[0],
             )
 
 

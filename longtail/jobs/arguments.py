@@ -4,6 +4,8 @@
 import argparse
 from pathlib import Path
 
+from longtail.utils.command_line import add_import_argument
+
 LAUNCHERS = ("local", "slurm")
 
 
@@ -46,6 +48,7 @@ def add_run_arguments(
         default="local",
         help="run here, or write array jobs and print the lines that submit them",
     )
+    add_import_argument(group)
     group.add_argument(
         "--dry-run", action="store_true", help="print the commands in their order, run nothing"
     )

@@ -45,6 +45,7 @@ class Job:
         first: the job whose checkpoint it starts from.
         environment: variables of the process, besides those that there are.
         settings: the complete config, by full key.
+        imports: modules that the program imports first, see :func:`.load_config`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Job:
     first: "Job | None"
     environment: dict[str, str]
     settings: dict[str, Any] = field(repr=False)
+    imports: tuple[str, ...] = ()
 
     @property
     def stage(self) -> int:
@@ -76,7 +78,8 @@ class Job:
         gpus = ["--num-gpus", str(num_gpus)] if num_gpus else []
         mode = "--eval-only" if self.eval_only else "--resume"
         overrides = [*self.options, "OUTPUT_DIR", str(self.folder)]
-        return ["train", "--config-file", self.config, mode, *gpus, *overrides]
+        imports = [item for name in self.imports for item in ("--import", name)]
+        return ["train", "--config-file", self.config, mode, *gpus, *imports, *overrides]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,7 @@ def make_plan(
     *,
     options: Sequence[str] = (),
     datasets: Callable[[int], str | os.PathLike] | None = None,
+    imports: Sequence[str] = (),
 ) -> Plan:
     """Plan the jobs of some rows; nothing is read but configs.
 
@@ -112,12 +116,14 @@ def make_plan(
         output: folder of all runs, ``<output>/<config>[/<variant>]/seed<N>``.
         options: keys and values of every job, first stages included.
         datasets: the folder of the data sets of a seed, if it is not the environment's.
+        imports: modules that every job may import, see :func:`.load_config`.
 
     Raises:
         ValueError: a bad config, or two jobs of one folder.
         FileNotFoundError: there is no such config.
+        ImportError: a module cannot be imported.
     """
-    planner = _Planner(Path(output), tuple(options), datasets)
+    planner = _Planner(Path(output), tuple(options), datasets, tuple(imports))
     rows = tuple(dict.fromkeys(rows))
     jobs = [[planner.job(row, seed) for row in rows] for seed in seeds]
     by_row = {row: tuple(of_seed[i] for of_seed in jobs) for i, row in enumerate(rows)}
@@ -151,8 +157,10 @@ class _Planner:
         output: Path,
         options: tuple[str, ...],
         datasets: Callable[[int], str | os.PathLike] | None,
+        imports: tuple[str, ...],
     ) -> None:
         self.output, self.options, self.datasets = output, options, datasets
+        self.imports = imports
         self.jobs: dict[Path, Job] = {}
 
     def job(self, row: Row, seed: int) -> Job:
@@ -160,7 +168,7 @@ class _Planner:
         name = "/".join(filter(None, (config_name(row.config), row.variant, f"seed{seed}")))
         folder = self.output / name
         options = (*self.options, *row.options)
-        settings = _settings(row.config, options)
+        settings = _settings(row.config, options, self.imports)
         first = None
         if "MODEL.WEIGHTS" not in options[::2]:
             source = first_stage(row.config, settings["MODEL.WEIGHTS"])
@@ -192,6 +200,7 @@ class _Planner:
             first or None,
             {"DETECTRON2_DATASETS": str(self.datasets(seed))} if self.datasets else {},
             {**settings, **changed},
+            self.imports,
         )
         return self.jobs[folder]
 
@@ -206,10 +215,10 @@ def config_name(config: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _settings(config: str, options: tuple[str, ...]) -> dict[str, Any]:
+def _settings(config: str, options: tuple[str, ...], imports: tuple[str, ...]) -> dict[str, Any]:
     if len(options) % 2:
         raise ValueError(f"expected pairs of KEY VALUE, got {' '.join(options)}")
-    return flat_config(load_config(config, options))
+    return flat_config(load_config(config, options, imports=imports))
 
 
 @functools.cache

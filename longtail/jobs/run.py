@@ -50,7 +50,14 @@ def run_rows(
     if num_gpus < 0:
         raise ValueError(f"--num-gpus must be 0 or more, got {num_gpus}")
     output = output or arguments.output
-    plan = make_plan(rows, arguments.seeds, output, options=options, datasets=datasets)
+    plan = make_plan(
+        rows,
+        arguments.seeds,
+        output,
+        options=options,
+        datasets=datasets,
+        imports=arguments.imports,
+    )
     done = {job for job in plan.jobs if is_done(job)}
     check_startable(plan.jobs, done)
     if arguments.dry_run:

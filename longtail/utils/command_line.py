@@ -51,11 +51,11 @@ def add_config_arguments(parser: argparse.ArgumentParser, what: str = "the model
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
 
 
-def add_import_argument(parser: argparse.ArgumentParser) -> None:
+def add_import_argument(parser: argparse._ActionsContainer) -> None:
     """Add ``--import``, modules of one's own that a config may need.
 
     Args:
-        parser: of a command that reads a config.
+        parser: of a command that reads a config, or a group of its arguments.
     """
     parser.add_argument(
         "--import",

@@ -107,6 +107,28 @@ def test_bad_input_is_one_line(configs, tmp_path):
         run(tmp_path, "no.yaml", f"{RATE}=1")
 
 
+def test_modules_of_ones_own_reach_every_run(configs, tmp_path, monkeypatch, capsys):
+    """The first stage needs it, and so does whoever plans: the config alone may not name it."""
+    for name in ("sweep_losses", "sweep_heads"):
+        (tmp_path / f"{name}.py").write_text("")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    first = Path(configs["first"])
+    first.write_text(first.read_text() + "IMPORTS: [sweep_losses, sweep_heads]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    call = (configs["second"], f"{RATE}=0.1,0.2", "--seeds", "1", "--dry-run")
+    allowed = ("--import", "sweep_losses", "--import", "sweep_heads")
+    with raises_naming(ValueError, "IMPORTS", "--import sweep_heads"):
+        run(tmp_path, *call, *allowed[:2])
+    run(tmp_path, *call, *allowed)
+    commands = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
+    assert len(commands) == 3
+    assert all(f" {' '.join(allowed)} " in line for line in commands)
+    one_pass = ("--weights", "w.pth", "--dataset", "toy_val")
+    run(tmp_path, configs["post_hoc"], f"{TAU}=0,1", "--dry-run", *one_pass, *allowed)
+    assert capsys.readouterr().out.count("in one pass") == 2
+
+
 SMALL = """\
 _BASE_: {base}
 MODEL: {{DEVICE: cpu, CLASSIFIER: {{NUM_CLASSES: 4}}}}

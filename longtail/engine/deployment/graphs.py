@@ -20,6 +20,7 @@ from typing import IO
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import SemanticSegmentor
+from timm.layers import padding
 from torch import Tensor, nn
 
 from longtail.engine.deployment.export import TOLERANCE, random_images, relative_difference
@@ -99,17 +100,24 @@ class BatchToTensor(nn.Module):
         height, width = x.shape[-2:]
         pad = getattr(model, "pad_to_stride", True)
         if pad and (stride := model.backbone.size_divisibility) > 1:
-            x = F.pad(
-                x, (0, (stride - width % stride) % stride, 0, (stride - height % stride) % stride)
-            )
+            # As multiples of the stride: the sizes behind that are short then. Of remainders they
+            # become so long that torch.export takes many minutes for a deep backbone.
+            tall, wide = ((side + stride - 1) // stride * stride for side in (height, width))
+            x = F.pad(x, (0, wide - width, 0, tall - height))
         features = model.backbone(x)
         head = innermost(model.sem_seg_head)
         if not isinstance(head, SemSegHead):
-            return model.sem_seg_head(features)[0][..., :height, :width]
+            return _crop(model.sem_seg_head(features)[0], height, width)
         maps = model.sem_seg_head.layers(features)
         if not pad:
             return resize(maps, size=(height, width))
-        return resize(maps, scale_factor=head.common_stride)[..., :height, :width]
+        return _crop(resize(maps, scale_factor=head.common_stride), height, width)
+
+
+def _crop(maps: Tensor, height: int, width: int) -> Tensor:
+    # Of a slice torch.export asks whether it is the whole, and the graph is for that answer alone.
+    rows, columns = (torch.arange(side, device=maps.device) for side in (height, width))
+    return maps.index_select(-2, rows).index_select(-1, columns)
 
 
 def write_onnx(output: str, model: nn.Module, size: int) -> Written:
@@ -256,10 +264,32 @@ def _program_of_one_size(adapter: nn.Module, images: Tensor, file: IO[bytes]) ->
 
 
 def _program(adapter: nn.Module, images: Tensor, file: IO[bytes], shapes: dict) -> Graph:
-    torch.export.save(torch.export.export(adapter, (images,), dynamic_shapes=(shapes,)), file)
+    with _short_sizes():
+        program = torch.export.export(adapter, (images,), dynamic_shapes=(shapes,))
+    torch.export.save(program, file)
     file.flush()
     with open(file.name, "rb") as written:
         return torch.export.load(written).module()
+
+
+@contextlib.contextmanager
+def _short_sizes() -> Iterator[None]:
+    """Padding "same" of timm in integers, whose sizes torch.export simplifies.
+
+    Of timm's own, with a true division and its ceiling, each layer's size contains those before it
+    several times: for tf_efficientnet_lite0 that does not end within ten minutes.
+    """
+    kept = padding.get_same_padding
+
+    def padded(side: int, kernel_size: int, stride: int, dilation: int) -> int:
+        steps = (side + stride - 1) // stride - 1
+        return max(steps * stride + (kernel_size - 1) * dilation + 1 - side, 0)
+
+    padding.get_same_padding = padded
+    try:
+        yield
+    finally:
+        padding.get_same_padding = kept
 
 
 @contextlib.contextmanager

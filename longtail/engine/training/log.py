@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
+from longtail.engine.training.writers import ServiceWriter, TensorboardWriter
 from longtail.utils.io import atomic_write, write_json
 
 # What detectron2's writers take medians and averages over.
@@ -112,13 +114,14 @@ class MetricsWriter(EventWriter):
 class LogState(HookBase):
     """Keep what a log's next lines need in checkpoints: the last values, and what is written."""
 
-    def __init__(self, writer: MetricsWriter) -> None:
+    def __init__(self, writer: MetricsWriter, others: Sequence[EventWriter] = ()) -> None:
         """Take the writer whose state is kept.
 
         Args:
             writer: of metrics.json.
+            others: that have a ``continue_after``, the last iteration before this start.
         """
-        self._writer = writer
+        self._writer, self._others = writer, others
         self._loaded: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,6 +149,8 @@ class LogState(HookBase):
         if self._loaded is None:
             return
         self._writer.cut(self._loaded["written"])
+        for writer in self._others:
+            writer.continue_after(self._loaded["written"])
         storage: EventStorage = self.trainer.storage
         for name, scalar in self._loaded["scalars"].items():
             for value, iteration in scalar["values"]:
@@ -200,12 +205,25 @@ class Evaluation(EvalHook):
 class Writers(PeriodicWriter):
     """Write the log periodically and at the end; one that is cut short adds no line."""
 
+    def before_train(self) -> None:
+        """Reach services now: what is wrong with one is not found after the first iterations."""
+        for writer in self._writers:
+            if isinstance(writer, ServiceWriter):
+                writer.begin()
+
     def after_train(self) -> None:
         """Write what is new, if the training has ended, and close the files."""
         for writer in self._writers:
             if self.trainer.iter >= self.trainer.max_iter:
                 writer.write()
+                if isinstance(writer, TensorboardWriter):
+                    writer.write_hparams(self._metrics())
             writer.close()
+
+    def _metrics(self) -> dict[str, float]:
+        """Those of the last evaluation, by the tags of the log."""
+        kept = _read(Path(self.trainer.cfg.OUTPUT_DIR) / Evaluation.FILE)
+        return kept["metrics"] if kept else {}
 
 
 class CatchUp(HookBase):

@@ -21,7 +21,7 @@ from detectron2.modeling import (
     SEM_SEG_HEADS_REGISTRY,
 )
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -52,6 +52,7 @@ from longtail.engine.training.log import (
     MetricsWriter,
     Writers,
 )
+from longtail.engine.training.pictures import LogPictures
 from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
 from longtail.engine.training.speed import apply_speed_options
 from longtail.engine.training.stages import (
@@ -62,6 +63,7 @@ from longtail.engine.training.stages import (
 )
 from longtail.engine.training.step import StepTrainer
 from longtail.engine.training.watchdog import Watchdog
+from longtail.engine.training.writers import build_optional_writers, check_writers
 from longtail.evaluation import SemSegEvaluator, build_evaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
@@ -92,8 +94,10 @@ class Trainer(StatefulTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _check_accumulation(cfg)
+        check_writers(cfg)
         classes = check_training_sets(cfg)
         check_test_sets(cfg, self.build_evaluator, classes)
+        self._pictures = LogPictures(cfg)
         model = self.build_model(cfg)
         # Bad options of testing end the training now, not at the first evaluation.
         inference = build_inference(cfg, model)
@@ -134,6 +138,7 @@ class Trainer(StatefulTrainer):
         """detectron2's hooks, with a log, checkpoints and evaluations that outlive a kill."""
         cfg = self.cfg
         self._metrics = MetricsWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+        self._optional = build_optional_writers(cfg)
         checkpoint = PeriodicCheckpoint(
             self.checkpointer,
             period=cfg.SOLVER.CHECKPOINT_PERIOD,
@@ -143,7 +148,7 @@ class Trainer(StatefulTrainer):
         self._checkpoint = checkpoint
         replaced = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
         hooks = [HostMemory(), *(h for h in super().build_hooks() if not isinstance(h, replaced))]
-        hooks.append(LogState(self._metrics))
+        hooks.append(LogState(self._metrics, self._optional))
         if comm.is_main_process():
             hooks.append(checkpoint)
         # Evaluation comes after the checkpoint, so that it may fail; the log after both.
@@ -160,14 +165,16 @@ class Trainer(StatefulTrainer):
         self.is_evaluating = True
         try:
             self._last_eval_results = self.test(self.cfg, self.model)
+            if comm.is_main_process():
+                self._pictures.put(self.model, self.storage)
         finally:
             self.is_evaluating = False
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's writers, with the host's memory on the console, and our metrics.json."""
-        console, _, *others = super().build_writers()
-        return [console, HostMemoryPrinter(), self._metrics, *others]
+        """detectron2's console with the host's memory, our metrics.json, and LOG.WRITERS."""
+        console = CommonMetricPrinter(self.max_iter)
+        return [console, HostMemoryPrinter(), self._metrics, *self._optional]
 
     def train(self) -> dict | None:
         """Train; what fails after a finished iteration leaves a checkpoint of it.

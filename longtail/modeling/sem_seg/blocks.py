@@ -105,9 +105,10 @@ def pool_and_resize(x: Tensor, cells: int, conv: Conv2d) -> Tensor:
     Raises:
         ValueError: batch normalization would have to learn from a single value a channel.
     """
-    # Synchronized batch normalization, another class, sees the other processes' images.
-    single = cells == 1 and len(x) == 1
-    if single and conv.training and isinstance(conv.norm, nn.BatchNorm2d):
+    # Synchronized batch normalization, another class, sees the other processes' images. The number
+    # of images is asked for in training alone: a graph that asks is one for that number.
+    learns = conv.training and isinstance(conv.norm, nn.BatchNorm2d)
+    if learns and cells == 1 and len(x) == 1:
         raise ValueError(
             "a batch of one image cannot be normalized where the head pools it to one cell: let "
             "SOLVER.IMS_PER_BATCH (divided by processes and SOLVER.ACCUMULATION_STEPS) be 2 or "

@@ -59,9 +59,11 @@ class Calibrated(nn.Module):
         weighted_mean: whether the loss is sum(w l) / sum(w), or sum(w l) / S as printed in Eq. 9.
         recorded: None, or a list to which each training step adds its sigma and ground truth
             classes, for analyses.
+        last_confidence: sigma of the last training step, for the log.
     """
 
     recorded: list[tuple[Tensor, Tensor]] | None = None
+    last_confidence: Tensor | None = None
 
     def add_calibration(
         self,
@@ -138,9 +140,27 @@ class Calibrated(nn.Module):
             confidence: values of sigma, in any shape.
             classes: as many ground truth classes, in the same order.
         """
+        self.last_confidence = confidence.detach()
         if self.recorded is not None:
             self.recorded.append((confidence, classes))
         groups, K = self.class_groups, len(self.calibration.alpha)
         if len(self.class_weights) > K:
             groups = {**groups, "background": [K]}
         log_calibration(self.calibration, confidence, classes, groups)
+
+
+def histograms(model: nn.Module) -> dict[str, Tensor]:
+    """What is logged as histograms: alpha and beta over classes, sigma over the last samples.
+
+    Args:
+        model: any; one without a calibration has none.
+    """
+    found: dict[str, Tensor] = {}
+    parts = [module for module in model.modules() if isinstance(module, Calibrated)]
+    for number, part in enumerate(parts):
+        prefix = f"disalign/{number}/" if len(parts) > 1 else "disalign/"
+        found[f"{prefix}alpha"] = part.calibration.alpha
+        found[f"{prefix}beta"] = part.calibration.beta
+        if part.last_confidence is not None:
+            found[f"{prefix}sigma"] = part.last_confidence
+    return found

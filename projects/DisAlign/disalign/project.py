@@ -9,6 +9,7 @@ from longtail.config import Folding, Method, Project
 from longtail.engine.training.data_sets import training_records
 
 from . import fast_rcnn, image_classifier, rcnn, roi_heads, sem_seg  # noqa: F401  (registers)
+from .calibrated import histograms
 from .config import add_disalign_config
 from .folding import fold_detector, fold_image_classifier, fold_segmentor
 from .roi_cache import build_roi_cache_loader
@@ -27,6 +28,7 @@ PROJECT = Project(
     head_keys=("MODEL.DISALIGN.BASE_HEAD_NAME",),
     deployed_tensors=("calibration.",),
     train_loader=roi_cache_loader,
+    histograms=histograms,
     foldings=(
         Folding(
             "MODEL.META_ARCHITECTURE",

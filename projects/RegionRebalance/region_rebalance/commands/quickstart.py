@@ -115,7 +115,9 @@ def train(output: Path) -> tuple[dict[str, "Run"], dict[str, "Run"]]:
     from longtail.jobs.run import run_rows
 
     rows = {config: Row(config) for config in (*PIXELS.values(), *IMAGES.values())}
-    arguments = argparse.Namespace(seeds=(0,), num_gpus=None, dry_run=False, launcher="local")
+    arguments = argparse.Namespace(
+        seeds=(0,), num_gpus=None, dry_run=False, launcher="local", imports=()
+    )
     _, runs = run_rows(
         rows.values(),
         arguments,
