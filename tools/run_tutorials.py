@@ -49,7 +49,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     client = NotebookClient(
         new,
-        timeout=300,
+        timeout=1800,  # of a cell, on a machine that has other work
         kernel_name="python3",
         resources={"metadata": {"path": str(folder / "tutorials")}},
         record_timing=False,
