@@ -52,7 +52,7 @@ class EpochSampler(Sampler):
         Args:
             cfg: a complete config.
             dataset_dicts: N records in detectron2's format.
-            seed: see :meth:`__init__`.
+            seed: see :class:`EpochSampler`.
 
         Raises:
             ValueError: an option out of range, or no record has what is drawn by.
