@@ -47,6 +47,7 @@ OPTIONAL = {
     # ONNX files of models: written, run to compare them with the model, and torch's other exporter
     # for those whose sizes are fixed.
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    "albumentations": ["albumentations>=2,<3"],  # transforms that a config names (MIT licence)
     "digits-lt": ["scikit-learn"],  # its handwritten digits: digits_lt and digit_scenes
 }
 # Services for the log of a training, LOG.WRITERS; tests have stand-ins for them. mlflow-skinny

@@ -24,15 +24,25 @@ BASE_HEAD = ["MODEL.REGION_REBALANCE.BASE_HEAD_NAME", "FCNHead"]
 NAMES = ["red", "green", "blue"]
 # Size of testing twice that of the images, so that the way back to their size is seen.
 TEST_SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
+CALIBRATED = ["MODEL.DISALIGN.BASE_HEAD_NAME", "FCNHead"]
+# detectron2's predictor is what predictions are compared with; for detectors the key means nothing.
+PILLOW = ["INPUT.RESIZE_FILTER", "pillow"]
 # Name of a run -> its data, its config and what is replaced there.
 RUNS = {
     "rr": (
         *(register_stripes, tiny_config),
-        [HEAD, "RegionRebalanceHead", *BASE_HEAD, *TEST_SIZE],
+        [HEAD, "RegionRebalanceHead", *BASE_HEAD, *TEST_SIZE, *PILLOW],
     ),
     "disalign": (
         *(register_stripes, tiny_config),
-        [HEAD, "DisAlignSemSegHead", "MODEL.DISALIGN.BASE_HEAD_NAME", "FCNHead", *TEST_SIZE],
+        [
+            HEAD,
+            "DisAlignSemSegHead",
+            "MODEL.DISALIGN.BASE_HEAD_NAME",
+            "FCNHead",
+            *TEST_SIZE,
+            *PILLOW,
+        ],
     ),
     "masks": (register_rectangles, detector_config, TEST_SIZE),
     "boxes": (register_rectangles, detector_config, ["MODEL.MASK_ON", False, *TEST_SIZE]),

@@ -207,6 +207,9 @@ def _add_data_config(cfg: CfgNode) -> None:
     # The mapper of training and test images, registered in MAPPER_REGISTRY; "" for that of the
     # data set's kind.
     cfg.INPUT.MAPPER = ""
+    # Transforms of albumentations (an extra of the package) of training images and label maps,
+    # after those of the recipe; each is {NAME: {ARGUMENT: VALUE}}. Not for detection.
+    cfg.INPUT.ALBUMENTATIONS = []
     # Image classification, in training: a crop of this part of the area, resized to SIZE
     # (pixels), flipped as INPUT.RANDOM_FLIP says, with brightness, contrast and saturation changed
     # by up to COLOR_JITTER. In testing: shorter side TEST_RESIZE, then the center of SIZE.

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from torchvision.transforms import v2
 
 from longtail.data.formats.images import read_image
+from longtail.data.mappers.extra import ExtraAugmentation
 
 CONFIG = "INPUT.CLASSIFICATION"
 FORMATS = ("RGB", "BGR")
@@ -33,6 +34,7 @@ class ClassificationDatasetMapper:
         num_classes: int,
         size: int = 0,
         in_memory: bool = False,
+        extra: ExtraAugmentation | None = None,
     ) -> None:
         """Set the transform and the classes.
 
@@ -43,6 +45,7 @@ class ClassificationDatasetMapper:
             num_classes: K.
             size: side of the images in pixels, without a transform.
             in_memory: whether decoded images are kept, by their path.
+            extra: what follows the transform in training.
 
         Raises:
             ValueError: another format.
@@ -54,11 +57,13 @@ class ClassificationDatasetMapper:
         self.image_format = image_format
         self.num_classes = num_classes
         self.size = size
+        self.extra = extra
         self._kept: dict[str, np.ndarray] | None = {} if in_memory else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Read the arguments from a config."""
+        extra = cfg.INPUT.ALBUMENTATIONS
         return {
             "is_train": is_train,
             "transform": build_transform(cfg, is_train),
@@ -66,6 +71,8 @@ class ClassificationDatasetMapper:
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
             "size": cfg.INPUT.CLASSIFICATION.SIZE,
             "in_memory": cfg.INPUT.CLASSIFICATION.IN_MEMORY,
+            # Images are in RGB until all is done.
+            "extra": ExtraAugmentation(extra, "RGB") if is_train and extra else None,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +111,9 @@ class ClassificationDatasetMapper:
         tensor = torch.from_numpy(own).permute(2, 0, 1)
         if self.transform is not None:
             tensor = self.transform(tensor)
+        if self.extra is not None:
+            image, _ = self.extra(tensor.permute(1, 2, 0).numpy())
+            tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         return tensor.flip(0) if self.image_format == "BGR" else tensor
 
     def _read(self, path: str) -> np.ndarray:

@@ -77,13 +77,13 @@ def _of_array(array: np.ndarray, name: str, channels: str | None) -> np.ndarray:
     return array[..., ::-1] if channels == "BGR" else array
 
 
-def build_pixel_mapper(cfg: CfgNode, *, classification: bool) -> PixelMapper:
+def build_pixel_mapper(cfg: CfgNode, kind: str) -> PixelMapper:
     """Build what resizes an image as in testing.
 
     Args:
         cfg: read for INPUT.
-        classification: whether the center is cut out, as for image classification; otherwise the
-            image is resized by MIN_SIZE_TEST and MAX_SIZE_TEST.
+        kind: of the model. For ``"classification"`` the center is cut out; others see the whole
+            image, resized by MIN_SIZE_TEST and MAX_SIZE_TEST, ``"sem_seg"`` with RESIZE_FILTER.
 
     Returns:
         From (H, W, 3) uint8 in RGB, and the image's name, to ``image`` (3, h, w) uint8 in
@@ -94,7 +94,7 @@ def build_pixel_mapper(cfg: CfgNode, *, classification: bool) -> PixelMapper:
     """
     if cfg.INPUT.FORMAT not in FORMATS:
         raise ValueError(f"INPUT.FORMAT must be one of {list(FORMATS)}, got {cfg.INPUT.FORMAT!r}")
-    if classification:
+    if kind == "classification":
         mapper = ClassificationDatasetMapper(cfg, is_train=False)
 
         def classified(pixels: np.ndarray, name: str) -> dict[str, Any]:
@@ -102,8 +102,11 @@ def build_pixel_mapper(cfg: CfgNode, *, classification: bool) -> PixelMapper:
             return {"file_name": name, "image": mapper.map_pixels(np.ascontiguousarray(pixels))}
 
         return classified
-    # detectron2's detectors resize likewise.
-    augmentations = T.AugmentationList(build_sem_seg_augmentation(cfg, is_train=False))
+    if kind == "sem_seg":
+        steps = build_sem_seg_augmentation(cfg, is_train=False)
+    else:
+        steps = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    augmentations = T.AugmentationList(steps)
     flip = -1 if cfg.INPUT.FORMAT == "BGR" else 1
 
     def mapped(pixels: np.ndarray, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from detectron2.data import transforms as T
 
 from longtail.data.formats.images import read_image, read_pair
 from longtail.data.mappers.augmentation import build_sem_seg_augmentation
+from longtail.data.mappers.extra import ExtraAugmentation
 
 
 class SemSegDatasetMapper:
@@ -28,6 +29,7 @@ class SemSegDatasetMapper:
         image_format: str,
         num_classes: int,
         ignore_label: int = 255,
+        extra: ExtraAugmentation | None = None,
     ) -> None:
         """Set the augmentations and the labels.
 
@@ -37,22 +39,28 @@ class SemSegDatasetMapper:
             image_format: ``"RGB"`` or ``"BGR"``.
             num_classes: K; labels are 0..K-1 or ``ignore_label``.
             ignore_label: label of the pixels that are left out.
+            extra: what follows the augmentations in training.
         """
         self.is_train = is_train
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.extra = extra
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Read the arguments from a config."""
+        extra, ignore_label = cfg.INPUT.ALBUMENTATIONS, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         return {
             "is_train": is_train,
             "augmentations": build_sem_seg_augmentation(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "ignore_label": ignore_label,
+            "extra": ExtraAugmentation(extra, cfg.INPUT.FORMAT, ignore_label)
+            if is_train and extra
+            else None,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -80,9 +88,12 @@ class SemSegDatasetMapper:
         record["height"], record["width"] = image.shape[:2]
         inputs = T.AugInput(image, sem_seg=labels)
         self.augmentations(inputs)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        image, labels = inputs.image, inputs.sem_seg
+        if self.extra is not None:
+            image, labels = self.extra(image, labels)
+        record["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.is_train:
-            record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype(np.int64))
+            record["sem_seg"] = torch.as_tensor(labels.astype(np.int64))
         return record
 
     def _read_pair(self, image_file: str, file: str | None) -> tuple[np.ndarray, np.ndarray]:

@@ -102,7 +102,7 @@ class Predictor:
         self.class_names: list[str] = task.class_names
         self.colors = task.colors
         self._inference = build_inference(self.cfg, self.model, class_maps=True, unpasted=True)
-        self._map = build_pixel_mapper(self.cfg, classification=self.kind == IMAGES)
+        self._map = build_pixel_mapper(self.cfg, self.kind)
 
     def __call__(
         self,

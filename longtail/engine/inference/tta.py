@@ -9,10 +9,10 @@ Shape alphabet:
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from torch import Tensor, nn
 
 from longtail.data.formats.images import read_image
+from longtail.data.mappers.resizing import ShortestEdgeResize
 
 
 class SemanticSegmentorWithTTA(nn.Module):
@@ -26,7 +26,8 @@ class SemanticSegmentorWithTTA(nn.Module):
         """Wrap a segmentor and prepare one resizing for each scale.
 
         Args:
-            cfg: read for INPUT.{MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT} and TEST.AUG.{SCALES, FLIP}.
+            cfg: read for INPUT.{MIN_SIZE_TEST, MAX_SIZE_TEST, RESIZE_FILTER, FORMAT} and
+                TEST.AUG.{SCALES, FLIP}.
             model: a semantic segmentor in evaluation mode.
 
         Raises:
@@ -40,7 +41,11 @@ class SemanticSegmentorWithTTA(nn.Module):
         self.model = model
         self.image_format = cfg.INPUT.FORMAT
         self.resizes = [
-            T.ResizeShortestEdge(int(cfg.INPUT.MIN_SIZE_TEST * s), int(cfg.INPUT.MAX_SIZE_TEST * s))
+            ShortestEdgeResize(
+                int(cfg.INPUT.MIN_SIZE_TEST * s),
+                int(cfg.INPUT.MAX_SIZE_TEST * s),
+                cfg.INPUT.RESIZE_FILTER,
+            )
             for s in cfg.TEST.AUG.SCALES
         ]
         self.flips = (False, True) if cfg.TEST.AUG.FLIP else (False,)

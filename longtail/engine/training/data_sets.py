@@ -90,11 +90,18 @@ def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[d
     """Build the function that reads and augments a record of this data set.
 
     Raises:
-        ValueError: INPUT.MAPPER names one that is not registered.
+        ValueError: INPUT.MAPPER names one that is not registered, or INPUT.ALBUMENTATIONS is not
+            possible.
+        ImportError: albumentations is needed and not installed.
     """
     if cfg.INPUT.MAPPER:
         return registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "INPUT.MAPPER")(cfg, is_train)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if is_train and kind not in MAPPERS and cfg.INPUT.ALBUMENTATIONS:
+        raise ValueError(
+            f"INPUT.ALBUMENTATIONS is for label maps and image classification, but {dataset_name} "
+            "is for detection: leave it empty, or name a mapper of your own in INPUT.MAPPER"
+        )
     return MAPPERS.get(kind, InstanceDatasetMapper)(cfg, is_train)
 
 

@@ -6,16 +6,20 @@ import random
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import NoOpTransform
+from PIL import Image
 
 from longtail.data.mappers.augmentation import (
     PhotometricDistortion,
     RandomScaleResize,
     build_sem_seg_augmentation,
 )
+from longtail.data.mappers.pixels import build_pixel_mapper
 from longtail.data.mappers.resizing import ResizedCrop, ResizedWindow, ShortestEdgeResize
+from longtail.engine.inference.tta import SemanticSegmentorWithTTA
 from tests.tiny import tiny_config
 
 SIZES = [(97, 131), (64, 64), (300, 50)]
@@ -131,3 +135,29 @@ def test_colours_are_detectron2s(order):
         np.testing.assert_array_equal(found, expected)
         changed += not np.array_equal(found, image)
     assert changed > 20
+
+
+@pytest.mark.parametrize("kind", ["opencv", "pillow"])
+def test_the_filter_is_that_of_all_predictions(tmp_path, kind):
+    """Of single images, of multi-scale testing; a detector's is always detectron2's."""
+    image, _ = drawn_scene((97, 131), 0)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    keys = ["INPUT.MIN_SIZE_TEST", 40, "INPUT.MAX_SIZE_TEST", 100, "INPUT.FORMAT", "RGB"]
+    cfg = tiny_config(tmp_path, [*keys, "INPUT.RESIZE_FILTER", kind, "TEST.AUG.SCALES", [1.0]])
+    expected = {
+        "opencv": cv2.resize(image, (54, 40), interpolation=cv2.INTER_LINEAR),
+        "pillow": np.asarray(Image.fromarray(image).resize((54, 40), Image.Resampling.BILINEAR)),
+    }
+    assert not np.array_equal(expected["opencv"], expected["pillow"])
+    found = build_pixel_mapper(cfg, "sem_seg")(image, "image")["image"]
+    np.testing.assert_array_equal(found.permute(1, 2, 0), expected[kind])
+    found = build_pixel_mapper(cfg, "objects")(image, "image")["image"]
+    np.testing.assert_array_equal(found.permute(1, 2, 0), expected["pillow"])
+
+    class Seen(torch.nn.Module):
+        def forward(self, inputs):
+            np.testing.assert_array_equal(inputs[0]["image"].permute(1, 2, 0), expected[kind])
+            return [{"sem_seg": torch.zeros(3, 97, 131)}]
+
+    cfg.TEST.AUG.FLIP = False
+    SemanticSegmentorWithTTA(cfg, Seen())([{"file_name": str(tmp_path / "image.png")}])

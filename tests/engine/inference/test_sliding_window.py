@@ -170,7 +170,7 @@ def test_multi_scale_testing_of_windows(tmp_path):
         [
             *("TEST.AUG.SCALES", [1.0, 2.0], "TEST.AUG.FLIP", True),
             *("INPUT.MIN_SIZE_TEST", 24, "INPUT.MAX_SIZE_TEST", 200, "INPUT.FORMAT", "RGB"),
-            *("TEST.SEM_SEG.MODE", "slide"),
+            *("TEST.SEM_SEG.MODE", "slide", "INPUT.RESIZE_FILTER", "pillow"),
             *("TEST.SEM_SEG.CROP_SIZE", [16, 16], "TEST.SEM_SEG.STRIDE", [10, 11]),
         ],
     )

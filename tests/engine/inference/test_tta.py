@@ -59,6 +59,7 @@ def augmented(tmp_path):
     def build(model, scales, flip, **sizes):
         options = ["TEST.AUG.SCALES", scales, "TEST.AUG.FLIP", flip]
         options += ["INPUT.MIN_SIZE_TEST", HEIGHT, "INPUT.MAX_SIZE_TEST", 200]
+        options += ["INPUT.RESIZE_FILTER", "pillow"]
         for key, value in sizes.items():
             options += [f"INPUT.{key}", value]
         return SemanticSegmentorWithTTA(tiny_config(tmp_path, options), model).eval()
