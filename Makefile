@@ -29,7 +29,7 @@ disalign: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# With the stories of three users, tests/stories.
+# With the stories of three users, tests/stories, and the notebooks of tutorials/.
 test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 

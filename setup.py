@@ -141,6 +141,10 @@ setup(
             "myst-parser",  # docs/*.md as they are on GitHub
             "sphinx-autoapi",  # pages of all modules from their sources, importing none of them
         ],
+        "tutorials": [
+            "nbclient",  # runs the notebooks of tutorials/, for their outputs and in a test
+            "ipykernel",  # what a notebook runs in, in a reader's Jupyter as well
+        ],
         "dev": [
             "pytest",
             "pytest-xdist",

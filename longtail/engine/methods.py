@@ -6,18 +6,12 @@ from typing import Any
 
 from longtail.config import Method, installed_projects
 from longtail.config.projects import KINDS
-from longtail.data.samplers.training import SAMPLERS
-from longtail.engine.deployment.post_hoc import IMAGES_ALONE, METHODS
+from longtail.data.samplers.training import SAMPLER_REGISTRY
+from longtail.engine.deployment.post_hoc import POST_HOC_REGISTRY
 from longtail.losses import BOXES, IMAGES, LossTask
 from longtail.losses.build import EVERYWHERE, LOSS_REGISTRY
-from longtail.modeling import post_hoc
 from longtail.modeling.classification import RetrainedImageClassifier, ScaledImageClassifier
 
-FORMULAS = {
-    "tau_norm": post_hoc.tau_norm,
-    "logit_adjustment": post_hoc.logit_adjustment,
-    "ncm": post_hoc.nearest_class_mean,
-}
 FIRST_STAGE = "MODEL.WEIGHTS of the first stage"
 BALANCED = "DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler"
 SECOND_STAGES = {
@@ -28,8 +22,9 @@ SECOND_STAGES = {
 
 def all_methods() -> list[Method]:
     """Losses, samplers, methods after a training, second stages, and what projects add."""
-    found = [method for task in EVERYWHERE for method in _methods(task)]
-    found += [method for project in installed_projects() for method in project.methods]
+    # First, since projects register losses and samplers, too.
+    added = [method for project in installed_projects() for method in project.methods]
+    found = [method for task in EVERYWHERE for method in _methods(task)] + added
     return sorted(found, key=lambda method: KINDS.index(method.kind))
 
 
@@ -44,12 +39,12 @@ def _methods(task: LossTask) -> list[Method]:
     if task in (IMAGES, BOXES):
         found += [
             Method(sampler, "sampler", name, f"DATALOADER.SAMPLER_TRAIN {sampler}", _what(kind))
-            for sampler, kind in SAMPLERS.items()
+            for sampler, kind in SAMPLER_REGISTRY
         ]
-    for method in METHODS:
-        if task is IMAGES or method not in IMAGES_ALONE:
+    for method, change in POST_HOC_REGISTRY:
+        if task is IMAGES or not change.images_alone:
             settings = f"MODEL.POST_HOC.METHOD {method}, with --eval-only"
-            found.append(Method(method, "post hoc", name, settings, _what(FORMULAS[method])))
+            found.append(Method(method, "post hoc", name, settings, _what(change)))
     if task is IMAGES:
         for method, (kind, settings) in SECOND_STAGES.items():
             settings = f"MODEL.META_ARCHITECTURE {kind.__name__}, {settings}"

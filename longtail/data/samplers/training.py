@@ -15,14 +15,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import samplers as detectron2_samplers
 from detectron2.utils import comm
+from detectron2.utils.registry import Registry
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from longtail.utils.randomness import derive_seed
 
+SAMPLER_REGISTRY = Registry("SAMPLER")
+SAMPLER_REGISTRY.__doc__ = """
+Registry of samplers that DATALOADER.SAMPLER_TRAIN names: subclasses of :class:`EpochSampler`.
+"""
+
 
 class EpochSampler(Sampler):
-    """Endless image indices, epoch by epoch.
+    """Endless image indices, epoch by epoch. A subclass says how an epoch is drawn.
 
     Attributes:
         seed: of the stream, the same in every process.
@@ -36,6 +42,22 @@ class EpochSampler(Sampler):
                 share, for which they must all be here.
         """
         self.seed = comm.shared_random_seed() if seed is None else int(seed)
+
+    @classmethod
+    def from_records(
+        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
+    ) -> "EpochSampler":
+        """Build the sampler for a data set.
+
+        Args:
+            cfg: a complete config.
+            dataset_dicts: N records in detectron2's format.
+            seed: see :class:`EpochSampler`.
+
+        Raises:
+            ValueError: an option out of range, or no record has what is drawn by.
+        """
+        raise NotImplementedError
 
     def epoch(self, number: int) -> Tensor:
         """The indices of an epoch, in order, int64.
@@ -60,6 +82,7 @@ class EpochSampler(Sampler):
             yield from self.epoch(number).tolist()
 
 
+@SAMPLER_REGISTRY.register()
 class TrainingSampler(EpochSampler):
     """All images in every epoch, each once, in random order."""
 
@@ -78,11 +101,19 @@ class TrainingSampler(EpochSampler):
         super().__init__(seed)
         self.size = size
 
+    @classmethod
+    def from_records(
+        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
+    ) -> "TrainingSampler":
+        """Of all records, see :meth:`EpochSampler.from_records`."""
+        return cls(len(dataset_dicts), seed=seed)
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """Permute all images."""
         return torch.randperm(self.size, generator=generator)
 
 
+@SAMPLER_REGISTRY.register()
 class RandomSubsetTrainingSampler(TrainingSampler):
     """A random part of the images, the same in every epoch, in random order."""
 
@@ -105,6 +136,13 @@ class RandomSubsetTrainingSampler(TrainingSampler):
             )
         self.subset_size = int(ratio * size)
 
+    @classmethod
+    def from_records(
+        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
+    ) -> "RandomSubsetTrainingSampler":
+        """With DATALOADER.RANDOM_SUBSET_RATIO, see :meth:`EpochSampler.from_records`."""
+        return cls(len(dataset_dicts), cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed=seed)
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """Permute the part."""
         chooser = torch.Generator()
@@ -114,6 +152,7 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         return subset[torch.randperm(self.subset_size, generator=generator)]
 
 
+@SAMPLER_REGISTRY.register()
 class RepeatFactorTrainingSampler(EpochSampler):
     """Images of rare classes several times an epoch (Gupta et al. 2019), in random order."""
 
@@ -128,6 +167,13 @@ class RepeatFactorTrainingSampler(EpochSampler):
         super().__init__(seed)
         self.repeat_factors = repeat_factors
 
+    @classmethod
+    def from_records(
+        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
+    ) -> "RepeatFactorTrainingSampler":
+        """With DATALOADER.REPEAT_THRESHOLD, see :meth:`EpochSampler.from_records`."""
+        return cls(_repeat_factors(cfg, dataset_dicts), seed=seed)
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """Repeat the images, then permute them."""
         whole = self.repeat_factors.floor()
@@ -137,6 +183,7 @@ class RepeatFactorTrainingSampler(EpochSampler):
         return images[torch.randperm(len(images), generator=generator)]
 
 
+@SAMPLER_REGISTRY.register()
 class ClassBalancedTrainingSampler(EpochSampler):
     """A class is drawn, then one of its n_c images uniformly.
 
@@ -169,6 +216,13 @@ class ClassBalancedTrainingSampler(EpochSampler):
         super().__init__(seed)
         self._images = torch.tensor([i for images in images_by_class for i in images])
         self._sizes = torch.tensor([len(images) for images in images_by_class])
+
+    @classmethod
+    def from_records(
+        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
+    ) -> "ClassBalancedTrainingSampler":
+        """Of labels or annotations, see :meth:`EpochSampler.from_records`."""
+        return cls(cls.images_by_class_from_dataset_dicts(dataset_dicts), seed=seed)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Draw classes, then images."""
@@ -208,22 +262,11 @@ class ClassBalancedTrainingSampler(EpochSampler):
         return [images[category] for category in sorted(images)]
 
 
+@SAMPLER_REGISTRY.register()
 class SquareRootTrainingSampler(ClassBalancedTrainingSampler):
     """A class is drawn with q = 1/2, between balanced classes (0) and equal images (1)."""
 
     exponent = 0.5
-
-
-SAMPLERS = {
-    kind.__name__: kind
-    for kind in (
-        TrainingSampler,
-        RepeatFactorTrainingSampler,
-        RandomSubsetTrainingSampler,
-        ClassBalancedTrainingSampler,
-        SquareRootTrainingSampler,
-    )
-}
 
 
 def _classes(record: dict) -> set[int]:
@@ -248,17 +291,10 @@ def build_train_sampler(
     Raises:
         ValueError: no sampler has this name, or no record has what it draws by.
     """
-    name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(dataset_dicts)
-    if name not in SAMPLERS:
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {[*SAMPLERS]}, got {name!r}")
-    if name == "TrainingSampler":
-        return TrainingSampler(size, seed=seed)
-    if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(size, cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed=seed)
-    if name == "RepeatFactorTrainingSampler":
-        return RepeatFactorTrainingSampler(_repeat_factors(cfg, dataset_dicts), seed=seed)
-    kind = SAMPLERS[name]
-    return kind(kind.images_by_class_from_dataset_dicts(dataset_dicts), seed=seed)
+    name, known = cfg.DATALOADER.SAMPLER_TRAIN, dict(SAMPLER_REGISTRY)
+    if name not in known:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {[*known]}, got {name!r}")
+    return known[name].from_records(cfg, dataset_dicts, seed=seed)
 
 
 def _repeat_factors(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Tensor:

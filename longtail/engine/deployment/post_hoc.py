@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from longtail.data.datasets.classes import check_same_order, class_names
@@ -20,13 +21,38 @@ from longtail.data.statistics.counting import class_metadata
 from longtail.engine.checkpoint import CLASS_NAMES
 from longtail.engine.deployment.features import training_features
 from longtail.losses import IMAGES
+from longtail.modeling import post_hoc as formulas
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
-from longtail.modeling.post_hoc import logit_adjustment, nearest_class_mean, tau_norm
 
 # Where an exported checkpoint names the method that its classifier was changed by.
 APPLIED = "post_hoc"
 # (K, ...) weight and (K,) bias of a layer's classes to those that take their place.
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+POST_HOC_REGISTRY = Registry("POST_HOC")
+POST_HOC_REGISTRY.__doc__ = """
+Registry of methods that MODEL.POST_HOC.METHOD names: callables ``method(cfg, model, found)`` of a
+config, a trained model and its :class:`.LinearClassifiers` that return how the weight (K, ...) and
+the bias (K,) of each of them change. :func:`register_post_hoc` fills it.
+"""
+
+
+def register_post_hoc(
+    *, reads_training_set: bool = False, images_alone: bool = False
+) -> Callable[[Callable], Callable]:
+    """Register the decorated method under its own name.
+
+    Args:
+        reads_training_set: whether the classes of DATASETS.TRAIN must be those of the weights.
+        images_alone: whether it is for image classification alone, where a sample is a feature.
+    """
+
+    def register(method: Callable) -> Callable:
+        method.reads_training_set, method.images_alone = reads_training_set, images_alone
+        POST_HOC_REGISTRY.register(method)
+        return method
+
+    return register
 
 
 @torch.no_grad()
@@ -68,11 +94,19 @@ def post_hoc_change(cfg: CfgNode, model: nn.Module) -> tuple[LinearClassifiers, 
     Raises:
         ValueError, OSError: likewise.
     """
-    method = cfg.MODEL.POST_HOC.METHOD
-    if method not in METHODS:
-        raise ValueError(f"MODEL.POST_HOC.METHOD must be one of {['', *METHODS]}, got {method!r}")
-    found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {method}")
-    return found, METHODS[method](cfg, model, found)
+    name = cfg.MODEL.POST_HOC.METHOD
+    known = dict(POST_HOC_REGISTRY)
+    if name not in known:
+        raise ValueError(f"MODEL.POST_HOC.METHOD must be one of {['', *known]}, got {name!r}")
+    method = known[name]
+    found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {name}")
+    if method.images_alone and found.task != IMAGES:
+        others = ", ".join(other for other in known if not known[other].images_alone)
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {name} is for image classification, not for "
+            f"{cfg.MODEL.META_ARCHITECTURE}: take one of {others}"
+        )
+    return found, method(cfg, model, found)
 
 
 def check_not_applied(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
@@ -105,7 +139,8 @@ def check_training_classes(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
             others, or the same in another order.
     """
     names, method = checkpoint.get(CLASS_NAMES, ()), cfg.MODEL.POST_HOC.METHOD
-    if names and cfg.DATASETS.TRAIN and method in READ_TRAINING_SET:
+    known = dict(POST_HOC_REGISTRY)
+    if names and cfg.DATASETS.TRAIN and method in known and known[method].reads_training_set:
         training_set = cfg.DATASETS.TRAIN[0]
         check_same_order(
             class_names(training_set),
@@ -116,11 +151,15 @@ def check_training_classes(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
         )
 
 
-def _tau_norm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
-    return partial(tau_norm, tau=cfg.MODEL.POST_HOC.TAU)
+@register_post_hoc()
+def tau_norm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
+    """tau-normalization: logits divided by a power of their weights' length, as in Table 2."""
+    return partial(formulas.tau_norm, tau=cfg.MODEL.POST_HOC.TAU)
 
 
-def _logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
+@register_post_hoc(reads_training_set=True)
+def logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
+    """Logit adjustment: logits z_j - lambda log r_j, the margin of Table 2."""
     _check_training_set(cfg)
     stats = get_class_stats(cfg.DATASETS.TRAIN)
     statistic = found.task.statistic
@@ -131,7 +170,7 @@ def _logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) 
             "does not have such labels"
         )
     adjusted = partial(
-        logit_adjustment,
+        formulas.logit_adjustment,
         class_counts=torch.from_numpy(counts),
         strength=cfg.MODEL.POST_HOC.LAMBDA,
         class_names=stats.class_names,
@@ -140,25 +179,16 @@ def _logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) 
     return lambda weight, bias: (weight, adjusted(bias))
 
 
-def _ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
-    if found.task != IMAGES:
-        raise ValueError(
-            "MODEL.POST_HOC.METHOD ncm is for image classification, not for "
-            f"{cfg.MODEL.META_ARCHITECTURE}: take tau_norm or logit_adjustment"
-        )
+@register_post_hoc(reads_training_set=True, images_alone=True)
+def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
+    """The weight of the classifier that names the nearest class mean."""
     _check_training_set(cfg)
-    means = nearest_class_mean(
+    means = formulas.nearest_class_mean(
         *training_features(cfg, model),
         found.num_classes,
         class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
     )
     return lambda weight, bias: (means.to(weight), torch.zeros_like(bias))
-
-
-METHODS = {"tau_norm": _tau_norm, "logit_adjustment": _logit_adjustment, "ncm": _ncm}
-READ_TRAINING_SET = ("logit_adjustment", "ncm")
-# They need a feature for each sample.
-IMAGES_ALONE = ("ncm",)
 
 
 def _check_training_set(cfg: CfgNode) -> None:

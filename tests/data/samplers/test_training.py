@@ -198,6 +198,17 @@ def test_no_annotations(without):
         build_train_sampler(config("ClassBalancedTrainingSampler"), without)
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("TrainingSampler", 6), ("RandomSubsetTrainingSampler", 3)]
+)
+def test_samplers_of_images(name, number):
+    """An epoch has each of the 6 images once, or each of half of them."""
+    cfg = config(name)
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
+    drawn = build_train_sampler(cfg, records(), seed=0).epoch(0).tolist()
+    assert len(drawn) == len(set(drawn)) == number and set(drawn) <= set(range(6))
+
+
 def test_unknown_sampler():
     with pytest.raises(ValueError, match=r"one of \['TrainingSampler', .*\], got 'Balanced'"):
         build_train_sampler(config("Balanced"), records())
