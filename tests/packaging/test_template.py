@@ -12,6 +12,9 @@ import pytest
 
 from tests.packaging.environments import ROOT, pip
 
+# It installs a package, and trains with it.
+pytestmark = pytest.mark.slow
+
 TINY = [
     *("MODEL.TIMM.NAME", "test_efficientnet", "MODEL.TIMM.PRETRAINED", ""),
     *("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "8"),

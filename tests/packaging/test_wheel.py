@@ -180,6 +180,7 @@ print(name, len(right), 100 * sum(right) / len(right), zoo_models()[name]["metri
 """
 
 
+@pytest.mark.slow
 def test_the_models_that_come_with_the_package(installed):
     data = {"DETECTRON2_DATASETS": "datasets", "LONGTAIL_CACHE": "cache"}
     installed.succeed("longtail", "prepare", "digits_lt", **data)
