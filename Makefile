@@ -8,7 +8,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BENCHMARKS ?= region_pooling sem_seg_evaluator class_statistics branch_cost \
-	lvis_evaluator disalign_stage2 disalign_stage2_sem_seg calibration_cost
+	lvis_evaluator lvis_from_roi_masks disalign_stage2 disalign_stage2_sem_seg calibration_cost
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

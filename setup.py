@@ -97,6 +97,7 @@ setup(
     # The configs travel with the package, as detectron2's do.
     package_dir={**PACKAGES, "longtail.configs": "configs"},
     package_data={
+        "longtail": ["model_zoo/**/*.safetensors", "model_zoo/*.json"],
         "longtail.analysis": ["templates/*.html"],
         "longtail.data.statistics": ["frequencies/*.txt"],
         "longtail.configs": ["**/*.yaml", "**/*.csv", "README.md"],

@@ -18,7 +18,7 @@ from longtail.config import deployed_state
 from longtail.data.datasets.classes import check_same_order
 from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint, wrong_checksum
 from longtail.engine.weights_file import is_safetensors, read_safetensors
-from longtail.utils import downloads  # noqa: F401  (what MODEL.WEIGHTS may fetch)
+from longtail.utils import downloads, model_zoo  # noqa: F401  (what MODEL.WEIGHTS may name)
 from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
 

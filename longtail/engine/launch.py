@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting processes: detectron2's launcher, or the ones that torchrun has started."""
+"""Starting processes: detectron2's launcher, or the ones that torchrun or srun have started."""
 
 import argparse
 import contextlib
@@ -8,20 +8,23 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from longtail.engine.srun import srun_task
 from longtail.utils.detectron2 import create_local_process_group
 
 
 def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in every process of the job.
 
-    Under torchrun the processes exist; on a machine without GPU they talk through gloo. Otherwise
-    detectron2's launcher starts ``--num-gpus`` processes on each of ``--num-machines`` machines.
+    Under torchrun, and srun with several tasks, the processes exist; on a machine without GPU they
+    talk through gloo. Otherwise detectron2's launcher starts ``--num-gpus`` processes on each of
+    ``--num-machines`` machines.
 
     Args:
         main: the work of one process.
@@ -30,8 +33,7 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
     Raises:
         ValueError: more GPUs are asked for than the machine has.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _join_torchrun()
+    if _joined(args):
         main(args)
         # Only after success: taking leave waits for the others, and torchrun ends them when one
         # of them has failed. Waiting here also lets gloo's threads release their last tensors,
@@ -99,15 +101,54 @@ def is_first_to_fail() -> bool:
         return True
 
 
-def _join_torchrun() -> None:
+def _joined(args: argparse.Namespace) -> bool:
+    """Join the processes that torchrun or srun have started; False if neither has."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local_rank, local_size = (int(os.environ[f"LOCAL_{k}"]) for k in ("RANK", "WORLD_SIZE"))
+        _join(local_rank, local_size, f"--nproc_per_node {local_size}", local_size)
+        return True
+    # Whoever numbers the machines starts one task on each, and its processes are detectron2's.
+    task = srun_task() if args.num_machines == 1 else None
+    if task is None:
+        return False
+    if args.num_gpus > 1:
+        raise ValueError(
+            f"--num-gpus {args.num_gpus}: srun has started {task.size} tasks, each is one process "
+            "for one GPU; leave it out"
+        )
+    # With --gpus-per-task each sees its own GPU alone.
+    own = torch.cuda.device_count() == 1
+    _join(
+        *(0 if own else task.local_rank, 1 if own else task.local_size),
+        *(f"srun with {task.local_size} tasks on a machine", task.local_size),
+        init_method=f"tcp://{task.host}:{task.port}",
+        rank=task.rank,
+        world_size=task.size,
+    )
+    return True
+
+
+def _join(device: int, devices: int, started: str, local_size: int, **meeting: Any) -> None:
+    """Join the other processes.
+
+    Args:
+        device: number of this process's GPU, where the machine has any.
+        devices: that the processes of this machine see together.
+        started: how they were.
+        local_size: number of processes on a machine.
+        **meeting: where the processes meet, by default what torchrun says.
+
+    Raises:
+        ValueError: the machine has fewer GPUs than that.
+    """
     gpu = torch.cuda.is_available()
     if gpu:
-        if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+        available = torch.cuda.device_count()
+        if devices > available:
             raise ValueError(
-                f"--nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}: this machine has "
-                f"{torch.cuda.device_count()} GPUs; start one process a GPU"
+                f"{started}: this machine has {available} GPUs; start one process a GPU"
             )
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo")
-    create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpu else "gloo", **meeting)
+    create_local_process_group(local_size)
     comm.synchronize()

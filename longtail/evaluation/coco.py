@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from pycocotools.coco import COCO
@@ -22,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from longtail.data.formats.coco_json import read_coco_json
 from longtail.evaluation.base import LongTailEvaluator
 from longtail.evaluation.lvis.annotations import category_of_class, read_lvis_annotations
+from longtail.evaluation.lvis.detections import encode_masks
 from longtail.evaluation.lvis.frequencies import derive_frequencies
 from longtail.evaluation.lvis.metrics import in_percent, summarize
 from longtail.evaluation.lvis.report import build_report, fingerprint, format_table
@@ -78,6 +80,7 @@ class CocoEvaluator(LongTailEvaluator):
         self._seen: list[int] = []
         self._with_masks = False
 
+    @torch.no_grad()
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Instances]]
     ) -> None:
@@ -86,14 +89,15 @@ class CocoEvaluator(LongTailEvaluator):
         Args:
             inputs: dicts whose ``image_id`` is one of the annotations.
             outputs: dicts whose ``instances`` have ``pred_boxes``, ``scores``, ``pred_classes``
-                and, if masks are evaluated, ``pred_masks`` at the image's original size.
+                and, if masks are evaluated, ``pred_masks`` (D, H, W) at the image's original
+                size, or as ``ROIMasks`` or :class:`.EncodedMasks`.
 
         Raises:
             ValueError: an image or class that the data set does not have, or scores or boxes that
                 are not finite.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            image_id, instances = record["image_id"], output["instances"].to("cpu")
+            image_id, instances = record["image_id"], output["instances"]
             if image_id not in self._images:
                 raise ValueError(
                     f"image {image_id!r} is not in {self.annotations.json_file}; build the "
@@ -108,7 +112,7 @@ class CocoEvaluator(LongTailEvaluator):
                     f"{self._dataset_name!r} has the classes 0 to {len(self._id_of_class) - 1}; "
                     "the model must have as many"
                 )
-            for item in instances_to_coco_json(instances, image_id):
+            for item in _entries(instances, image_id):
                 item["category_id"] = int(self._id_of_class[item["category_id"]])
                 self._results.append(item)
             self._with_masks |= instances.has("pred_masks")
@@ -175,6 +179,17 @@ class CocoEvaluator(LongTailEvaluator):
     def _annotated(self, task: str) -> list[dict[str, Any]]:
         items = self._content.annotations or []
         return [dict(i) for i in items if task == "bbox" or i.get("segmentation")]
+
+
+def _entries(instances: Instances, image_id: int) -> list[dict[str, Any]]:
+    """Detections in COCO's format of results, as detectron2 writes them."""
+    fields = {name: instances.get(name) for name in ("pred_boxes", "scores", "pred_classes")}
+    entries = instances_to_coco_json(Instances(instances.image_size, **fields).to("cpu"), image_id)
+    if instances.has("pred_masks"):
+        rles = encode_masks(instances, np.arange(len(instances)))
+        for entry, rle in zip(entries, rles, strict=True):
+            entry["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
+    return entries
 
 
 def _index(images: Sequence, categories: Sequence, annotations: Sequence) -> COCO:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
@@ -95,7 +94,7 @@ def _output(
     metadata = class_metadata(dataset_name)
     if kind != "sem_seg":
         found = results(path, metadata, num_classes, records)
-        return _instances(found, path, records, encoded=kind == "lvis")
+        return _instances(found, path, records)
     ignore_label = metadata.get("ignore_label", 255)
     if os.path.isdir(path):
         read = label_maps(path)
@@ -119,8 +118,6 @@ def _instances(
     found: Callable[[Record], list[Mapping[str, Any]]],
     path: str,
     records: Sequence[Record],
-    *,
-    encoded: bool,
 ) -> Output:
     """From a record to ``Instances``, with masks if the detections of the file have some."""
     first = next((entries for record in records if (entries := found(record))), [])
@@ -141,13 +138,7 @@ def _instances(
                 f"{record['image_id']}: give it to all or none"
             )
         if with_masks:
-            rles = [item[SHAPE] for item in entries]
-            instances.pred_masks = EncodedMasks(rles) if encoded else _decoded(rles, size)
+            instances.pred_masks = EncodedMasks([item[SHAPE] for item in entries])
         return {"instances": instances}
 
     return output
-
-
-def _decoded(rles: Sequence[dict[str, Any]], size: tuple[int, int]) -> torch.Tensor:
-    masks = [mask_util.decode(rle).astype(bool) for rle in rles]
-    return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *size), bool))

@@ -55,7 +55,8 @@ def packaged_files() -> set[str]:
         if path.is_file()
     }
     pages = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("longtail/**/templates/*.html")}
-    return code | counts | configs | pages
+    zoo = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("longtail/model_zoo/**/*.*")}
+    return code | counts | configs | pages | zoo
 
 
 def test_the_wheel_has_all_code_configs_and_counts(wheel):
@@ -108,7 +109,7 @@ def test_extras(metadata):
         for path in ROOT.glob("longtail/**/*.py")
         for name in re.findall(r"detectron2-longtail\[([\w-]+)\]", path.read_text(encoding="utf-8"))
     }
-    assert named == {"demo", "digits-lt", "lite", "onnx"}
+    assert named == {"albumentations", "demo", "digits-lt", "lite", "onnx"}
 
 
 # Each command's help goes into the file <name>.txt; then every module is imported, which is more
@@ -161,6 +162,36 @@ def test_the_program_by_both_of_its_names(installed):
     version = f"{longtail.__version__}\n"
     assert installed.succeed("longtail", "--version") == version
     assert installed.succeed("python", "-m", "longtail", "--version") == version
+
+
+# Every model by its name; accuracy of one, counted here, on the images of another command.
+ZOO_PROGRAM = """
+import json
+import longtail
+from longtail.utils.model_zoo import zoo_models
+
+for name in zoo_models():
+    predict = longtail.Predictor(f"longtail://{name}", device="cpu")
+    print(name, predict.kind, len(predict.class_names), predict.class_names[-1])
+lines = [line.split() for line in open("datasets/digits_lt/digits_lt_test.txt")]
+found = predict([f"datasets/digits_lt/{path}" for path, _ in lines], batch_size=100)
+right = [result.top(1)[0][0] == label for result, (_, label) in zip(found, lines)]
+print(name, len(right), 100 * sum(right) / len(right), zoo_models()[name]["metrics"]["average"])
+"""
+
+
+def test_the_models_that_come_with_the_package(installed):
+    data = {"DETECTRON2_DATASETS": "datasets", "LONGTAIL_CACHE": "cache"}
+    installed.succeed("longtail", "prepare", "digits_lt", **data)
+    printed = installed.succeed("python", "-c", ZOO_PROGRAM, **data).splitlines()
+    scenes = [f"digit-scenes/upernet_resnet{end}" for end in ("", "_disalign", "_rr")]
+    scenes.append(f"{scenes[2]}_disalign")
+    images = ["digits-LT/linear", "digits-LT/linear_disalign"]
+    assert printed == [
+        *(f"{name} sem_seg 11 ground" for name in scenes),
+        *(f"{name} classification 10 9" for name in images),
+        "digits-LT/linear_disalign 500 84.4 84.4",
+    ]
 
 
 def test_a_training_on_generated_data(installed):

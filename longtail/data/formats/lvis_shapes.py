@@ -10,7 +10,7 @@ H, W: height and width of an image.
 import math
 from array import array
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -131,9 +131,30 @@ def segmentation_rle(shape: object, height: int, width: int) -> Entry:
         ValueError: as :func:`check_segmentation`.
     """
     check_segmentation(shape, height, width)
-    if isinstance(shape, dict):
-        return compressed_rle(shape)
-    return mask_util.merge(mask_util.frPyObjects(shape, height, width))
+    return checked_rles([shape], height, width)[0]
+
+
+def checked_rles(shapes: Sequence[Any], height: int, width: int) -> list[Entry]:
+    """Turn segmentations of one image, which :func:`check_segmentation` accepts, into RLEs.
+
+    Args:
+        shapes: as for :func:`check_segmentation`.
+        height: H of the image.
+        width: W of the image.
+
+    Returns:
+        For each ``{"size": [H, W], "counts": text or bytes}`` of all its polygons together.
+    """
+    polygons = [part for shape in shapes if not isinstance(shape, dict) for part in shape]
+    encoded = iter(mask_util.frPyObjects(polygons, height, width) if polygons else ())
+    rles = []
+    for shape in shapes:
+        if isinstance(shape, dict):
+            rles.append(compressed_rle(shape))
+        else:
+            parts = list(islice(encoded, len(shape)))
+            rles.append(parts[0] if len(parts) == 1 else mask_util.merge(parts))
+    return rles
 
 
 def decoded_counts(text: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 """The model as it is run in testing."""
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,17 +20,16 @@ def build_inference(
 ) -> nn.Module:
     """The model as it is tested: every test, every copy of multi-scale testing, every picture.
 
-    A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; of a
-    detector that is tested on LVIS only masks that can count are pasted into the image; no
+    A semantic segmentor sees the whole image or windows of it, by ``TEST.SEM_SEG.MODE``; no
     detector may give scores or boxes that are not finite.
 
     Args:
-        cfg: read for TEST.SEM_SEG.{MODE, CROP_SIZE, STRIDE}, MODEL.META_ARCHITECTURE and
-            DATASETS.TEST.
+        cfg: read for TEST.SEM_SEG.{MODE, CROP_SIZE, STRIDE} and MODEL.META_ARCHITECTURE.
         model: the model, as it is or in ``DistributedDataParallel``; it is not changed.
         class_maps: whether a :class:`.LongTailSemanticSegmentor`, and windows, give (H, W) classes
             instead of (K, H, W) logits, which takes a small part of the memory.
-        unpasted: whether a detector's masks stay at the size of the RoIs on every data set.
+        unpasted: whether a detector's masks stay at the size of the RoIs, for what takes them so:
+            :class:`.LVISEvaluator` and :class:`.CocoEvaluator` encode them without pasting.
 
     Raises:
         ValueError: the mode is unknown, or not for this model; or windows that are not possible.
@@ -52,5 +50,4 @@ def build_inference(
         return ClassMapInference(model)
     if not isinstance(model, GeneralizedRCNN):
         return model
-    types = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
-    return FiniteDetections(UnpastedInference(model) if unpasted or types == {"lvis"} else model)
+    return FiniteDetections(UnpastedInference(model) if unpasted else model)

@@ -32,8 +32,8 @@ from longtail.engine.inference.trained import (
     model_metadata,
     trained_config,
 )
-from longtail.evaluation.lvis.detections import MASK_THRESHOLD
 from longtail.evaluation.metrics import check_finite
+from longtail.evaluation.roi_masks import MASK_THRESHOLD
 from longtail.visualization.tasks import IMAGES, OBJECTS, SEM_SEG, Task, task_of
 
 # A path, a PIL image, or an array (H, W, 3) or (H, W) of uint8.
@@ -75,7 +75,8 @@ class Predictor:
 
         Args:
             run_or_config: the folder of a run (OUTPUT_DIR), a config file, the name of a packaged
-                config, or a config.
+                config, a model that comes with the package (``longtail://NAME``, see
+                docs/models.md), or a config.
             weights: by default the newest checkpoint of the folder, or MODEL.WEIGHTS of a config.
             device: such as ``"cpu"`` or ``"cuda:1"``; by default MODEL.DEVICE, or the CPU where
                 there is no GPU.

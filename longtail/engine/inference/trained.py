@@ -24,6 +24,7 @@ from longtail.engine.deployment.post_hoc import (
 from longtail.engine.run_folder import checkpoints
 from longtail.engine.training.data_sets import model_task
 from longtail.engine.training.trainer import Trainer
+from longtail.utils.model_zoo import PREFIX, zoo_config
 from longtail.visualization.tasks import IMAGES, OBJECTS, SEM_SEG, TASKS
 
 CONFIG = "config.yaml"
@@ -44,7 +45,7 @@ def trained_config(
 
     Args:
         run_or_config: the folder of a run (OUTPUT_DIR), a config file, the name of a packaged
-            config, or a config.
+            config, a model that comes with the package (``longtail://NAME``), or a config.
         weights: by default the newest checkpoint of the folder, or MODEL.WEIGHTS of a config.
         imports: modules of one's own that the model needs, see IMPORTS.
 
@@ -59,7 +60,9 @@ def trained_config(
     else:
         source = os.fspath(run_or_config)
         path = source
-        if os.path.isdir(source):
+        if source.startswith(PREFIX):
+            path, weights = zoo_config(source), weights or source
+        elif os.path.isdir(source):
             path = os.path.join(source, CONFIG)
             if not os.path.isfile(path):
                 raise FileNotFoundError(

@@ -64,7 +64,8 @@ from longtail.engine.training.stages import (
 from longtail.engine.training.step import StepTrainer
 from longtail.engine.training.watchdog import Watchdog
 from longtail.engine.training.writers import build_optional_writers, check_writers
-from longtail.evaluation import SemSegEvaluator, build_evaluator
+from longtail.evaluation import LVISEvaluator, SemSegEvaluator, build_evaluator
+from longtail.evaluation.coco import CocoEvaluator
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
@@ -318,9 +319,12 @@ class Trainer(StatefulTrainer):
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         elif isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
-        # Evaluators of others expect logits.
-        class_maps = all(isinstance(evaluator, SemSegEvaluator) for evaluator in evaluators)
-        return super().test(cfg, build_inference(cfg, model, class_maps=class_maps), evaluators)
+        # Evaluators of others expect logits, and masks of pixels.
+        forms = {
+            "class_maps": all(isinstance(e, SemSegEvaluator) for e in evaluators),
+            "unpasted": all(isinstance(e, (LVISEvaluator, CocoEvaluator)) for e in evaluators),
+        }
+        return super().test(cfg, build_inference(cfg, model, **forms), evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict:

@@ -23,7 +23,7 @@ from longtail.data.datasets.classes import classes_of_categories
 from longtail.data.formats.coco_json import LVIS_KEYS, read_coco_json
 from longtail.data.formats.lvis_checks import SHAPES, category_names
 from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
-from longtail.data.formats.lvis_shapes import Entry, segmentation_rle
+from longtail.data.formats.lvis_shapes import Entry, checked_rles
 from longtail.data.statistics.groups import frequency_letter, groups_by_letter
 
 
@@ -58,7 +58,7 @@ class GroundTruth:
         Returns:
             (D,) bool: False where nothing is known of the category in this image.
         """
-        return np.isin(category, self.category) | np.isin(category, self.negative)
+        return np.isin(category, np.concatenate([self.category, self.negative]))
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,17 @@ class LVISAnnotations:
             image: image index.
 
         Raises:
-            ValueError: an annotation has no segmentation, or an invalid one.
+            ValueError: an annotation has no segmentation.
         """
-        height, width = self.sizes[image]
-        try:
-            return [
-                segmentation_rle(shape, height, width) for shape in self.images[image].segmentation
-            ]
-        except (TypeError, ValueError) as error:
+        shapes = self.images[image].segmentation
+        if any(shape is None for shape in shapes):
             raise ValueError(
-                f"{self.json_file}: image {self.image_ids[image]} ({height} x {width} pixels): "
-                f"the segmentation of an annotation cannot be evaluated, since it {error}"
-            ) from None
+                f"{self.json_file}: image {self.image_ids[image]} has an annotation without a "
+                "segmentation, so that masks cannot be evaluated: give it one, or evaluate boxes "
+                "alone"
+            )
+        # The others were checked when they were read.
+        return checked_rles(shapes, *self.sizes[image])
 
 
 def read_lvis_annotations(

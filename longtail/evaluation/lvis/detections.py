@@ -5,7 +5,7 @@ Shapes: D detections of one image, (H, W) its size.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,7 @@ from detectron2.structures import Instances, ROIMasks
 from longtail.evaluation.lvis.annotations import LVISAnnotations
 from longtail.evaluation.lvis.matches import NUM_BYTES, Matches
 from longtail.evaluation.lvis.matching import match_image
-
-# Masks that are pasted or encoded at once: 1 byte a pixel each.
-MASKS_AT_ONCE = 32
-MASK_THRESHOLD = 0.5  # detectron2's
+from longtail.evaluation.roi_masks import encode_bitmasks, encode_roi_masks
 
 
 class EncodedMasks:
@@ -41,6 +38,10 @@ class EncodedMasks:
     def __len__(self) -> int:
         """D."""
         return len(self.rles)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Give (H, W) uint8 pixels, mask by mask, for detectron2's evaluators."""
+        return map(mask_util.decode, self.rles)
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,7 @@ def encode_masks(instances: Instances, indices: np.ndarray) -> list[dict[str, An
     """Encode the masks of some detections as compressed RLEs.
 
     Args:
-        instances: with ``pred_masks`` (D, H, W), or ``ROIMasks`` that are pasted here, or
-            :class:`EncodedMasks`.
+        instances: with ``pred_masks`` (D, H, W), or ``ROIMasks``, or :class:`EncodedMasks`.
         indices: which of the D.
 
     Returns:
@@ -169,18 +169,11 @@ def encode_masks(instances: Instances, indices: np.ndarray) -> list[dict[str, An
     """
     if isinstance(instances.pred_masks, EncodedMasks):
         return [instances.pred_masks.rles[index] for index in indices]
-    height, width = instances.image_size
-    rles: list[dict[str, Any]] = []
-    for start in range(0, len(indices), MASKS_AT_ONCE):
-        chosen = torch.as_tensor(indices[start : start + MASKS_AT_ONCE])
-        some = instances[chosen.to(instances.pred_boxes.device)]
-        masks = some.pred_masks
-        if isinstance(masks, ROIMasks):
-            masks = masks.to_bitmasks(some.pred_boxes, height, width, MASK_THRESHOLD).tensor
-        # (n, W, H) in memory is (H, W, n) in Fortran's order, which is what the encoder reads.
-        columns = masks.to("cpu", torch.uint8).transpose(1, 2).contiguous()
-        rles += mask_util.encode(columns.numpy().T)
-    return rles
+    chosen = torch.as_tensor(indices, device=instances.pred_masks.device)
+    if isinstance(instances.pred_masks, ROIMasks):
+        masks = instances.pred_masks.tensor[chosen]
+        return encode_roi_masks(masks, instances.pred_boxes.tensor[chosen], *instances.image_size)
+    return encode_bitmasks(instances.pred_masks, chosen)
 
 
 def results_line(

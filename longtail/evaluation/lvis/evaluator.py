@@ -19,6 +19,12 @@ from longtail.evaluation.lvis.annotations import (
     category_of_class,
     read_lvis_annotations,
 )
+from longtail.evaluation.lvis.checks import (
+    check_classes,
+    check_has_masks,
+    check_image,
+    check_mask_size,
+)
 from longtail.evaluation.lvis.decisions import decision_metrics, image_decisions
 from longtail.evaluation.lvis.detections import (
     Detections,
@@ -54,8 +60,8 @@ class LVISEvaluator(LongTailEvaluator):
 
     Detections are matched while the model runs, and only where an image has an annotation of
     their category; of a detection some 30 bytes are kept. What the federated rules can never
-    count is dropped before its mask is encoded, and before it is pasted if the model is wrapped
-    in :class:`~longtail.evaluation.lvis.inference.UnpastedInference`.
+    count is dropped before its mask is encoded; and none is pasted if the model is wrapped in
+    :class:`~longtail.evaluation.lvis.inference.UnpastedInference`.
 
     The modes are ``"standard"``: the best detections of each image, the metric of LVIS;
     ``"fixed"``: no limit an image, but the best 10,000 of each category over the whole set;
@@ -246,8 +252,13 @@ class LVISEvaluator(LongTailEvaluator):
         return self._curves[task, mode]
 
     def _process_image(self, image_id: int, instances: Instances) -> None:
-        image = self._checked_image(image_id, instances)
-        category = self._categories(instances.pred_classes.cpu().numpy(), image_id)
+        image = self._image_index.get(image_id)
+        image = check_image(
+            self.annotations, image, self._seen_images, instances.image_size, image_id
+        )
+        classes = instances.pred_classes.cpu().numpy()
+        check_classes(classes, len(self._category_of_class), image_id, self._dataset_name)
+        category = self._category_of_class[classes]
         scores, corners = instances.scores.float(), instances.pred_boxes.tensor.float()
         check_finite(scores, f"image {image_id}: scores")
         check_finite(corners, f"image {image_id}: boxes")
@@ -264,7 +275,7 @@ class LVISEvaluator(LongTailEvaluator):
             places = np.flatnonzero(is_matched(detections, self._unlimited) | written)
             rles = encode_masks(instances, detections.order[places])
             masks = dict(zip(places.tolist(), rles, strict=True))
-            self._check_masks(rles, image)
+            check_mask_size(rles, annotations.sizes[image], image_id)
         if written.any():
             line = results_line(annotations, detections, masks, written)
             self._seen.lines.append((image, line))
@@ -273,55 +284,15 @@ class LVISEvaluator(LongTailEvaluator):
         self._seen.images.append(image)
         self._seen_images.add(image)
 
-    def _checked_image(self, image_id: int, instances: Instances) -> int:
-        image = self._image_index.get(image_id)
-        if image is None:
-            raise ValueError(
-                f"image {image_id!r} is not in {self.annotations.json_file}; build the evaluator "
-                "with the name of the data set that is loaded"
-            )
-        if image in self._seen_images:
-            raise ValueError(f"image {image_id} came twice; call reset() before a new evaluation")
-        if tuple(instances.image_size) != self.annotations.sizes[image]:
-            raise ValueError(
-                f"image {image_id}: predictions for the size (H, W) = {instances.image_size}, but "
-                f"{self.annotations.json_file} says {self.annotations.sizes[image]}; the model "
-                "must give them at the original size"
-            )
-        return image
-
-    def _categories(self, classes: np.ndarray, image_id: int) -> np.ndarray:
-        known = len(self._category_of_class)
-        wrong = classes[(classes < 0) | (classes >= known)]
-        if len(wrong):
-            raise ValueError(
-                f"image {image_id}: a prediction of class {wrong[0]}, but {self._dataset_name!r} "
-                f"has the classes 0 to {known - 1}; the model must have as many"
-            )
-        return self._category_of_class[classes]
-
     def _has_masks(self, instances: Instances, image_id: int) -> bool:
         if self._tasks and "segm" not in self._tasks:
             return False
-        has_masks = instances.has("pred_masks")
         wanted = self._seen.with_masks or bool(self._tasks)
-        # An image without detections may lack them.
-        if len(instances) and not has_masks and wanted:
-            raise ValueError(
-                f"image {image_id}: predictions without pred_masks; evaluate tasks=('bbox',), or "
-                "a model with masks"
-            )
-        if len(instances) and has_masks and not self._seen.with_masks and self._seen.matches:
-            raise ValueError(f"image {image_id}: pred_masks, but images before it had none")
+        bare = not self._seen.with_masks and bool(self._seen.matches)
+        check_has_masks(instances, wanted, bare, image_id)
+        has_masks = instances.has("pred_masks")
         self._seen.with_masks |= has_masks
         return has_masks
-
-    def _check_masks(self, rles: Sequence[Mapping[str, Any]], image: int) -> None:
-        if rles and tuple(rles[0]["size"]) != self.annotations.sizes[image]:
-            raise ValueError(
-                f"image {self.annotations.image_ids[image]}: masks of size {rles[0]['size']}, "
-                f"expected {self.annotations.sizes[image]}"
-            )
 
     def _match(self, detections: Detections, masks: Mapping[int, dict[str, Any]] | None) -> None:
         matches = match_detections(self.annotations, detections, masks, self._unlimited)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference that leaves the masks of R-CNN models unpasted, for the LVIS evaluator."""
+"""Inference that leaves the masks of R-CNN models unpasted, for evaluators that encode them."""
 
 from typing import Any
 
@@ -15,7 +15,9 @@ class UnpastedInference(nn.Module):
 
     detectron2 pastes all masks into the image, before an evaluator can see that the federated
     rules never count most of them. Here ``pred_masks`` are ``ROIMasks``;
-    :class:`~longtail.evaluation.LVISEvaluator` pastes those that it needs, as detectron2 would.
+    :class:`~longtail.evaluation.LVISEvaluator` encodes those that it needs, as if detectron2 had
+    pasted them, and :class:`~longtail.evaluation.coco.CocoEvaluator` all, see
+    :mod:`longtail.evaluation.roi_masks`.
     Everything else about the predictions is detectron2's.
     """
 

@@ -46,19 +46,63 @@ def precision_at_recalls(
     Returns:
         (C, R); 0 at recalls that are not reached, NaN where there is nothing to be found.
     """
-    curves = np.full((len(num_gt), len(RECALLS)), np.nan)
-    for curve, tp, fp, total in zip(curves, true_positive, false_positive, num_gt, strict=True):
-        if total == 0:
-            continue
-        # Precision only rises, and recall only moves, at true positives: no other point matters.
-        places = np.flatnonzero(tp)
-        right = np.arange(1, len(places) + 1, dtype=np.float64)
-        wrong = np.cumsum(fp)[places]
-        precision = np.maximum.accumulate((right / (wrong + right + _EPSILON))[::-1])[::-1]
-        first = np.searchsorted(right / total, RECALLS, side="left")
-        reached = first < len(precision)
-        curve[:] = 0
-        curve[reached] = precision[first[reached]]
+    bounds = np.arange(len(num_gt) + 1) * true_positive.shape[1]
+    needed = needed_for_recalls(num_gt)
+    return joined_precision_at_recalls(
+        true_positive.ravel(), false_positive.ravel(), bounds, needed
+    )
+
+
+def needed_for_recalls(num_gt: np.ndarray) -> np.ndarray:
+    """Count the true positives that each recall takes.
+
+    Args:
+        num_gt: (C,) annotations to be found.
+
+    Returns:
+        (C, R) int32, rising from 1; 0 where there is nothing to be found.
+    """
+    totals, of_curve = np.unique(num_gt, return_inverse=True)
+    needed = [
+        np.searchsorted(np.arange(1, total + 1) / max(total, 1), RECALLS, side="left") + (total > 0)
+        for total in totals.tolist()
+    ]
+    return np.array(needed, np.int32).reshape(-1, len(RECALLS))[of_curve]
+
+
+def joined_precision_at_recalls(
+    true_positive: np.ndarray, false_positive: np.ndarray, bounds: np.ndarray, needed: np.ndarray
+) -> np.ndarray:
+    """Compute :func:`precision_at_recalls` of curves that lie one behind the other.
+
+    Args:
+        true_positive: (D,) flags, detections by curve, then falling score.
+        false_positive: (D,) flags. A detection may be neither.
+        bounds: (C + 1,) where the curves begin and end.
+        needed: (C, R) of :func:`needed_for_recalls`.
+
+    Returns:
+        (C, R) as there.
+    """
+    # Precision only rises, and recall only moves, at true positives: no other point matters.
+    places = np.flatnonzero(true_positive)
+    starts = np.searchsorted(places, bounds)
+    number = np.diff(starts)
+    total_wrong = np.zeros(len(false_positive) + 1, np.int32)
+    np.cumsum(false_positive, out=total_wrong[1:])
+    wrong = total_wrong[places + 1] - total_wrong[bounds[:-1]].repeat(number)
+    right = np.arange(1.0, len(places) + 1) - starts[:-1].repeat(number)
+    precision = right / (wrong + right + _EPSILON)
+    curves = np.zeros(needed.shape)
+    # Also where there is nothing to be found, so that every curve has its part of the sequence.
+    place = np.maximum(needed, 1) - 1
+    reached = place < number[:, None]
+    if len(places):
+        # The best from each recall's true positive to the next recall's, or to the curve's end.
+        first = (starts[:-1, None] + place)[reached]
+        curves[reached] = np.maximum.reduceat(precision, first)
+        curves = np.maximum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]
+    curves[needed[:, 0] == 0] = np.nan
     return curves
 
 

@@ -5,7 +5,7 @@ Shapes: D detections of the whole set, K categories; A, T and R as in
 :mod:`longtail.evaluation.lvis.metrics`, Matches as in :mod:`longtail.evaluation.lvis.matches`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,14 +14,15 @@ from longtail.evaluation.lvis.matches import (
     Matches,
     in_category_limit,
     sort_matches,
-    unpack_bits,
 )
 from longtail.evaluation.lvis.metrics import (
     AREA_RANGES,
     IOU_THRESHOLDS,
     RECALLS,
     in_percent,
+    joined_precision_at_recalls,
     mean,
+    needed_for_recalls,
     outside_area_ranges,
     precision_at_recalls,
     summarize,
@@ -29,6 +30,8 @@ from longtail.evaluation.lvis.metrics import (
 
 MODES = ("standard", "fixed", "pool")
 ENDINGS = {"standard": "", "fixed": "_fixed"}
+# Detections whose curves are computed at a time, some 20 bytes each.
+DETECTIONS_AT_ONCE = 1 << 16
 
 
 def compute_metrics(
@@ -103,19 +106,39 @@ def category_precision(
         (T, R, K, A) precision.
     """
     num_categories, num_areas = num_gt.shape
-    num_thresholds = len(IOU_THRESHOLDS)
-    precision = np.full((num_thresholds, len(RECALLS), num_categories, num_areas), np.nan)
-    bounds = np.searchsorted(matches.category, np.arange(num_categories + 1))
-    for k in np.flatnonzero(num_gt.any(axis=1)):
-        rows = np.flatnonzero(chosen[bounds[k] : bounds[k + 1]]) + bounds[k]
-        curves = precision_at_recalls(
-            unpack_bits(matches.true_positive[task][rows]),
-            unpack_bits(matches.false_positive[task][rows]),
-            np.repeat(num_gt[k], num_thresholds),
+    shape = (len(IOU_THRESHOLDS), len(RECALLS), num_categories, num_areas)
+    precision = np.full(shape, np.nan)
+    known = num_gt.any(axis=1)
+    rows = np.flatnonzero(chosen & known[matches.category])
+    bounds = np.searchsorted(matches.category[rows], np.arange(num_categories + 1))
+    needed = [needed_for_recalls(column) for column in num_gt.T]
+    for part in _blocks(bounds, np.flatnonzero(known)):
+        some = rows[bounds[part[0]] : bounds[part[-1] + 1]]
+        # By bytes, each of which holds 8 flags.
+        right, wrong = (
+            np.ascontiguousarray(flags[task][some].T)
+            for flags in (matches.true_positive, matches.false_positive)
         )
-        curves = curves.reshape(num_areas, num_thresholds, len(RECALLS))
-        precision[:, :, k] = curves.transpose(1, 2, 0)
+        ends = np.append(bounds[part], bounds[part[-1] + 1]) - bounds[part[0]]
+        for cell in range(num_areas * len(IOU_THRESHOLDS)):
+            area, threshold = divmod(cell, len(IOU_THRESHOLDS))
+            byte, bit = cell // 8, np.uint8(1 << cell % 8)
+            precision[threshold, :, part, area] = joined_precision_at_recalls(
+                right[byte] & bit, wrong[byte] & bit != 0, ends, needed[area][part]
+            )
     return precision
+
+
+def _blocks(bounds: np.ndarray, categories: np.ndarray) -> Iterator[np.ndarray]:
+    """Split categories so that each part has few detections, or one category.
+
+    Args:
+        bounds: (K + 1,) where the detections of each category begin and end.
+        categories: indices.
+    """
+    if len(categories):
+        number = np.cumsum(np.diff(bounds)[categories]) // DETECTIONS_AT_ONCE
+        yield from np.split(categories, np.flatnonzero(np.diff(number)) + 1)
 
 
 def pooled_precision(

@@ -7,10 +7,11 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 
 from longtail.evaluation.lvis.detections import (
-    MASKS_AT_ONCE,
+    EncodedMasks,
     encode_masks,
     is_matched,
     match_detections,
@@ -18,6 +19,7 @@ from longtail.evaluation.lvis.detections import (
     select_detections,
 )
 from longtail.evaluation.lvis.matches import unpack_bits
+from longtail.evaluation.roi_masks import MASKS_AT_ONCE
 from tests.evaluation.lvis.by_hand import annotations, ground_truth
 
 BOX, FAR = [0, 0, 20, 20], [50, 50, 20, 20]
@@ -133,6 +135,16 @@ def test_masks_are_encoded_in_the_order_of_the_indices(number):
         assert rle["size"] == [13, 17]
         np.testing.assert_array_equal(mask_util.decode(rle), masks[index])
     assert encode_masks(instances, indices[:0]) == []
+
+
+def test_encoded_masks_are_read_by_detectron2_as_pixels():
+    masks = np.random.default_rng(0).random((3, 13, 17)) < 0.4
+    encoded = [mask_util.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    instances = Instances((13, 17), pred_boxes=Boxes(torch.zeros(3, 4)), scores=torch.ones(3))
+    instances.pred_classes = torch.zeros(3, dtype=torch.int64)
+    instances.pred_masks = EncodedMasks(encoded)
+    for entry, mask in zip(instances_to_coco_json(instances.to("cpu"), 1), masks, strict=True):
+        np.testing.assert_array_equal(mask_util.decode(entry["segmentation"]), mask)
 
 
 def test_results_are_in_lviss_format():

@@ -2,16 +2,22 @@
 """Masks that are pasted by the evaluator: the same figures as with masks that the model pastes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import ROIMasks
 from torch import nn
 
+from longtail.data.formats.coco_json import LVIS_KEYS
 from longtail.evaluation import LVISEvaluator, UnpastedInference
+from longtail.evaluation.coco import CocoEvaluator
+from longtail.evaluation.lvis import detections
 from tests.evaluation.lvis.scenes import register
 from tests.tiny_detection import SIZE, detector_config, write_rectangles
 
@@ -65,27 +71,53 @@ def test_same_predictions(model, scene):
 @pytest.mark.parametrize("modes", [["standard"], ["standard", "fixed", "pool"]])
 def test_same_figures_from_fewer_masks(model, scene, modes, monkeypatch, tmp_path):
     name, loader = scene
-    pasted = []
-    paste = ROIMasks.to_bitmasks
+    pasted, encoded = [], []
+    paste, encode = ROIMasks.to_bitmasks, detections.encode_roi_masks
 
-    def counting(self, *args, **kwargs):
+    def counting_pasted(self, *args, **kwargs):
         pasted.append(len(self))
         return paste(self, *args, **kwargs)
 
-    monkeypatch.setattr(ROIMasks, "to_bitmasks", counting)
-    results, counts, written = {}, {}, {}
+    def counting_encoded(masks, *args):
+        encoded.append(len(masks))
+        return encode(masks, *args)
+
+    monkeypatch.setattr(ROIMasks, "to_bitmasks", counting_pasted)
+    monkeypatch.setattr(detections, "encode_roi_masks", counting_encoded)
+    results, written = {}, {}
     for wrapped in (False, True):
-        pasted.clear()
         folder = tmp_path / str(wrapped)
         evaluator = LVISEvaluator(name, str(folder), modes=modes)
         tested = UnpastedInference(model) if wrapped else model
         results[wrapped] = inference_on_dataset(tested, loader, evaluator)
-        counts[wrapped] = sum(pasted)
         written[wrapped] = (folder / "lvis_instances_results.json").read_bytes()
     np.testing.assert_equal(dict(results[True]), dict(results[False]))
     assert results[True]["bbox"]["AP"] > 0
     assert written[True] == written[False]
-    assert 0 < counts[True] < 0.7 * counts[False]
+    # The first of the two alone pastes, all of them.
+    assert 0 < sum(encoded) < 0.7 * sum(pasted)
+
+
+def test_coco_results_without_pasting(model, scene, monkeypatch, tmp_path):
+    """The detections are those that detectron2 writes of its pasted masks."""
+    lvis, loader = scene
+    content = json.loads(Path(MetadataCatalog.get(lvis).json_file).read_text())
+    for image in content["images"]:
+        for key in LVIS_KEYS:
+            image.pop(key, None)
+    expected = []
+    for batch in loader:
+        with torch.no_grad():
+            found = model(batch)[0]["instances"]
+        for entry in instances_to_coco_json(found, batch[0]["image_id"]):
+            # Ids of categories begin at 1.
+            expected.append({**entry, "category_id": entry["category_id"] + 1})
+    monkeypatch.setattr(ROIMasks, "to_bitmasks", None)
+    evaluator = CocoEvaluator(register(tmp_path, content), str(tmp_path))
+    results = inference_on_dataset(UnpastedInference(model), loader, evaluator)
+    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == expected
+    assert len({entry["segmentation"]["counts"] for entry in expected}) > 10
+    assert results["bbox"]["AP"] > 0 and results["segm"]["AP"] >= 0
 
 
 def test_mode_of_the_model_is_left_as_it_is(model, scene):

@@ -86,6 +86,13 @@ class TestCurves:
         assert np.isnan(curve("0", "1", 0)).all()
         assert np.isnan(curve("", "", 0)).all()
 
+    def test_an_annotation_that_is_not_to_be_found_does_not_reach_into_the_curve_before(self):
+        # Wrong, right of 1: 1/2. Of the second nothing is to be found, its detection is right.
+        right = np.array([[False, True], [True, False]])
+        curves = precision_at_recalls(right, ~right, np.array([1, 0]))
+        np.testing.assert_allclose(curves[0], [1 / 2] * 101, atol=1e-14)
+        assert np.isnan(curves[1]).all()
+
     def test_curves_are_independent(self):
         right = np.array([[True, False], [False, True]])
         curves = precision_at_recalls(right, ~right, np.array([1, 1]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from longtail.evaluation.lvis import matches as matches_module
+from longtail.evaluation.lvis import precision as precision_module
 from longtail.evaluation.lvis.matches import sort_matches
 from longtail.evaluation.lvis.precision import (
     category_precision,
@@ -46,7 +47,9 @@ CURVES = {0: [1] * 51 + [2 / 3] * 50, 2: [1 / 2] * 101}
 AP = {0: (51 + 50 * 2 / 3) / 101, 2: 1 / 2}
 
 
-def test_curves_of_each_category():
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_curves_of_each_category(monkeypatch, at_once):
+    monkeypatch.setattr(precision_module, "DETECTIONS_AT_ONCE", at_once)
     ordered = sort_matches(matches(ROWS))
     precision = category_precision(ordered, "bbox", NUM_GT, np.ones(6, bool))
     assert precision.shape == (10, 101, 3, 4)
