@@ -78,6 +78,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DATALOADER.REPEAT_THRESHOLD": _numbers(0),
     "LOG.TENSORBOARD.IMAGES": _numbers(0),
     "INPUT.FORMAT": _one_of("RGB", "BGR"),
+    "INPUT.RESIZE_FILTER": _one_of("opencv", "pillow"),
     "INPUT.CROP.SIZE": (_pair, "two positive integers, height and width"),
     "INPUT.MIN_SIZE_TRAIN": _numbers(0, above=True),
     "INPUT.MAX_SIZE_TRAIN": SIZE,

@@ -10,7 +10,7 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import NoOpTransform, Transform
 
-from longtail.data.mappers.resizing import FILTERS, ResizedCrop, ShortestEdgeResize
+from longtail.data.mappers.resizing import ResizedCrop, ShortestEdgeResize
 
 _VALUES = np.arange(256, dtype=np.uint8)
 # detectron2's; "absolute" alone gives all crops one size.
@@ -179,8 +179,6 @@ def build_sem_seg_augmentation(cfg: CfgNode, is_train: bool) -> list:
     """
     options = cfg.INPUT
     kind = options.RESIZE_FILTER
-    if kind not in FILTERS:
-        raise ValueError(f"INPUT.RESIZE_FILTER must be one of {list(FILTERS)}, got {kind!r}")
     if not is_train:
         return [ShortestEdgeResize(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST, kind)]
     if len(options.MIN_SIZE_TRAIN) != 1:

@@ -4,14 +4,14 @@
 Shapes: (H, W) size of the image that was read, (h, w) of the resized one.
 """
 
+import functools
+
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 from PIL import Image
 
-# What INPUT.RESIZE_FILTER can be.
-FILTERS = ("opencv", "pillow")
 # detectron2's crops look so often for one of several classes.
 _TRIES = 10
 
@@ -70,8 +70,9 @@ class ResizedWindow(Transform):
         return coords * scale - np.array(self.crop[1::-1])
 
 
+@functools.lru_cache(maxsize=8)
 def _nearest(old: int, new: int) -> np.ndarray:
-    """The pixel that Pillow takes for each of the new ones."""
+    """The pixel that Pillow takes for each of the new ones; a crop asks for it at each try."""
     indices = Image.fromarray(np.arange(old, dtype=np.int32)[None])
     return np.asarray(indices.resize((new, 1), Image.Resampling.NEAREST))[0]
 
@@ -79,7 +80,7 @@ def _nearest(old: int, new: int) -> np.ndarray:
 class ShortestEdgeResize(T.ResizeShortestEdge):
     """detectron2's, with a choice of the filter."""
 
-    def __init__(self, short_edge: int, long_edge: int, kind: str = "pillow") -> None:
+    def __init__(self, short_edge: int, long_edge: int, kind: str = "opencv") -> None:
         """Set the sizes.
 
         Args:
