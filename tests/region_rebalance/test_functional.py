@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from region_rebalance import functional
 from region_rebalance.functional import balanced_softmax_loss, count_regions, pool_regions
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 N, C, H, W, K = 3, 5, 6, 7, 9
 IGNORE = 255
@@ -53,15 +55,18 @@ def nearest_weights(labels: Tensor) -> Tensor:
 
 
 def area_weights(labels: Tensor) -> Tensor:
-    """Cells of r x s pixels, for label maps that are whole multiples of the features."""
-    r, s = labels.shape[1] // H, labels.shape[2] // W
+    """Shares of each class in the windows of adaptive average pooling, in float64, by loops."""
+    rows, columns = (
+        [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
+        for side, cells in zip(labels.shape[1:], (H, W), strict=True)
+    )
     weights = torch.zeros(N, K, H, W, dtype=torch.float64)
-    for n in range(N):
-        for y in range(H):
-            for x in range(W):
-                for value in labels[n, y * r : (y + 1) * r, x * s : (x + 1) * s].flatten().tolist():
-                    if value != IGNORE:
-                        weights[n, value, y, x] += 1 / (r * s)
+    for n, label in enumerate(labels):
+        for y, (top, bottom) in enumerate(rows):
+            for x, (left, right) in enumerate(columns):
+                window = label[top:bottom, left:right]
+                for k in range(K):
+                    weights[n, k, y, x] = (window == k).double().mean()
     return weights
 
 
@@ -136,6 +141,59 @@ def test_no_valid_pixel_gives_no_region_and_a_zero_gradient(scope, downsampling)
     loss = balanced_softmax_loss(logits, classes, torch.ones(K))
     loss.backward()
     assert loss.item() == 0 and features.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("label_size", [(13, 25), (2 * H, 17), (3, 4), (3 * H, 5 * W)])
+def test_area_takes_labels_of_any_size(label_size):
+    features, labels = make_inputs(label_size)
+    expected = reference(features, area_weights(labels), "image")
+    regions, classes = pool_regions(features, labels, K, downsampling="area")
+    assert classes.tolist() == [k for _, k in expected]
+    # The shares are float32: 24 bits.
+    torch.testing.assert_close(regions, torch.stack(list(expected.values())), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("downsampling", ["nearest", "area"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_type_and_layout_pools_alike(dtype, layout, downsampling, monkeypatch):
+    # Small parts, so that several and an incomplete last one occur.
+    monkeypatch.setattr(functional, "ELEMENTS_AT_A_TIME", 10 * C)
+    features, labels = make_inputs((4 * H, 4 * W))
+    features = features.to(dtype).contiguous(memory_format=layout).requires_grad_()
+    weights = (nearest_weights if downsampling == "nearest" else area_weights)(labels)
+    exact = features.detach().double().contiguous().requires_grad_()
+    expected = torch.stack(list(reference(exact, weights, "image").values()))
+    slope = torch.randn_like(expected)
+    expected.backward(slope)
+
+    # What the backward writes: .grad would be brought into the features' layout in any case.
+    written = []
+    features.register_hook(written.append)
+    regions, _ = pool_regions(features, labels, K, downsampling=downsampling)
+    regions.backward(slope.to(regions.dtype))
+    assert regions.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    # Sums of up to 42 float32 terms; gradients rounded once to the features' own type.
+    sums = 1e-12 if dtype == torch.float64 else 2e-6
+    torch.testing.assert_close(regions.double(), expected, atol=sums, rtol=sums)
+    assert written[0].dtype == dtype and written[0].stride() == features.stride()
+    bits = max(torch.finfo(dtype).eps / 2, sums)
+    torch.testing.assert_close(written[0].double(), exact.grad, atol=1e-7, rtol=1.01 * bits)
+
+
+def test_half_precision_is_not_held_in_float32():
+    # 64 MB of features would be 128 MB of float32; beside their gradient little is held.
+    features = torch.zeros(2, 256, 256, 256, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.arange(4).repeat_interleave(64 * 256).view(1, 256, 256).expand(2, -1, -1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        pool_regions(features, labels, K)[0].sum().backward()
+    held = peak = 0
+    events = recorded.profiler.kineto_results.events()
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert peak - features.nbytes < 16e6
 
 
 def test_sums_do_not_lose_half_precision():

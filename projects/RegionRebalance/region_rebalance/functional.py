@@ -13,12 +13,15 @@ Shape alphabet:
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from longtail.losses.cross_entropy import cross_entropy
 
 SCOPES = ("image", "batch")
 DOWNSAMPLINGS = ("nearest", "area")
+# So much of half precision becomes float32 at a time: 2 MB, which stay in a processor's cache.
+ELEMENTS_AT_A_TIME = 2**19
 
 
 def pool_regions(
@@ -71,9 +74,7 @@ def pool_regions(
         weights = weights.to(torch.promote_types(features.dtype, torch.float32))
 
     with torch.autocast(features.device.type, enabled=False):
-        # One padded matrix product reads the features once; in this order of the factors its
-        # backward writes their gradient once, in their own memory layout.
-        sums = torch.bmm(features.flatten(2).to(weights.dtype), weights.transpose(1, 2))
+        sums = _weighted_sums(features, weights)
         sums, areas = sums[images, :, slots], weights.sum(dim=2)[images, slots]
         if scope == "batch":
             classes, region = classes.unique(return_inverse=True)
@@ -166,6 +167,61 @@ def _check_pool_arguments(features: Tensor, labels: Tensor, scope: str, downsamp
         raise ValueError(f"downsampling must be one of {DOWNSAMPLINGS}, got {downsampling!r}")
 
 
+def _weighted_sums(features: Tensor, weights: Tensor) -> Tensor:
+    """(N, C, H, W) features by (N, P, H*W) weights to (N, C, P) sums, of the weights' type."""
+    if features.dtype != weights.dtype:
+        return _HalfPrecisionSums.apply(features, weights)
+    # One padded matrix product reads the features once; in these orders of the factors its backward
+    # writes their gradient once, in the features' own memory layout.
+    if _is_channels_last(features):
+        return torch.bmm(weights, features.permute(0, 2, 3, 1).flatten(1, 2)).transpose(1, 2)
+    return torch.bmm(features.flatten(2), weights.transpose(1, 2))
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    last = features.is_contiguous(memory_format=torch.channels_last)
+    return last and not features.is_contiguous()
+
+
+class _HalfPrecisionSums(torch.autograd.Function):
+    """The same for features of half precision, which are never held in float32 as a whole."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(weights)
+        ctx.shape, ctx.dtype = features.shape, features.dtype
+        ctx.channels_last = _is_channels_last(features)
+        sums = weights.new_zeros(*features.shape[:2], weights.shape[1])
+        for image, weight, total in zip(features.flatten(2), weights, sums, strict=True):
+            for part in _parts(image):
+                total.addmm_(image[:, part].to(weight.dtype), weight[:, part].T)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        result = torch.empty(
+            ctx.shape, dtype=ctx.dtype, device=gradient.device, memory_format=layout
+        )
+        for image, weight, slope in zip(result.flatten(2), weights, gradient, strict=True):
+            for part in _parts(image):
+                # The product comes in the layout that it is copied to.
+                if ctx.channels_last:
+                    image[:, part] = (weight[:, part].T @ slope.T).T
+                else:
+                    image[:, part] = slope @ weight[:, part]
+        return result, None
+
+
+def _parts(image: Tensor) -> list[slice]:
+    """Pixels of a (C, L) image that are converted to float32 at a time."""
+    C, L = image.shape
+    step = max(1, ELEMENTS_AT_A_TIME // C)
+    return [slice(start, start + step) for start in range(0, L, step)]
+
+
 def _nearest_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
@@ -189,11 +245,31 @@ def _area_cells(
     """Weights in [0, 1]: the share of a cell's pixels; see ``_present_classes``."""
     slot_of_pixel, images, slots, classes, P = _present_classes(labels, num_classes, ignore)
     weights = torch.empty(len(labels), P, size[0] * size[1], device=labels.device)
+    shares = _shares_of_whole_cells if _divides(size, labels.shape[1:]) else _shares
+    # One image at a time: the largest tensors here are those of a share.
     for weight, pixel_slots in zip(weights, slot_of_pixel.view_as(labels), strict=True):
-        # One image at a time: the one-hot maps at label size are the largest tensor here.
-        one_hot = F.one_hot(pixel_slots, P + 1).permute(2, 0, 1)[:P]
-        weight.copy_(F.adaptive_avg_pool2d(one_hot.float(), size).flatten(1))
+        weight.copy_(shares(pixel_slots, size, P + 1)[:P])
     return weights, images, slots, classes
+
+
+def _divides(size: tuple[int, int], label_size: torch.Size) -> bool:
+    return all(side % cells == 0 for side, cells in zip(label_size, size, strict=True))
+
+
+def _shares(slots: Tensor, size: tuple[int, int], num_slots: int) -> Tensor:
+    """(h, w) slots to (num_slots, H*W) shares, in windows that may overlap."""
+    one_hot = F.one_hot(slots, num_slots).permute(2, 0, 1)
+    return F.adaptive_avg_pool2d(one_hot.float(), size).flatten(1)
+
+
+def _shares_of_whole_cells(slots: Tensor, size: tuple[int, int], num_slots: int) -> Tensor:
+    """The same where each pixel lies in one cell: the pixels are counted, far quicker."""
+    (h, w), (H, W) = slots.shape, size
+    rows = torch.arange(h, device=slots.device) // (h // H) * W
+    columns = torch.arange(w, device=slots.device) // (w // W)
+    places = (rows[:, None] + columns) + slots * (H * W)
+    counts = torch.bincount(places.flatten(), minlength=num_slots * H * W)
+    return counts.view(num_slots, H * W) / ((h // H) * (w // W))
 
 
 def _present_classes(
