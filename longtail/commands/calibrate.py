@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from longtail.evaluation.judged import Judged
 
-# longtail.modeling.score_maps has them, too.
+# longtail.evaluation.score_maps has them, too.
 METHODS = ("temperature", "platt", "beta", "isotonic")
 
 
@@ -75,7 +75,7 @@ def calibrate(options: argparse.Namespace) -> None:
     from longtail.data.datasets.declared import register_data_files
     from longtail.evaluation.calibration_file import Calibration
     from longtail.evaluation.judged import judge_saved
-    from longtail.modeling.score_maps import fit_score_maps
+    from longtail.evaluation.score_maps import fit_score_maps
 
     check_output_folder(options.output)
     register_data_files(options.data)
@@ -110,7 +110,7 @@ def cross_fitted(method: str, judged: "Judged") -> "np.ndarray":
     """
     import numpy as np
 
-    from longtail.modeling.score_maps import apply_score_maps, fit_score_maps
+    from longtail.evaluation.score_maps import apply_score_maps, fit_score_maps
 
     images = np.unique(judged.images)
     # Any order but that of the file, which may be one of classes.

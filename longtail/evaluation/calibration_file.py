@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longtail.evaluation.saved import read_json
-from longtail.modeling.score_maps import ScoreMap, apply_score_maps, from_json, to_json
+from longtail.evaluation.score_maps import ScoreMap, apply_score_maps, from_json, to_json
 from longtail.utils.io import write_json
 
 FORMAT = 1
@@ -24,7 +24,7 @@ class Calibration:
     """Fitted maps.
 
     Attributes:
-        method: one of :data:`~longtail.modeling.score_maps.METHODS`.
+        method: one of :data:`~longtail.evaluation.score_maps.METHODS`.
         dataset: the registered name of the images that it was fitted to.
         class_names: K names.
         maps: K maps of scores.

@@ -198,7 +198,7 @@ def apply_score_maps(
 
 def to_json(maps: Sequence[ScoreMap]) -> list[dict[str, Any]]:
     """Maps as lists of numbers, for a file."""
-    return [{name: value for name, value in vars(item).items()} for item in maps]
+    return [dict(vars(item)) for item in maps]
 
 
 def from_json(rows: Any) -> list[ScoreMap]:
