@@ -5,26 +5,29 @@
 
 The detectors are of IoTKITs-LT/mask_rcnn_lite0_FPN.yaml, trained on all training images. What needs
 fitting is fitted by two-fold cross-fitting on val: to half of the images, and measured on the other
-half, and the other way round; nothing is chosen by what is reported. LogN takes its moments from
-the RoIs of the other half as well. Logit adjustment and NorCal need the training counts alone, with
-the strengths that are named. All see the same frozen outputs.
+half, and the other way round; nothing is chosen by what is reported. Every row is the mean of the
+two halves, each evaluated by itself: one ranking of both would compare scores of two fits. LogN
+takes its moments from the RoIs of the other half as well. Logit adjustment and NorCal need the
+training counts alone, with the strengths that are named. All see the same frozen outputs.
 
 ECE, classwise ECE and the Brier score are of the best 300 detections an image, at IoU 0.5.
 """
 
 import argparse
+import contextlib
+import json
 import random
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from calibration_recipes import LONG
 from calibration_study import CONFIG, TRAIN, VAL, Study, _halves
 from common import save_result
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from frozen_detector import FrozenDetector, FrozenImage, FrozenRoIs, detect
 from tabulate import tabulate
 from torch import Tensor
@@ -35,7 +38,7 @@ from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.counting import load_records
 from longtail.evaluation import LVISEvaluator
 from longtail.evaluation.judged import Judged, judge_saved
-from longtail.evaluation.score_maps import METHODS, apply_score_maps, fit_score_maps
+from longtail.evaluation.score_maps import METHODS, ScoreMap, apply_score_maps, fit_score_maps
 from longtail.modeling.post_hoc import logit_normalization, normalized_calibration
 from longtail.utils.errors import ending_in_one_line
 
@@ -44,7 +47,6 @@ GAMMAS = (0.5, 1.0)
 SHOWN = ("AP", "APr", "APc", "APf", "AP@1", "AP_pool", "F1", "F1 r", "surest acc")
 ERRORS = ("ECE", "classwise ECE", "Brier")
 Calibration = Callable[[Tensor, Tensor], Tensor]
-ScoreMap = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def unchanged(logits: Tensor, _: Tensor) -> Tensor:
@@ -58,26 +60,30 @@ class Comparison:
     def __init__(self, study: Study) -> None:
         """Read what is frozen of val."""
         self.study = study
-        self.halves = [{image.image_id for image in half} for half in _halves(study.images)]
         rois = study.detector.rois(VAL, None)
-        self.rois = {image.image_id: item for image, item in zip(study.images, rois, strict=True)}
-        self.ids = np.array([record["image_id"] for record in load_records(VAL)])
+        of_image = {image.image_id: item for image, item in zip(study.images, rois, strict=True)}
+        self.halves = _halves(study.images)
+        self.rois = [[of_image[image.image_id] for image in half] for half in self.halves]
 
     def rows(self) -> dict[str, dict[str, float]]:
         """The metrics of every method."""
-        study = self.study
+        study, both = self.study, (unchanged, unchanged)
         counts = torch.from_numpy(get_class_stats((TRAIN,)).image_count)
         zeros = torch.zeros(len(counts))
-        rows, judged = {}, self.measure(unchanged)
-        rows["first stage"], first = judged
+        rows = {}
+        rows["first stage"], first = self.measure(both)
         shifts = {"logit adjustment, lambda 1": study.margins}
         for gamma in GAMMAS:
             shifts[f"NorCal, gamma {gamma}"] = normalized_calibration(zeros, counts, gamma)
         for name, shift in shifts.items():
-            rows[name] = self.measure(lambda z, _, s=shift: z + s)[0]
+            rows[name] = self.measure([lambda z, _, s=shift: z + s] * 2)[0]
         rows["LogN"] = self.crossed(_logn)
         for method in METHODS:
-            rows[method] = self.mapped(method, first)
+            maps = [
+                fit_score_maps(method, fit.classes, fit.scores, fit.hits, len(counts))
+                for fit in reversed(first)
+            ]
+            rows[method] = self.measure(both, maps)[0]
         recipe = replace(LONG, iterations=ITERATIONS, source="held-out", confidence=False)
         fits = {
             "DisAlign's alpha, beta": recipe,
@@ -90,57 +96,59 @@ class Comparison:
 
     def crossed(self, fit: Callable[[list[FrozenRoIs]], Calibration]) -> dict[str, float]:
         """Fit a calibration of logits to each half, and measure it on the other one."""
-        of_image = {}
-        for half in self.halves:
-            found = fit([item for number, item in self.rois.items() if number not in half])
-            of_image |= dict.fromkeys(half, found)
-        return self.measure(of_image)[0]
-
-    def mapped(self, method: str, first: Judged) -> dict[str, float]:
-        """The same for maps of the first stage's scores."""
-        maps: dict[int, ScoreMap] = {}
-        K = len(first.class_names)
-        for half in self.halves:
-            fit = first[~np.isin(self.ids[first.images], list(half))]
-            found = fit_score_maps(method, fit.classes, fit.scores, fit.hits, K)
-            maps |= dict.fromkeys(half, lambda c, s, found=found: apply_score_maps(found, c, s))
-        return self.measure(unchanged, maps)[0]
+        return self.measure([fit(rois) for rois in reversed(self.rois)])[0]
 
     @torch.no_grad()
     def measure(
         self,
-        calibration: Calibration | dict[int, Calibration],
-        maps: dict[int, ScoreMap] | None = None,
-    ) -> tuple[dict[str, float], Judged]:
-        """Metrics in percent, and the judged detections."""
-        with tempfile.TemporaryDirectory() as folder:
-            evaluator = LVISEvaluator(
-                VAL,
-                folder,
-                modes=("standard", "pool"),
-                tasks=("bbox",),
-                training_sets=(TRAIN,),
-                decisions=True,
-            )
-            for image in self.study.images:
-                of_image = calibration
-                if isinstance(calibration, dict):
-                    of_image = calibration[image.image_id]
-                output = self._detections(image, of_image, maps)
-                evaluator.process([{"image_id": image.image_id}], [{"instances": output}])
-            found = evaluator.evaluate()["bbox"]
-            judged = judge_saved(VAL, f"{folder}/lvis_instances_results.json")
-        metrics = {name: found[name] for name in SHOWN}
-        return metrics | dict(zip(ERRORS, errors(judged, judged.scores), strict=True)), judged
+        calibrations: Sequence[Calibration],
+        maps: Sequence[list[ScoreMap] | None] = (None,) * 2,
+    ) -> tuple[dict[str, float], list[Judged]]:
+        """Metrics in percent, the mean of the halves, and the judged detections of each."""
+        found, judged = [], []
+        for half, calibration, of_scores in zip(self.halves, calibrations, maps, strict=True):
+            with tempfile.TemporaryDirectory() as folder, _registered(half, folder) as name:
+                evaluator = LVISEvaluator(
+                    name,
+                    folder,
+                    modes=("standard", "pool"),
+                    tasks=("bbox",),
+                    training_sets=(TRAIN,),
+                    decisions=True,
+                )
+                for image in half:
+                    output = detect(self.study.detector.cfg, image, calibration)
+                    if of_scores is not None:
+                        terms = output.pred_classes.numpy(), output.scores.numpy()
+                        mapped = apply_score_maps(of_scores, *terms)
+                        output.scores = torch.from_numpy(mapped).float()
+                    evaluator.process([{"image_id": image.image_id}], [{"instances": output}])
+                metrics = evaluator.evaluate()["bbox"]
+                judged.append(judge_saved(name, f"{folder}/lvis_instances_results.json"))
+            measured = zip(ERRORS, errors(judged[-1], judged[-1].scores), strict=True)
+            found.append({**{key: metrics[key] for key in SHOWN}, **dict(measured)})
+        return {key: statistics.mean(half[key] for half in found) for key in found[0]}, judged
 
-    def _detections(
-        self, image: FrozenImage, calibration: Calibration, maps: dict[int, ScoreMap] | None
-    ) -> object:
-        output = detect(self.study.detector.cfg, image, calibration)
-        if maps is not None:
-            classes, scores = output.pred_classes.numpy(), output.scores.numpy()
-            output.scores = torch.from_numpy(maps[image.image_id](classes, scores)).float()
-        return output
+
+@contextlib.contextmanager
+def _registered(images: Sequence[FrozenImage], folder: str) -> Iterator[str]:
+    """A part of val as a data set."""
+    name = f"{VAL}_half"
+    chosen = {image.image_id for image in images}
+    metadata = MetadataCatalog.get(VAL).as_dict()
+    content = json.loads(Path(metadata["json_file"]).read_text(encoding="utf-8"))
+    content["images"] = [item for item in content["images"] if item["id"] in chosen]
+    content["annotations"] = [i for i in content["annotations"] if i["image_id"] in chosen]
+    path = Path(folder) / "half.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    records = [record for record in load_records(VAL) if record["image_id"] in chosen]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(**{**metadata, "name": name, "json_file": str(path)})
+    try:
+        yield name
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def _logn(rois: list[FrozenRoIs]) -> Calibration:
