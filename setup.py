@@ -111,9 +111,9 @@ setup(
         "torch>=2.3",  # models and training
         "torchvision>=0.18",  # detectron2's ROIAlign, NMS and deformable convolution; augmentation
         "numpy>=2",  # label maps, confusion matrices
-        # Sparse matrices, rank correlation and intervals, isotonic regression (1.12); .mat files of
-        # COCO-Stuff10K.
-        "scipy>=1.12",
+        # Sparse matrices, rank correlation and intervals, calibration of scores (isotonic regression
+        # is in all releases for numpy 2); COCO-Stuff10K's .mat files.
+        "scipy",
         "Pillow",  # images and annotations on disk
         "opencv-python-headless>=4.11",  # reads JPEGs; detectron2's visualizer, without libGL
         "fvcore",  # detectron2's configs, checkpoints and schedules

@@ -36,7 +36,8 @@ from scipy.special import expit
 FEWEST = 10
 # Scores of exactly 0 and 1 have no logit.
 SMALLEST = 1e-7
-SLOPES, SHIFTS = (0.0, 100.0), (-100.0, 100.0)
+SLOPES = (0.0, 100.0)
+SHIFTS = (-100.0, 100.0)
 
 
 @dataclass(frozen=True)
