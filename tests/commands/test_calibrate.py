@@ -83,6 +83,32 @@ def test_detections_are_judged_as_they_were_made(objects, tmp_path):
     assert judged.class_names == ("red", "green", "blue")
 
 
+def test_what_the_annotations_do_not_tell_is_left_out(tmp_path):
+    """LVIS's rules: not exhaustively annotated, and not checked for."""
+    name = register_rectangles("calibrate_federated", tmp_path / "data", 3)
+    try:
+        path = tmp_path / "data" / "lvis.json"
+        content = json.loads(path.read_text())
+        first, _, third = content["images"]
+        first["not_exhaustive_category_ids"], third["neg_category_ids"] = [1], []
+        path.write_text(json.dumps(content))
+        truth = next(a["bbox"] for a in content["annotations"] if a["image_id"] == 1)
+        found = [
+            (1, 1, truth, 0.9),  # right
+            (1, 1, [0, 0, 1, 1], 0.8),  # a red one that nobody has annotated, or none
+            (1, 2, [0, 0, 1, 1], 0.7),  # wrong: there is no green one
+            (3, 2, [0, 0, 1, 1], 0.6),  # nobody has looked for green ones
+        ]
+        keys = ("image_id", "category_id", "bbox", "score")
+        entries = [dict(zip(keys, values, strict=True)) for values in found]
+        (tmp_path / "r.json").write_text(json.dumps(entries))
+        judged = judge_saved(name, str(tmp_path / "r.json"))
+    finally:
+        unregister(name)
+    assert judged.scores.tolist() == [0.9, 0.7] and judged.hits.tolist() == [True, False]
+    assert judged.classes.tolist() == [0, 1] and judged.images.tolist() == [0, 0]
+
+
 def test_files_and_table(objects, tmp_path, capsys):
     path, entries = detections(tmp_path)
     run("--dataset", VAL, "--predictions", path, "--output", tmp_path / "out")

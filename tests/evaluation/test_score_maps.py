@@ -85,6 +85,19 @@ def test_platt_is_the_minimum_for_the_smoothed_targets():
     assert found.a == pytest.approx(0.6, abs=0.2) and found.c == pytest.approx(-0.4, abs=0.25)
 
 
+def test_platts_targets_to_the_last_one():
+    """Of few predictions a target counts: the gradient of the formula is 0."""
+    scores, hits = sample(30, seed=6)
+    right = int(hits.sum())
+    found = fit_platt(scores, hits)
+    gradient = np.zeros(2)
+    for s, h in zip(scores.tolist(), hits, strict=True):
+        z = math.log(s / (1 - s))
+        target = (right + 1) / (right + 2) if h else 1 / (30 - right + 2)
+        gradient += (1 / (1 + math.exp(-found.a * z - found.c)) - target) * np.array([z, 1]) / 30
+    np.testing.assert_allclose(gradient, 0, atol=1e-5)
+
+
 def test_beta_is_the_minimum_and_keeps_the_mean():
     scores, hits = sample(seed=1)
     found = fit_beta(scores, hits)
