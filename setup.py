@@ -111,7 +111,9 @@ setup(
         "torch>=2.3",  # models and training
         "torchvision>=0.18",  # detectron2's ROIAlign, NMS and deformable convolution; augmentation
         "numpy>=2",  # label maps, confusion matrices
-        "scipy",  # sparse matrices, rank correlation and intervals; COCO-Stuff10K's .mat files
+        # Sparse matrices, rank correlation and intervals, calibration of scores (all releases for
+        # numpy 2 have isotonic regression); COCO-Stuff10K's .mat files.
+        "scipy",
         "Pillow",  # images and annotations on disk
         "opencv-python-headless>=4.11",  # reads JPEGs; detectron2's visualizer, without libGL
         "fvcore",  # detectron2's configs, checkpoints and schedules

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
+from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -156,6 +157,29 @@ class FrozenDetector:
         return FrozenRoIs(features.half(), self.predictor.cls_score(features), classes)
 
 
+def detect(
+    cfg: CfgNode, image: FrozenImage, calibrate: Callable[[Tensor, Tensor], Tensor]
+) -> Instances:
+    """The detections of an image after a calibration, at its original size.
+
+    Args:
+        cfg: for the thresholds of the inference.
+        image: what is frozen.
+        calibrate: from (P, K) foreground logits and (P, C) features to (P, K).
+    """
+    logits = image.logits.clone()
+    logits[:, :-1] = calibrate(logits[:, :-1], image.features.float())
+    detections, _ = fast_rcnn_inference_single_image(
+        image.boxes,
+        logits.softmax(dim=1),
+        image.size,
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+        MOST_DETECTIONS,
+    )
+    return detector_postprocess(detections, *image.original_size)
+
+
 def evaluate(
     cfg: CfgNode,
     dataset: str,
@@ -178,17 +202,6 @@ def evaluate(
         decisions=True,
     )
     for image in images:
-        logits = image.logits.clone()
-        calibrate = calibrations[image.image_id]
-        logits[:, :-1] = calibrate(logits[:, :-1], image.features.float())
-        detections, _ = fast_rcnn_inference_single_image(
-            image.boxes,
-            logits.softmax(dim=1),
-            image.size,
-            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-            cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            MOST_DETECTIONS,
-        )
-        output = detector_postprocess(detections, *image.original_size)
+        output = detect(cfg, image, calibrations[image.image_id])
         evaluator.process([{"image_id": image.image_id}], [{"instances": output}])
     return evaluator.evaluate()["bbox"]

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Analyse finished runs class by class: gain, correlation with frequency, confusion, bounds.
+r"""Analyse finished runs class by class: gain, correlation, confusion, calibration, bounds.
 
     longtail analyze gain output/baseline output/mine --sort-by regions
     longtail analyze correlation output/baseline
     longtail analyze correlation --published
     longtail analyze confusion output/baseline
+    longtail analyze calibration output/baseline
     longtail analyze bound output/R_50 output/R_50_bound output/R_50_crt
     longtail analyze frequencies ade20k_sem_seg_train coco_stuff_164k_sem_seg_train
     longtail analyze iou output/baseline
@@ -56,6 +57,14 @@ def confusion(options: argparse.Namespace) -> "Study":
     from longtail.analysis.studies.confusion import study_confusion
 
     return study_confusion(read_run(options.run), options.pairs, options.dataset)
+
+
+def calibration(options: argparse.Namespace) -> "Study":
+    """Reliability diagrams and calibration errors of groups of classes."""
+    from longtail.analysis.runs import read_run
+    from longtail.analysis.studies.calibration import study_calibration
+
+    return study_calibration(read_run(options.run), options.dataset)
 
 
 def bound(options: argparse.Namespace) -> "Study":
@@ -120,6 +129,9 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--pairs", type=int, default=20, metavar="N", help="pairs that are listed (default: 20)"
     )
+    add_analysis_arguments(added)
+    added = add(calibration, "scores against how often they are right, for groups of classes")
+    added.add_argument("run", metavar="RUN", help="folder of a run with saved predictions")
     add_analysis_arguments(added)
     added = add(bound, "a baseline and methods against the classifier retrained on balanced data")
     added.add_argument("baseline", metavar="BASELINE", help="folder of the long-tailed run")

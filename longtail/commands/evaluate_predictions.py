@@ -53,6 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=MODES,
         help="of LVIS: AP, AP_fixed, AP_pool (default: TEST.LVIS.MODES, standard)",
     )
+    parser.add_argument(
+        "--calibration",
+        default="",
+        metavar="FILE",
+        help="map the scores of detections by a file of longtail calibrate",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaced config values")
     return parser
 
@@ -83,7 +89,8 @@ def evaluate_predictions(options: argparse.Namespace) -> None:
         raise ValueError("no data set: give --dataset, or a --config-file with DATASETS.TEST")
     for name in ("longtail", "detectron2"):
         setup_logger(name=name)
-    results = evaluate_saved(cfg, dataset, options.predictions, options.output)
+    paths = options.predictions, options.output, options.calibration
+    results = evaluate_saved(cfg, dataset, *paths)
     for task, metrics in results.items():
         # Those of single classes are in the reports.
         shown = {key: value for key, value in metrics.items() if "-" not in key}

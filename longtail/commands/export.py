@@ -71,7 +71,7 @@ def export(options: argparse.Namespace) -> None:
     from longtail.engine.deployment.export import check_kind, write_checkpoint, write_torchscript
     from longtail.engine.deployment.folding import baseline_config, changes, fold
     from longtail.engine.deployment.graphs import require_onnx
-    from longtail.engine.deployment.post_hoc import APPLIED
+    from longtail.engine.deployment.post_hoc import APPLIED, changes_scores_alone
     from longtail.engine.inference.trained import load_trained, trained_config
 
     is_file = not options.format.startswith("bundle")
@@ -87,6 +87,11 @@ def export(options: argparse.Namespace) -> None:
     cfg = trained_config(
         load_config(options.config_file, options.opts, imports=options.imports), options.weights
     )
+    if changes_scores_alone(cfg):
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {cfg.MODEL.POST_HOC.METHOD} maps scores, not weights: "
+            "set it to '' to export, and give the file to whoever reads the scores"
+        )
     trained = load_trained(cfg)
     model, loaded = trained.model, trained.notes
     check_kind(model)

@@ -15,6 +15,7 @@ the data. Choose it on validation images, never on those that are reported:
 
     longtail sweep digits-LT/linear.yaml MODEL.POST_HOC.TAU=0,0.5,1,1.5 \
         --weights output/digits-LT/linear/model_final.pth --dataset digits_lt_val
+    longtail sweep CONFIG MODEL.POST_HOC.GAMMA=0,0.3,0.6 --weights FILE --dataset NAME    # NorCal
 
 The table has mean and sample standard deviation over the seeds, in percent.
 """
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
     from longtail.jobs.plan import Row
 
 # Key of a strength -> the method that it is of.
-POST_HOC = {"MODEL.POST_HOC.TAU": "tau_norm", "MODEL.POST_HOC.LAMBDA": "logit_adjustment"}
+POST_HOC = {
+    "MODEL.POST_HOC.TAU": "tau_norm",
+    "MODEL.POST_HOC.LAMBDA": "logit_adjustment",
+    "MODEL.POST_HOC.GAMMA": "norcal",
+}
 METHOD = "MODEL.POST_HOC.METHOD"
 
 
@@ -58,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="trained weights, for MODEL.POST_HOC.TAU or LAMBDA in one pass over --dataset",
+        help="trained weights, for MODEL.POST_HOC.TAU, LAMBDA or GAMMA in one pass over --dataset",
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="of the table")
     add_run_arguments(parser)

@@ -99,6 +99,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODEL.CLASSIFIER.NUM_CLASSES": COUNT,
     "MODEL.POST_HOC.TAU": _numbers(0, 100),
     "MODEL.POST_HOC.LAMBDA": _numbers(0, 100),
+    "MODEL.POST_HOC.GAMMA": _numbers(0, 100),
     "MODEL.PIXEL_STD": _three(0, above=True),
     "MODEL.PIXEL_MEAN": _three(-math.inf),
 }

@@ -151,13 +151,18 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"
 
     # What changes a trained linear classifier without training, when a checkpoint is evaluated:
-    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only).
+    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only); of
+    # detectors only "norcal", "logn" and "score_calibration".
     cfg.MODEL.POST_HOC = CfgNode()
     cfg.MODEL.POST_HOC.METHOD = ""
     # tau_norm: logits are divided by |w_j|^tau; 0 leaves them, 1 normalizes the weights.
     cfg.MODEL.POST_HOC.TAU = 1.0
     # logit_adjustment: lambda of Table 2, logits are lowered by lambda log r_j.
     cfg.MODEL.POST_HOC.LAMBDA = 1.0
+    # norcal: scores are divided by (training images of the class)^gamma; 0 leaves them.
+    cfg.MODEL.POST_HOC.GAMMA = 1.0
+    # score_calibration: the file of longtail calibrate.
+    cfg.MODEL.POST_HOC.FILE = ""
 
 
 def _add_class_loss_config(cfg: CfgNode) -> None:

@@ -42,7 +42,9 @@ def _methods(task: LossTask) -> list[Method]:
             for sampler, kind in SAMPLER_REGISTRY
         ]
     for method, change in POST_HOC_REGISTRY:
-        if task is IMAGES or not change.images_alone:
+        if not (change.images_alone and task is not IMAGES) and not (
+            change.boxes_alone and task is not BOXES
+        ):
             settings = f"MODEL.POST_HOC.METHOD {method}, with --eval-only"
             found.append(Method(method, "post hoc", name, settings, _what(change)))
     if task is IMAGES:

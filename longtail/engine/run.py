@@ -23,6 +23,7 @@ from longtail.engine.deployment.post_hoc import (
     check_not_applied,
     check_training_classes,
 )
+from longtail.engine.deployment.score_calibration import check_calibration_file
 from longtail.engine.launch import is_first_to_fail
 from longtail.engine.run_folder import run_folder
 from longtail.engine.training.data_sets import align_test_sets, check_test_sets
@@ -113,6 +114,7 @@ def _check(cfg: CfgNode, eval_only: bool) -> None:
             f"MODEL.POST_HOC.METHOD {cfg.MODEL.POST_HOC.METHOD} changes a trained model: add "
             "--eval-only, or set it to '' to train"
         )
+    check_calibration_file(cfg)
     if not cfg.DATASETS.TRAIN and not eval_only:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on")
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from longtail.data.datasets.classes import class_names
 from longtail.data.statistics.counting import class_metadata, load_records
 from longtail.evaluation.build import build_evaluator
+from longtail.evaluation.calibration_file import read_calibration
 from longtail.evaluation.lvis.detections import EncodedMasks
 from longtail.evaluation.saved import (
     LABEL_MAPS,
@@ -34,7 +35,7 @@ Output = Callable[[Record], dict[str, Any]]
 
 
 def evaluate_saved(
-    cfg: CfgNode, dataset_name: str, path: str, output_dir: str
+    cfg: CfgNode, dataset_name: str, path: str, output_dir: str, calibration: str = ""
 ) -> dict[str, dict[str, float]]:
     """Evaluate predictions of a data set.
 
@@ -45,6 +46,8 @@ def evaluate_saved(
         path: a folder of label maps that are named as their images, or
             ``sem_seg_predictions.json``; of detections a results file in LVIS's or COCO's format.
         output_dir: where the reports go.
+        calibration: file of a :class:`.Calibration` that maps the scores of detections; none if
+            empty.
 
     Returns:
         Metrics by task, as of the evaluator.
@@ -52,7 +55,7 @@ def evaluate_saved(
     Raises:
         FileNotFoundError: there is nothing at the path, or a label map is missing.
         ValueError: the predictions are damaged or of another data set, or the data set is of
-            another type.
+            another type; or the calibration is, or was fitted to this very data set.
     """
     kind = class_metadata(dataset_name).get("evaluator_type")
     if kind not in EXPECTED:
@@ -63,11 +66,12 @@ def evaluate_saved(
     check_path(kind, path)
     records = load_records(dataset_name)
     names = class_names(dataset_name)
+    maps = _calibration(calibration, kind, dataset_name, names)
     output = _output(kind, dataset_name, path, len(names), records)
     evaluator = build_evaluator(cfg, dataset_name, output_dir)
     evaluator.reset()
     for record in tqdm(records, desc="evaluating", unit="image"):
-        evaluator.process([record], [output(record)])
+        evaluator.process([record], [maps(output(record))])
     return dict(evaluator.evaluate() or {})
 
 
@@ -86,6 +90,25 @@ def check_path(kind: str, path: str) -> None:
         raise FileNotFoundError(f"--predictions {path} does not exist; name {EXPECTED[kind]}")
     if os.path.isdir(path) and kind != "sem_seg":
         raise ValueError(f"--predictions {path} is a folder: name {EXPECTED[kind]}")
+
+
+def _calibration(
+    path: str, kind: str, dataset_name: str, names: Sequence[str]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    if not path:
+        return lambda output: output
+    if kind == "sem_seg":
+        raise ValueError(f"--calibration is for detections, {dataset_name} is of label maps")
+    calibration = read_calibration(path)
+    calibration.check(path, names, [dataset_name])
+
+    def mapped(output: dict[str, Any]) -> dict[str, Any]:
+        instances = output["instances"]
+        scores = calibration(instances.pred_classes.numpy(), instances.scores.numpy())
+        instances.scores = torch.from_numpy(scores).float()
+        return output
+
+    return mapped
 
 
 def _output(

@@ -69,16 +69,84 @@ def logit_adjustment(
     """
     _check_strength("LAMBDA", strength)
     counts = torch.as_tensor(class_counts, dtype=torch.float64, device=bias.device)
-    if counts.shape != bias.shape:
-        raise ValueError(
-            f"logit_adjustment: the classifier has {len(bias)} classes, the training set "
-            f"{len(counts)}: name the training set of these weights in DATASETS.TRAIN"
-        )
+    _check_length("logit_adjustment", counts, bias)
     _check_all_occur("logit_adjustment", counts, class_names)
     margins = -strength * (counts / counts.sum()).log()
     if centered:
         margins = margins - margins.mean()
     return (bias.double() + margins).to(bias.dtype)
+
+
+def normalized_calibration(
+    bias: Tensor,
+    image_counts: Tensor,
+    gamma: float,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Tensor:
+    r"""NorCal (Pan et al., NeurIPS 2021, arXiv 2107.02170): scores divided by N_j^gamma.
+
+    .. math::
+
+        \hat s{}_j = \frac{s_j / N_j^\gamma}{\sum_k s_k / N_k^\gamma + s_{\text{background}}}
+
+    With s a softmax this is the softmax of z_j - gamma log N_j beside the background's own z: the
+    shift that this function gives. It is logit adjustment but for its reference, N_j = 1 in place
+    of the mean of log N_j, so that all objects fall against the background.
+
+    Args:
+        bias: (K,) of the foreground classes.
+        image_counts: (K,) counts > 0 of training images, N_j, as in the release.
+        gamma: finite and >= 0; 0 leaves everything.
+        class_names: K names, for messages.
+
+    Returns:
+        (K,) bias.
+
+    Raises:
+        ValueError: gamma is out of range, counts of another length, or a class without images.
+    """
+    _check_strength("GAMMA", gamma)
+    counts = torch.as_tensor(image_counts, dtype=torch.float64, device=bias.device)
+    _check_length("norcal", counts, bias)
+    _check_all_occur("norcal", counts, class_names)
+    return (bias.double() - gamma * counts.log()).to(bias.dtype)
+
+
+def logit_normalization(
+    weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""LogN (Zhao et al., IJCV 2024, arXiv 2203.17020): logits of all classes on one scale.
+
+    .. math::
+
+        \hat z{}_j = \frac{z_j - \mu_j + \min_k \mu_k}{\sigma_j}
+
+    The background's logit stays; that the smallest mean is added keeps objects below it. The terms
+    are those of the release.
+
+    Args:
+        weight: (K, C) rows w_j of the foreground classes, z_j = w_j.x + b_j.
+        bias: (K,).
+        mean: (K,) mu_j, of z_j over RoIs of training images.
+        deviation: (K,) sigma_j > 0, likewise.
+
+    Returns:
+        Weight and bias.
+
+    Raises:
+        ValueError: a deviation is not positive and finite: the logit of a class never changes.
+    """
+    mean, deviation = mean.double().to(bias.device), deviation.double().to(bias.device)
+    if not bool(((deviation > 0) & deviation.isfinite()).all()):
+        index = int((~((deviation > 0) & deviation.isfinite())).nonzero()[0])
+        raise ValueError(
+            f"logn: the logits of class {index} have the deviation {float(deviation[index])}, "
+            "expected a positive one: its weights are untrained, or the training set has no RoIs"
+        )
+    factor = 1 / deviation
+    shifted = (bias.double() - mean + mean.min()) * factor
+    return (weight * factor.to(weight).unsqueeze(1), shifted.to(bias.dtype))
 
 
 def nearest_class_mean(
@@ -129,6 +197,14 @@ def nearest_class_mean(
 def _check_strength(key: str, value: float) -> None:
     if not 0 <= value < math.inf:
         raise ValueError(f"MODEL.POST_HOC.{key} must be finite and >= 0, got {value}")
+
+
+def _check_length(method: str, counts: Tensor, bias: Tensor) -> None:
+    if counts.shape != bias.shape:
+        raise ValueError(
+            f"{method}: the classifier has {len(bias)} classes, the training set "
+            f"{len(counts)}: name the training set of these weights in DATASETS.TRAIN"
+        )
 
 
 def _check_all_occur(method: str, counts: Tensor, class_names: Sequence[str] | None) -> None:

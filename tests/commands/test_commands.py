@@ -84,7 +84,7 @@ def test_a_command_that_does_not_exist(monkeypatch):
     with pytest.raises(SystemExit) as info:
         commands.main(["quickstart"])
     assert info.value.code.startswith(
-        "error: no command 'quickstart', expected one of analyze, browse, ch"
+        "error: no command 'quickstart', expected one of analyze, browse, ca"
     )
 
 

@@ -315,6 +315,13 @@ def test_models_of_another_kind(trained):
     assert "a ProposalNetwork cannot be exported" in given.fail()
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "torchscript", "bundle"])
+def test_maps_of_scores_are_no_weights(trained, kind):
+    given = trained("boxes")
+    given.options += ["MODEL.POST_HOC.METHOD", "score_calibration"]
+    assert "score_calibration maps scores, not weights" in given.fail("--format", kind)
+
+
 def test_a_post_hoc_method_is_not_applied_twice(trained):
     given = trained("images", "MODEL.POST_HOC.METHOD", "tau_norm")
     given.run()

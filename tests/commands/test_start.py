@@ -44,7 +44,7 @@ for call in json.load(sys.stdin):
 print(json.dumps(done))
 """
 COMMANDS = sorted(all_commands())
-ANALYSES = ("gain", "correlation", "confusion", "bound", "frequencies", "iou")
+ANALYSES = ("gain", "correlation", "confusion", "calibration", "bound", "frequencies", "iou")
 HELP = [
     *(f"{name} --help" for name in COMMANDS),
     *(f"analyze {name} --help" for name in ANALYSES),

@@ -182,5 +182,5 @@ def _portable(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = "model.safetensors"
     cfg.OUTPUT_DIR = "output"
-    cfg.MODEL.POST_HOC.METHOD = ""
+    cfg.MODEL.POST_HOC.METHOD = cfg.MODEL.POST_HOC.FILE = ""
     return cfg

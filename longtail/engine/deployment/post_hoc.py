@@ -20,7 +20,9 @@ from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.counting import class_metadata
 from longtail.engine.checkpoint import CLASS_NAMES
 from longtail.engine.deployment.features import training_features
-from longtail.losses import IMAGES
+from longtail.engine.deployment.rois import training_logit_moments
+from longtail.engine.deployment.score_calibration import calibrate_scores
+from longtail.losses import BOXES, IMAGES
 from longtail.modeling import post_hoc as formulas
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
 
@@ -38,17 +40,25 @@ the bias (K,) of each of them change. :func:`register_post_hoc` fills it.
 
 
 def register_post_hoc(
-    *, reads_training_set: bool = False, images_alone: bool = False
+    *,
+    reads_training_set: bool = False,
+    images_alone: bool = False,
+    boxes_alone: bool = False,
+    maps_scores: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Register the decorated method under its own name.
 
     Args:
         reads_training_set: whether the classes of DATASETS.TRAIN must be those of the weights.
         images_alone: whether it is for image classification alone, where a sample is a feature.
+        boxes_alone: whether it is for detection alone.
+        maps_scores: whether it changes what a model gives, not its classifier: ``method(cfg,
+            model)`` sees to it in place, and the model needs no linear classifier.
     """
 
     def register(method: Callable) -> Callable:
         method.reads_training_set, method.images_alone = reads_training_set, images_alone
+        method.boxes_alone, method.maps_scores = boxes_alone, maps_scores
         POST_HOC_REGISTRY.register(method)
         return method
 
@@ -76,6 +86,9 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
     method = cfg.MODEL.POST_HOC.METHOD
     if not method:
         return
+    if changes_scores_alone(cfg):
+        POST_HOC_REGISTRY.get(method)(cfg, model)
+        return
     found, change = post_hoc_change(cfg, model)
     K = found.num_classes
     for layer in found.layers:
@@ -99,6 +112,11 @@ def post_hoc_change(cfg: CfgNode, model: nn.Module) -> tuple[LinearClassifiers, 
     if name not in known:
         raise ValueError(f"MODEL.POST_HOC.METHOD must be one of {['', *known]}, got {name!r}")
     method = known[name]
+    if method.maps_scores:
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {name} maps the scores of a model, and leaves its classifier "
+            "as it is: there is no changed classifier to write or to sweep"
+        )
     found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {name}")
     if method.images_alone and found.task != IMAGES:
         others = ", ".join(other for other in known if not known[other].images_alone)
@@ -106,7 +124,18 @@ def post_hoc_change(cfg: CfgNode, model: nn.Module) -> tuple[LinearClassifiers, 
             f"MODEL.POST_HOC.METHOD {name} is for image classification, not for "
             f"{cfg.MODEL.META_ARCHITECTURE}: take one of {others}"
         )
+    if method.boxes_alone and found.task != BOXES:
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {name} is for detection, not for {cfg.MODEL.META_ARCHITECTURE}"
+        )
     return found, method(cfg, model, found)
+
+
+def changes_scores_alone(cfg: CfgNode) -> bool:
+    """Tell whether ``MODEL.POST_HOC.METHOD`` maps scores, and leaves the classifier as it is."""
+    known = dict(POST_HOC_REGISTRY)
+    method = cfg.MODEL.POST_HOC.METHOD
+    return method in known and known[method].maps_scores
 
 
 def check_not_applied(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
@@ -177,6 +206,34 @@ def logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -
         centered=found.task.background,
     )
     return lambda weight, bias: (weight, adjusted(bias))
+
+
+@register_post_hoc(reads_training_set=True, boxes_alone=True)
+def norcal(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
+    """NorCal: scores divided by (training images)^gamma, normalized with the background."""
+    _check_training_set(cfg)
+    stats = get_class_stats(cfg.DATASETS.TRAIN)
+    shifted = partial(
+        formulas.normalized_calibration,
+        image_counts=torch.from_numpy(stats.image_count),
+        gamma=cfg.MODEL.POST_HOC.GAMMA,
+        class_names=stats.class_names,
+    )
+    return lambda weight, bias: (weight, shifted(bias))
+
+
+@register_post_hoc(reads_training_set=True, boxes_alone=True)
+def logn(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
+    """LogN: logits normalized by their mean and deviation over the RoIs of training images."""
+    _check_training_set(cfg)
+    mean, deviation = training_logit_moments(cfg, model, found)
+    return partial(formulas.logit_normalization, mean=mean, deviation=deviation)
+
+
+@register_post_hoc(boxes_alone=True, maps_scores=True)
+def score_calibration(cfg: CfgNode, model: nn.Module) -> None:
+    """The scores of detections mapped to the probability to be right, by a file."""
+    calibrate_scores(cfg, model)
 
 
 @register_post_hoc(reads_training_set=True, images_alone=True)

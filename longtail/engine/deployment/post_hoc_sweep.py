@@ -4,16 +4,21 @@
 The features of an image do not depend on the strength, and what does is applied to each of them:
 to the classifier in image classification, to the logits of a segmentor, which the method changes by
 a factor and a shift a class. Enlarging logits to the image and averaging them over windows is
-linear and keeps both.
+linear and keeps both. A detector chooses its boxes by their scores: the backbone and the proposals
+are computed once, the heads for every strength.
 
 Shape alphabet:
     K: classes
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import SemanticSegmentor
+from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,26 +34,31 @@ from longtail.modeling.classification import ImageClassifier
 def evaluate_strengths(cfgs: list[CfgNode], model: nn.Module) -> None:
     """Evaluate a model as each config changes it; each writes its reports into its OUTPUT_DIR.
 
-    In image classification every report is bit for bit the one of an evaluation of its own. In
+    In image classification and detection every report is the one of an evaluation of its own. In
     semantic segmentation logits differ by rounding, and so may the class of a pixel where two of
     them are equal but for that.
 
     Args:
         cfgs: alike but for MODEL.POST_HOC and OUTPUT_DIR; at least one. Every test set is passed
             through once.
-        model: an image classifier or a semantic segmentor with its weights, as it was trained; it
-            is not changed.
+        model: an image classifier, a semantic segmentor or a detector with its weights, as it was
+            trained; it is not changed.
 
     Raises:
-        ValueError: a detector, multi-scale testing, or as
+        ValueError: another model, multi-scale testing, or as
             :func:`~longtail.engine.deployment.post_hoc.apply_post_hoc`.
         OSError: an image or the training set cannot be read.
     """
-    if not isinstance(model, (ImageClassifier, SemanticSegmentor)):
+    ways = {
+        ImageClassifier: _classify_all,
+        SemanticSegmentor: _segment_all,
+        GeneralizedRCNN: _detect_all,
+    }
+    kind = next((kind for kind in ways if isinstance(model, kind)), None)
+    if kind is None:
         raise ValueError(
-            f"{type(model).__name__}: the strengths of a post hoc method share one pass in image "
-            "classification and semantic segmentation alone, as a detector chooses its boxes by "
-            "their scores; evaluate each value by itself, without --weights"
+            f"{type(model).__name__}: it is not known how strengths of a post hoc method share a "
+            "pass; evaluate each value by itself, without --weights"
         )
     if cfgs[0].TEST.AUG.ENABLED:
         raise ValueError(
@@ -56,8 +66,7 @@ def evaluate_strengths(cfgs: list[CfgNode], model: nn.Module) -> None:
             "not share a pass; evaluate each value by itself, without --weights"
         )
     changes = [post_hoc_change(cfg, model)[1] for cfg in cfgs]
-    images = isinstance(model, ImageClassifier)
-    evaluate_batches = _classify_all if images else _segment_all
+    evaluate_batches = ways[kind]
     was_training = model.training
     model.eval()
     for name in cfgs[0].DATASETS.TEST:
@@ -110,6 +119,53 @@ def _segment_all(
                 changed = maps * factor.to(maps) + shift.to(maps)
                 classes = grouped_classes(changed, finish, record["file_name"])
                 evaluator.process([record], [{"sem_seg": classes}])
+
+
+def _detect_all(
+    cfg: CfgNode,
+    model: GeneralizedRCNN,
+    dataset: str,
+    changes: list[Change],
+    evaluators: list[DatasetEvaluator],
+) -> None:
+    found, _ = post_hoc_change(cfg, model)
+    K = found.num_classes
+    trained = [(layer.weight.clone(), layer.bias.clone()) for layer in found.layers]
+    inference = build_inference(cfg, model, unpasted=True)
+    try:
+        with _once_a_batch(model.backbone, model.proposal_generator) as next_batch:
+            for batch in tqdm(Trainer.build_test_loader(cfg, dataset), desc=dataset):
+                next_batch()
+                for change, evaluator in zip(changes, evaluators, strict=True):
+                    for layer, (weight, bias) in zip(found.layers, trained, strict=True):
+                        rows = change(weight[:K], bias[:K])
+                        layer.weight[:K], layer.bias[:K] = rows
+                    evaluator.process(batch, inference(batch))
+    finally:
+        for layer, terms in zip(found.layers, trained, strict=True):
+            _set(layer, *terms)
+
+
+@contextlib.contextmanager
+def _once_a_batch(*modules: nn.Module) -> Iterator[Callable[[], None]]:
+    """Let modules keep what they have given; the function that is yielded has them forget it."""
+    kept: dict[nn.Module, Any] = {}
+
+    def keeping(module: nn.Module, compute: Callable) -> Callable:
+        def forward(*args: Any, **named: Any) -> Any:
+            if module not in kept:
+                kept[module] = compute(*args, **named)
+            return kept[module]
+
+        return forward
+
+    for module in modules:
+        module.forward = keeping(module, module.forward)
+    try:
+        yield kept.clear
+    finally:
+        for module in modules:
+            del module.forward
 
 
 def factor_and_shift(change: Change, weight: Tensor) -> tuple[Tensor, Tensor]:

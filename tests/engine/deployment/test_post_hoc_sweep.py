@@ -2,6 +2,7 @@
 """Each strength of one pass has the metrics of an evaluation of its own."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.tiny_classification import (
     register_colors,
     unregister,
 )
-from tests.tiny_detection import detector_config, register_rectangles
+from tests.tiny_detection import CASCADE, detector_config, register_rectangles
 
 COLORS, STRIPES, RECTANGLES = "sweep_colors", "sweep_stripes", "sweep_rectangles"
 KEYS = {"tau_norm": "MODEL.POST_HOC.TAU", "logit_adjustment": "MODEL.POST_HOC.LAMBDA"}
@@ -130,10 +131,45 @@ def test_logits_change_by_a_factor_and_a_shift(tmp_path):
         )
 
 
+@pytest.mark.parametrize("overrides", [[], CASCADE], ids=["one head", "cascade"])
+def test_boxes_are_equal_bit_for_bit_and_share_the_backbone(tmp_path, overrides):
+    """The results files are the same bytes; the backbone runs once an image."""
+
+    def model_of(cfg):
+        torch.manual_seed(0)
+        model = Trainer.build_model(cfg).eval()
+        for name, parameter in model.named_parameters():
+            if "cls_score" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+        return model
+
+    cfgs = []
+    for value in VALUES:
+        given = ["MODEL.POST_HOC.METHOD", "norcal", "MODEL.POST_HOC.GAMMA", value]
+        given += ["OUTPUT_DIR", str(tmp_path / f"{value}"), "TEST.LVIS.KEEP_ALL_DETECTIONS", True]
+        sets = ["DATASETS.TRAIN", (RECTANGLES,), "DATASETS.TEST", (RECTANGLES,)]
+        cfgs.append(detector_config(tmp_path, [*sets, *given, *overrides]))
+    model, calls = model_of(cfgs[0]), []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.backbone.bottom_up.register_forward_hook(lambda *_: calls.append(1))
+    evaluate_strengths(cfgs, model)
+    assert len(calls) == 4
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    found = []
+    for cfg in cfgs:
+        alone = model_of(cfg)
+        apply_post_hoc(cfg, alone)
+        cfg = cfg.clone()
+        cfg.defrost()
+        together, cfg.OUTPUT_DIR = cfg.OUTPUT_DIR, f"{cfg.OUTPUT_DIR}_alone"
+        Trainer.test(cfg, alone)
+        place = f"inference/{RECTANGLES}/lvis_instances_results.json"
+        found.append((Path(together) / place).read_bytes())
+        assert found[-1] == (Path(cfg.OUTPUT_DIR) / place).read_bytes() != b"[]"
+    assert len(set(found)) == len(VALUES)
+
+
 def test_what_has_no_common_pass_is_said(tmp_path):
-    cfg = detector_config(tmp_path, ["DATASETS.TRAIN", (RECTANGLES,)])
-    with raises_naming(ValueError, "--weights"):
-        evaluate_strengths([cfg], Trainer.build_model(cfg))
     cfgs = configs(tiny_config, STRIPES, tmp_path, "tau_norm", "TEST.AUG.ENABLED", True)
     with raises_naming(ValueError, "TEST.AUG.ENABLED", "--weights"):
         evaluate_strengths(cfgs, model_of(cfgs[0]))
