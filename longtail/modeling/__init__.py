@@ -14,6 +14,7 @@ from .roi_heads import (
     LongTailFastRCNNOutputLayers,
     LongTailROIHeads,
 )
+from .second_stage_rcnn import RetrainedRCNN, ScaledRCNN, SecondStageRCNN
 from .sem_seg import (
     FCNHead,
     LongTailSemanticSegmentor,
@@ -35,8 +36,11 @@ __all__ = [
     "OCRHead",
     "PSPHead",
     "RetrainedImageClassifier",
+    "RetrainedRCNN",
     "ScaledImageClassifier",
+    "ScaledRCNN",
     "SecondStageImageClassifier",
+    "SecondStageRCNN",
     "SemSegHead",
     "SeparableDeepLabV3PlusHead",
     "TimmBackbone",

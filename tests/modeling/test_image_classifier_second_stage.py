@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from longtail.modeling.classification.second_stage import ClassScaling
+from longtail.modeling.scaling import ClassScaling
 from tests.messages import raises_naming
 from tests.modeling.image_classifier_contract import SecondStageContract, disturb, scores
 from tests.tiny_classification import classification_inputs

@@ -13,7 +13,9 @@ Shape alphabet:
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
+
+from longtail.modeling.scaling import ClassScaling
 
 from .image_classifier import ImageClassifier
 
@@ -57,23 +59,6 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
     def class_logits(self, features: Tensor) -> Tensor:
         """(N, C) features to (N, D) logits of the new classifier."""
         return self.retrained_classifier(features)
-
-
-class ClassScaling(nn.Module):
-    """One factor for each logit, 1 at the start."""
-
-    def __init__(self, num_logits: int) -> None:
-        """Start with factors of 1.
-
-        Args:
-            num_logits: D.
-        """
-        super().__init__()
-        self.factor = nn.Parameter(torch.ones(num_logits))
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """(N, D) to (N, D)."""
-        return logits * self.factor
 
 
 @META_ARCH_REGISTRY.register()
