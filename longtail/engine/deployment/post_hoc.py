@@ -2,7 +2,8 @@
 """Post hoc methods: a trained linear classifier is changed when its weights are loaded.
 
 They are the alternatives to a second stage that need no training (Table 2 of the DisAlign paper).
-What they leave is a linear classifier of the same shape, on any task.
+What they leave is a linear classifier of the same shape, on any task, but for a nearest class mean
+of normalized features, which no linear classifier is.
 """
 
 import logging
@@ -26,8 +27,9 @@ from longtail.modeling.linear_classifiers import LinearClassifiers, linear_class
 
 # Where an exported checkpoint names the method that its classifier was changed by.
 APPLIED = "post_hoc"
-# (K, ...) weight and (K,) bias of a layer's classes to those that take their place.
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (K, ...) weight and (K,) bias of a layer's classes to those that take their place; or, of an image
+# classifier, the module (N, C) -> (N, K) that takes the layer's.
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | nn.Module
 
 POST_HOC_REGISTRY = Registry("POST_HOC")
 POST_HOC_REGISTRY.__doc__ = """
@@ -78,6 +80,11 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
         return
     found, change = post_hoc_change(cfg, model)
     K = found.num_classes
+    if isinstance(change, nn.Module):
+        # No linear layer does the same; the methods that give one are for image classification.
+        model.classifier = change.to(model.classifier.weight)
+        logging.getLogger(__name__).info("%s has replaced the classifier of %d classes", method, K)
+        return
     for layer in found.layers:
         weight, bias = change(layer.weight[:K], layer.bias[:K])
         layer.weight[:K], layer.bias[:K] = weight, bias
@@ -153,8 +160,9 @@ def check_training_classes(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
 
 @register_post_hoc()
 def tau_norm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
-    """tau-normalization: logits divided by a power of their weights' length, as in Table 2."""
-    return partial(formulas.tau_norm, tau=cfg.MODEL.POST_HOC.TAU)
+    """tau-normalization: weights divided by a power of their length, without bias."""
+    keep_bias = cfg.MODEL.POST_HOC.TAU_BIAS == "scale"
+    return partial(formulas.tau_norm, tau=cfg.MODEL.POST_HOC.TAU, keep_bias=keep_bias)
 
 
 @register_post_hoc(reads_training_set=True)
@@ -181,14 +189,19 @@ def logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -
 
 @register_post_hoc(reads_training_set=True, images_alone=True)
 def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
-    """The weight of the classifier that names the nearest class mean."""
+    """The classifier that names the nearest mean of centered, normalized features."""
     _check_training_set(cfg)
-    means = formulas.nearest_class_mean(
+    nearest = formulas.nearest_class_mean(
         *training_features(cfg, model),
         found.num_classes,
+        transform=cfg.MODEL.POST_HOC.NCM_FEATURES,
+        distance=cfg.MODEL.POST_HOC.NCM_DISTANCE,
         class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
     )
-    return lambda weight, bias: (means.to(weight), torch.zeros_like(bias))
+    linear = nearest.linear()
+    if linear is None:
+        return nearest
+    return lambda weight, bias: (linear[0].to(weight), linear[1].to(bias))
 
 
 def _check_training_set(cfg: CfgNode) -> None:

@@ -40,8 +40,9 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
     """cRT: a new classifier is trained on the frozen features.
 
     With class-balanced sampling it is the method of Kang et al.; on a balanced training set of
-    many more images it is the empirical bound of DisAlign's Section 3.1. The first stage's
-    classifier stays in the checkpoint.
+    many more images it is the empirical bound of DisAlign's Section 3.1; with the loss ``bags`` it
+    is balanced group softmax as its authors train it. The first stage's classifier, one of K
+    outputs, stays in the checkpoint.
     """
 
     trained_module_names = ("retrained_classifier", "class_loss")
@@ -55,6 +56,9 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
         """
         super().__init__(**kwargs)
         self.retrained_classifier = self.new_classifier()
+        # The first stage had a loss of K outputs, whatever this one's has.
+        if self.class_loss.num_logits != self.class_loss.num_classes:
+            self.classifier = self.new_classifier(self.class_loss.num_classes)
 
     def class_logits(self, features: Tensor) -> Tensor:
         """(N, C) features to (N, D) logits of the new classifier."""

@@ -30,9 +30,9 @@ FORMAT_VERSION = 2
 # What is lost when the tool is interrupted: at most this many images.
 IMAGES_PER_SHARD = 64
 INDEX_FILE = "cache.json"
-# Keys of MODEL that say where the model is and what is trained, not what the frozen modules compute:
-# all second stages of a detector share a cache. The weights count by their content, not by their
-# place.
+# Keys of MODEL that say where the model is and what is trained, not what the frozen modules
+# compute: all second stages of a detector share a cache. The weights count by their content, not by
+# their place.
 WITHOUT_INFLUENCE = (
     "MODEL.WEIGHTS",
     "MODEL.DEVICE",
