@@ -162,10 +162,10 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only).
     cfg.MODEL.POST_HOC = CfgNode()
     cfg.MODEL.POST_HOC.METHOD = ""
-    # tau_norm: logits are divided by |w_j|^tau; 0 leaves them, 1 normalizes the weights.
+    # tau_norm: weights are divided by |w_j|^tau; 0 leaves them, 1 normalizes them.
     cfg.MODEL.POST_HOC.TAU = 1.0
-    # tau_norm: what becomes of the bias: "drop" leaves it out, as the authors do; "scale" divides it
-    # like the weights, so that the logits are.
+    # tau_norm: what becomes of the bias: "drop" leaves it out, as the authors do; "scale" divides
+    # it like the weights, so that the logits are.
     cfg.MODEL.POST_HOC.TAU_BIAS = "drop"
     # ncm: the features that are averaged and compared: "centered" (less the mean of all training
     # images, of length 1, as the authors' default), "normalized" (of length 1), "plain". And how:
