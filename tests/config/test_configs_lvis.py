@@ -16,7 +16,7 @@ LVIS = [*PUBLISHED, *leaves_in("LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT")]
 # Rows of Table 8 on v0.5, and of IoTKITs-LT, that differ by the loss of the box classifier.
 CLASS_LOSSES = {"focal": "focal", "eql": "eql", "coco_bags": "bags", "bags_classifier": "bags"}
 # Of other second stages than DisAlign's.
-ARCHITECTURES = {name: "RetrainedRCNN" for name in ("coco_bags", "bags_classifier", "crt")}
+ARCHITECTURES = dict.fromkeys(("coco_bags", "bags_classifier", "crt"), "RetrainedRCNN")
 ARCHITECTURES |= {"lws": "ScaledRCNN"}
 CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", "bags")}
 

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from longtail.engine import Trainer
+from longtail.engine.deployment.folding import fold
 from longtail.engine.deployment.post_hoc import (
     apply_post_hoc,
     check_not_applied,
@@ -101,9 +102,11 @@ MODELS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("of_bias", ["drop", "scale"])
 @MODELS
-def test_tau_norm_on_a_model(build, task, overrides):
-    cfg, model = build(task, METHOD, "tau_norm", TAU, 0.5, *overrides)
+def test_tau_norm_on_a_model(build, task, overrides, of_bias):
+    options = [METHOD, "tau_norm", TAU, 0.5, "MODEL.POST_HOC.TAU_BIAS", of_bias]
+    cfg, model = build(task, *options, *overrides)
     untouched = state(model)
     changes = change(cfg, model)
     assert len(changes) == (3 if overrides == CASCADE else 1)
@@ -113,7 +116,11 @@ def test_tau_norm_on_a_model(build, task, overrides):
             factors[-1] = 1
         expected = weight * factors.view(-1, *[1] * (weight.ndim - 1))
         torch.testing.assert_close(new_weight, expected, rtol=1e-6, atol=0)
-        torch.testing.assert_close(new_bias, bias * factors, rtol=1e-6, atol=0)
+        expected = bias * factors
+        if of_bias == "drop":
+            # The background's stays.
+            expected[: 3 if task == "boxes" else None] = 0
+        torch.testing.assert_close(new_bias, expected, rtol=1e-6, atol=0)
     changed = [
         n for n, tensor in model.state_dict().items() if not torch.equal(tensor, untouched[n])
     ]
@@ -145,7 +152,8 @@ def pixel_counts(cfg):
 
 
 def test_ncm_of_a_model_by_loops(build):
-    cfg, model = build("images", METHOD, "ncm")
+    plain = ["MODEL.POST_HOC.NCM_FEATURES", "plain", "MODEL.POST_HOC.NCM_DISTANCE", "cosine"]
+    cfg, model = build("images", METHOD, "ncm", *plain)
     sums, counts = [0, 0, 0], [0, 0, 0]
     for record in DatasetCatalog.get(COLORS):
         # The images have the size of the test already.
@@ -165,6 +173,21 @@ def test_ncm_of_a_model_by_loops(build):
     with torch.no_grad():
         scores = model(classification_inputs(count=2))
     assert [item["scores"].shape for item in scores] == [(3,), (3,)]
+
+
+def test_ncm_as_published_replaces_the_classifier_and_is_not_folded(build):
+    cfg, model = build("images", METHOD, "ncm")
+    apply_post_hoc(cfg, model)
+    inputs = classification_inputs(count=4)
+    with torch.no_grad():
+        features = model.features(inputs)
+        scores = torch.stack([item["scores"] for item in model(inputs)])
+    f = features - model.classifier.mean
+    f = f / f.norm(dim=1, keepdim=True)
+    distances = (f[:, None] - model.classifier.means).square().sum(2)
+    torch.testing.assert_close(scores, (-distances).softmax(1), rtol=1e-4, atol=1e-5)
+    with raises_naming(ValueError, "MODEL.POST_HOC.NCM_DISTANCE", "TorchScript"):
+        fold(cfg, model)
 
 
 @MODELS
