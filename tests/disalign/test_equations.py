@@ -8,12 +8,14 @@ import math
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from disalign.calibration import AdaptiveCalibration
 from disalign.folding import fold_calibration
 from disalign.functional import calibrate_logits
 from torch import nn
 
 from longtail.config import load_config
+from tests.disalign.segmentors import first_head, make_inputs, second_head
 from tests.messages import raises_naming
 
 S, C, K = 6, 5, 4
@@ -52,8 +54,8 @@ def test_scores_and_gradients_as_printed(form):
     sums = [x.double() for x in sums]
     for i in range(S):
         for j in range(K):
-            values = [float(x) for x in (z[i, j], alpha[j], beta[j], s[i, 0])]
-            assert float(found[i, j]) == pytest.approx(printed(form, *values), **CLOSE)
+            values = [x.item() for x in (z[i, j], alpha[j], beta[j], s[i, 0])]
+            assert found[i, j].item() == pytest.approx(printed(form, *values), **CLOSE)
             slope = slopes(form, values[0], values[3], values[1], values[2])
             for where, k, value in zip(((i, j), j, j, (i, 0)), range(4), slope, strict=True):
                 sums[k][where] += float(weights[i, j]) * value
@@ -120,6 +122,24 @@ def test_the_released_confidence_by_loops(training):
     assert min(expected) == 0.5 < max(expected)
     if not training:
         assert calibration.confidence(cells).flatten().tolist() == pytest.approx(expected, **CLOSE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_head_takes_both_from_its_config(form):
+    """It starts at the first stage's scores, and all of the branch is trained."""
+    options = ["MODEL.DISALIGN.FORM", form, "MODEL.DISALIGN.CONFIDENCE_BRANCH", "released"]
+    first, second = first_head("fcn"), second_head("fcn", *options)
+    features, labels = make_inputs()
+    with torch.no_grad():
+        assert torch.equal(second.eval()(features)[0], first(features)[0])
+    assert second.calibration.form == form
+    with torch.no_grad():
+        second.calibration.beta.uniform_(-1, 1)
+    with EventStorage():
+        second.train()(features, labels)[1]["loss_sem_seg"].backward()
+    names = {name for name, p in second.calibration.named_parameters() if p.grad.abs().sum() > 0}
+    norm = {"confidence_norm.weight", "confidence_norm.bias"}
+    assert names == {"alpha", "beta", "confidence_layer.weight", *norm}
 
 
 def test_a_released_confidence_cannot_be_folded():

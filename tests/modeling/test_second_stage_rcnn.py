@@ -15,6 +15,7 @@ from disalign.roi_cache_making import make_cache
 
 from longtail.engine import Trainer
 from longtail.engine.deployment.folding import baseline_config, fold
+from longtail.engine.inference.trained import load_trained
 from longtail.engine.training.data_sets import training_records
 from tests.disalign.detectors import KINDS, predictions, randomize, start, tensors
 from tests.messages import raises_naming
@@ -215,6 +216,17 @@ def test_all_second_stages_train_on_one_cache(configure, tmp_path):
         batch = next(iter(build_roi_cache_loader(cfg, training_records(cfg))))
         assert batch[0]["rois"][0].features.shape[1] == 12
         start(cfg).train()
+
+
+@pytest.mark.parametrize("architecture", ["RetrainedRCNN", "ScaledRCNN"])
+def test_its_weights_are_not_deployed_as_a_first_stages(configure, tmp_path, architecture):
+    model = Trainer.build_model(configure(architecture))
+    torch.save({"model": model.state_dict()}, tmp_path / "second.pth")
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "second.pth")]
+    own = {"RetrainedRCNN": "retrained_classifier.bias", "ScaledRCNN": "scaling.factor"}
+    with raises_naming(ValueError, f"roi_heads.box_predictor.{own[architecture]}"):
+        load_trained(configure("GeneralizedRCNN", "mask-linear", *weights))
+    assert load_trained(configure(architecture, "mask-linear", *weights)).model is not None
 
 
 def test_other_roi_heads_are_refused(configure):
