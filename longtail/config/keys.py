@@ -159,7 +159,7 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     cfg.MODEL.SECOND_STAGE.PIXEL_CLASSIFIER = "predictor"
 
     # What changes a trained linear classifier without training, when a checkpoint is evaluated:
-    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only).
+    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, no pixels).
     cfg.MODEL.POST_HOC = CfgNode()
     cfg.MODEL.POST_HOC.METHOD = ""
     # tau_norm: weights are divided by |w_j|^tau; 0 leaves them, 1 normalizes them.

@@ -58,7 +58,7 @@ def _methods(task: LossTask) -> list[Method]:
             for sampler, kind in SAMPLER_REGISTRY
         ]
     for method, change in POST_HOC_REGISTRY:
-        if task is IMAGES or not change.images_alone:
+        if task in change.tasks:
             settings = f"MODEL.POST_HOC.METHOD {method}, with --eval-only"
             found.append(Method(method, "post hoc", name, settings, _what(change)))
     for method, of_task, kind, key, more in SECOND_STAGES:

@@ -139,6 +139,34 @@ class NearestClassMean(nn.Module):
         return None
 
 
+class ForegroundNearestMean(nn.Module):
+    r"""NCM among the foreground classes of a detector, whose authors have no background.
+
+    The background keeps its probability, and the classes share the rest as they do in NCM: with the
+    trained scores z and the logits n of the nearest means
+
+    .. math::
+
+        \hat z{}_j = \log \sum_k \exp z_k + \log \mathrm{softmax}(n)_j
+    """
+
+    def __init__(self, classifier: nn.Module, nearest: NearestClassMean) -> None:
+        """Put the nearest means beside a trained classifier.
+
+        Args:
+            classifier: (R, C) features to (R, K + 1) scores, the background's last.
+            nearest: (R, C) to (R, K).
+        """
+        super().__init__()
+        self.trained, self.nearest = classifier, nearest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C) features to (R, K + 1) scores."""
+        scores = self.trained(x)
+        foreground = scores[:, :-1].logsumexp(1, keepdim=True) + self.nearest(x).log_softmax(1)
+        return torch.cat([foreground, scores[:, -1:].to(foreground)], dim=1)
+
+
 def transformed(x: Tensor, mean: Tensor, features: str) -> Tensor:
     """f(x) of :class:`NearestClassMean`: (N, C) features to (N, C); a zero stays one."""
     if features == "plain":

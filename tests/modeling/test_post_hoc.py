@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from longtail.config import load_config
-from longtail.modeling.post_hoc import logit_adjustment, nearest_class_mean, tau_norm
+from longtail.modeling.post_hoc import (
+    ForegroundNearestMean,
+    logit_adjustment,
+    nearest_class_mean,
+    tau_norm,
+)
 from tests.messages import raises_naming
 
 
@@ -138,6 +143,39 @@ def test_ncm_by_loops(kind, distance):
     if linear is not None:
         weight, bias = linear
         assert torch.equal((x @ weight.T + bias).argmax(1), found.argmax(1))
+
+
+def test_ncm_of_a_foreground_shares_what_the_background_leaves():
+    """p_j = p(foreground) softmax(n)_j, p of the background as before; with the gradient."""
+    weight, bias, x = random_classifier()
+    layer = torch.nn.Linear(7, 5).double()
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    nearest = nearest_class_mean(x, torch.arange(9) % 4, 4)
+    x = x.clone().requires_grad_()
+    found = ForegroundNearestMean(layer, nearest)(x).softmax(1)
+
+    def probabilities(sample):
+        z = [
+            sum(w * v for w, v in zip(row, sample, strict=True)) + b
+            for row, b in zip(weight.tolist(), bias.tolist(), strict=True)
+        ]
+        e = [math.exp(v) for v in z]
+        f = transformed(sample, nearest.mean.tolist(), "centered")
+        n = [
+            math.exp(-sum((a - b) ** 2 for a, b in zip(f, mean, strict=True)))
+            for mean in nearest.means.tolist()
+        ]
+        foreground = sum(e[:-1]) / sum(e)
+        return [*(foreground * v / sum(n) for v in n), e[-1] / sum(e)]
+
+    for i, sample in enumerate(x.tolist()):
+        assert found[i].tolist() == pytest.approx(probabilities(sample), rel=1e-12)
+    (gradient,) = torch.autograd.grad(found[:, 2].sum(), x)
+    up, down = ([v + s * 1e-5 * (c == 3) for c, v in enumerate(x[0].tolist())] for s in (1, -1))
+    slope = (probabilities(up)[2] - probabilities(down)[2]) / 2e-5
+    assert float(gradient[0, 3]) == pytest.approx(slope, abs=1e-9)
 
 
 def test_ncm_is_by_default_that_of_its_authors():

@@ -150,10 +150,10 @@ def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is no such baseline.
     """
-    if isinstance(getattr(model, "classifier", None), NearestClassMean):
+    if any(isinstance(module, NearestClassMean) for module in model.modules()):
         raise ValueError(
-            "a nearest class mean of normalized features is no linear classifier: export it as "
-            "TorchScript or ONNX, or set MODEL.POST_HOC.NCM_DISTANCE cosine"
+            "the nearest class mean is no linear classifier: export it as TorchScript or ONNX, or, "
+            "of an image classifier, set MODEL.POST_HOC.NCM_DISTANCE cosine"
         )
     folded = copy.deepcopy(model)
     for folding in foldings_of(cfg):

@@ -3,11 +3,11 @@
 
 They are the alternatives to a second stage that need no training (Table 2 of the DisAlign paper).
 What they leave is a linear classifier of the same shape, on any task, but for a nearest class mean
-of normalized features, which no linear classifier is.
+of normalized features, which no linear classifier is, and that of a detector's foreground.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,16 @@ from longtail.data.datasets.classes import check_same_order, class_names
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.counting import class_metadata
 from longtail.engine.checkpoint import CLASS_NAMES
-from longtail.engine.deployment.features import training_features
-from longtail.losses import IMAGES
+from longtail.engine.deployment.features import training_box_features, training_features
+from longtail.losses import BOXES, EVERYWHERE, IMAGES, LossTask
 from longtail.modeling import post_hoc as formulas
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
 
 # Where an exported checkpoint names the method that its classifier was changed by.
 APPLIED = "post_hoc"
-# (K, ...) weight and (K,) bias of a layer's classes to those that take their place; or, of an image
-# classifier, the module (N, C) -> (N, K) that takes the layer's.
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | nn.Module
+# (K, ...) weight and (K,) bias of a layer's classes to those that take their place; or the modules
+# that take the place of the layers.
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | list[nn.Module]
 
 POST_HOC_REGISTRY = Registry("POST_HOC")
 POST_HOC_REGISTRY.__doc__ = """
@@ -40,17 +40,17 @@ the bias (K,) of each of them change. :func:`register_post_hoc` fills it.
 
 
 def register_post_hoc(
-    *, reads_training_set: bool = False, images_alone: bool = False
+    *, reads_training_set: bool = False, tasks: Sequence[LossTask] = EVERYWHERE
 ) -> Callable[[Callable], Callable]:
     """Register the decorated method under its own name.
 
     Args:
         reads_training_set: whether the classes of DATASETS.TRAIN must be those of the weights.
-        images_alone: whether it is for image classification alone, where a sample is a feature.
+        tasks: the ones that it is for.
     """
 
     def register(method: Callable) -> Callable:
-        method.reads_training_set, method.images_alone = reads_training_set, images_alone
+        method.reads_training_set, method.tasks = reads_training_set, tuple(tasks)
         POST_HOC_REGISTRY.register(method)
         return method
 
@@ -80,9 +80,9 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
         return
     found, change = post_hoc_change(cfg, model)
     K = found.num_classes
-    if isinstance(change, nn.Module):
-        # No linear layer does the same; the methods that give one are for image classification.
-        model.classifier = change.to(model.classifier.weight)
+    if isinstance(change, list):
+        for layer, module in zip(found.layers, change, strict=True):
+            _replace(model, layer, module.to(layer.weight).train(model.training))
         logging.getLogger(__name__).info("%s has replaced the classifier of %d classes", method, K)
         return
     for layer in found.layers:
@@ -107,11 +107,11 @@ def post_hoc_change(cfg: CfgNode, model: nn.Module) -> tuple[LinearClassifiers, 
         raise ValueError(f"MODEL.POST_HOC.METHOD must be one of {['', *known]}, got {name!r}")
     method = known[name]
     found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {name}")
-    if method.images_alone and found.task != IMAGES:
-        others = ", ".join(other for other in known if not known[other].images_alone)
+    if found.task not in method.tasks:
+        others = ", ".join(other for other in known if found.task in known[other].tasks)
         raise ValueError(
-            f"MODEL.POST_HOC.METHOD {name} is for image classification, not for "
-            f"{cfg.MODEL.META_ARCHITECTURE}: take one of {others}"
+            f"MODEL.POST_HOC.METHOD {name} is for {' and '.join(t.samples for t in method.tasks)}, "
+            f"not for {cfg.MODEL.META_ARCHITECTURE}: take one of {others}"
         )
     return found, method(cfg, model, found)
 
@@ -187,21 +187,38 @@ def logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -
     return lambda weight, bias: (weight, adjusted(bias))
 
 
-@register_post_hoc(reads_training_set=True, images_alone=True)
+@register_post_hoc(reads_training_set=True, tasks=(IMAGES, BOXES))
 def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     """The classifier that names the nearest mean of centered, normalized features."""
     _check_training_set(cfg)
-    nearest = formulas.nearest_class_mean(
-        *training_features(cfg, model),
-        found.num_classes,
-        transform=cfg.MODEL.POST_HOC.NCM_FEATURES,
-        distance=cfg.MODEL.POST_HOC.NCM_DISTANCE,
-        class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
-    )
-    linear = nearest.linear()
+    boxes = found.task is BOXES
+    samples = training_box_features(cfg, model) if boxes else [training_features(cfg, model)]
+    nearest = [
+        formulas.nearest_class_mean(
+            *of_layer,
+            found.num_classes,
+            transform=cfg.MODEL.POST_HOC.NCM_FEATURES,
+            distance=cfg.MODEL.POST_HOC.NCM_DISTANCE,
+            class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
+        )
+        for of_layer in samples
+    ]
+    if boxes:
+        return [
+            formulas.ForegroundNearestMean(*pair)
+            for pair in zip(found.layers, nearest, strict=True)
+        ]
+    linear = nearest[0].linear()
     if linear is None:
         return nearest
     return lambda weight, bias: (linear[0].to(weight), linear[1].to(bias))
+
+
+def _replace(model: nn.Module, layer: nn.Module, other: nn.Module) -> None:
+    """Put a module in the place of another one of a model."""
+    name = next(name for name, module in model.named_modules() if module is layer)
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, other)
 
 
 def _check_training_set(cfg: CfgNode) -> None:

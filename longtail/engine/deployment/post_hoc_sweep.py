@@ -56,7 +56,7 @@ def evaluate_strengths(cfgs: list[CfgNode], model: nn.Module) -> None:
             "not share a pass; evaluate each value by itself, without --weights"
         )
     changes = [post_hoc_change(cfg, model)[1] for cfg in cfgs]
-    if any(isinstance(change, nn.Module) for change in changes):
+    if any(isinstance(change, list) for change in changes):
         raise ValueError(
             f"MODEL.POST_HOC.METHOD {cfgs[0].MODEL.POST_HOC.METHOD} replaces the classifier and "
             "has no strength: evaluate it by itself"

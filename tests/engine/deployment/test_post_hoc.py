@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes
 from PIL import Image
 
 from longtail.engine import Trainer
@@ -190,6 +191,42 @@ def test_ncm_as_published_replaces_the_classifier_and_is_not_folded(build):
         fold(cfg, model)
 
 
+@pytest.mark.parametrize("overrides", [[], CASCADE], ids=["boxes", "cascade"])
+def test_ncm_of_a_detector_by_loops(build, overrides):
+    """The means of the features of the annotated boxes, image by image, at every stage."""
+    cfg, model = build("boxes", METHOD, "ncm", *overrides)
+    before = list(layers(model))
+    apply_post_hoc(cfg, model)
+    heads = model.roi_heads.box_head
+    heads = list(heads) if overrides else [heads]
+    assert len(heads) == len(layers(model)) == (3 if overrides else 1)
+    for head, trained, layer in zip(heads, before, layers(model), strict=True):
+        assert layer.trained is trained
+        found = [[], [], []]
+        for record in DatasetCatalog.get(RECTANGLES):
+            pixels = np.asarray(Image.open(record["file_name"]))[:, :, ::-1]
+            image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            with torch.no_grad():
+                maps = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+                maps = [maps[name] for name in model.roi_heads.box_in_features]
+                for annotation in record["annotations"]:
+                    x, y, w, h = annotation["bbox"]
+                    box = Boxes(torch.tensor([[x, y, x + w, y + h]], dtype=torch.float32))
+                    feature = head(model.roi_heads.box_pooler(maps, [box]))[0].double()
+                    found[annotation["category_id"]].append(feature)
+        assert tuple(map(len, found)) == INSTANCE_COUNT
+        every = [f for of_class in found for f in of_class]
+        mean = sum(every) / len(every)
+        for k, of_class in enumerate(found):
+            of_class = [(f - mean) / (f - mean).norm() for f in of_class]
+            expected = (sum(of_class) / len(of_class)).float()
+            torch.testing.assert_close(layer.nearest.means[k], expected, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        assert len(model(detector_inputs(1))[0]["instances"])
+    with raises_naming(ValueError, "TorchScript"):
+        fold(cfg, model)
+
+
 @MODELS
 def test_no_method_changes_nothing(build, task, overrides):
     cfg, model = build(task, *overrides)
@@ -259,10 +296,9 @@ def test_pixels_of_a_second_stage(build):
     assert "is a second stage" in fails(*build("pixels", METHOD, "tau_norm", *overrides))
 
 
-@pytest.mark.parametrize("task", ["pixels", "boxes"])
-def test_ncm_is_for_images(build, task):
-    message = fails(*build(task, METHOD, "ncm"))
-    assert "ncm is for image classification, not for" in message
+def test_ncm_is_for_images_and_boxes(build):
+    message = fails(*build("pixels", METHOD, "ncm"))
+    assert "ncm is for images and boxes, not for" in message
 
 
 @pytest.mark.parametrize("method", ["ncm", "logit_adjustment"])
