@@ -131,10 +131,12 @@ def test_ncm_by_loops(kind, distance):
     for i in range(len(x)):
         for k in range(K):
             expected = logit(x[i].tolist(), k)
-            assert float(found[i, k]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+            assert found[i, k].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
     (gradient,) = torch.autograd.grad(found[:, 1].sum(), x)
     for c in range(C):
-        up, down = ([float(v) + s * 1e-5 * (c == j) for j, v in enumerate(x[0])] for s in (1, -1))
+        up, down = (
+            [float(v) + s * 1e-5 * (c == j) for j, v in enumerate(x[0].tolist())] for s in (1, -1)
+        )
         slope = (logit(up, 1) - logit(down, 1)) / 2e-5
         assert float(gradient[0, c]) == pytest.approx(slope, abs=1e-8)
     assert len(set(found.argmax(1).tolist())) == K
@@ -178,9 +180,10 @@ def test_ncm_of_a_foreground_shares_what_the_background_leaves():
     assert float(gradient[0, 3]) == pytest.approx(slope, abs=1e-9)
 
 
-def test_ncm_is_by_default_that_of_its_authors():
-    """Centered, normalized features, Euclidean: the release's "cl2n" and "l2"."""
-    _, _, x = random_classifier()
+def test_defaults_are_those_of_the_authors():
+    """No bias; centered, normalized features, Euclidean: the release's "cl2n" and "l2"."""
+    weight, bias, x = random_classifier()
+    assert bias.all() and not tau_norm(weight, bias, 0.5)[1].any()
     nearest = nearest_class_mean(x, torch.arange(9) % 3, 3)
     assert (nearest.features, nearest.distance) == ("centered", "euclidean")
     options = load_config("").MODEL.POST_HOC
