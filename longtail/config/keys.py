@@ -142,7 +142,9 @@ def _add_model_config(cfg: CfgNode) -> None:
 def _add_classifier_config(cfg: CfgNode) -> None:
     # Image classification: META_ARCHITECTURE ImageClassifier (first stage), or a second stage with
     # frozen features: RetrainedImageClassifier (cRT, or the empirical bound), ScaledImageClassifier
-    # (LWS), or that of a project. Backbone: TimmClassificationBackbone.
+    # (LWS), or that of a project. Backbone: TimmClassificationBackbone. Of detectors RetrainedRCNN
+    # and ScaledRCNN, instead of GeneralizedRCNN; of pixels MODEL.SEM_SEG_HEAD.NAME
+    # RetrainedSemSegHead and ScaledSemSegHead.
     cfg.MODEL.CLASSIFIER = CfgNode()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
     # "linear" or "cosine".
@@ -150,13 +152,27 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     # One of the losses at MODEL.CLASS_LOSS.
     cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"
 
+    # RetrainedSemSegHead and ScaledSemSegHead: the head of the first stage, as its
+    # MODEL.SEM_SEG_HEAD.NAME, and its submodule that maps pixel features to classes.
+    cfg.MODEL.SECOND_STAGE = CfgNode()
+    cfg.MODEL.SECOND_STAGE.BASE_HEAD_NAME = "SeparableDeepLabV3PlusHead"
+    cfg.MODEL.SECOND_STAGE.PIXEL_CLASSIFIER = "predictor"
+
     # What changes a trained linear classifier without training, when a checkpoint is evaluated:
-    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, images only); of
+    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, no pixels); of
     # detectors only "norcal", "logn" and "score_calibration".
     cfg.MODEL.POST_HOC = CfgNode()
     cfg.MODEL.POST_HOC.METHOD = ""
-    # tau_norm: logits are divided by |w_j|^tau; 0 leaves them, 1 normalizes the weights.
+    # tau_norm: weights are divided by |w_j|^tau; 0 leaves them, 1 normalizes them.
     cfg.MODEL.POST_HOC.TAU = 1.0
+    # tau_norm: what becomes of the bias: "drop" leaves it out, as the authors do; "scale" divides
+    # it like the weights, so that the logits are.
+    cfg.MODEL.POST_HOC.TAU_BIAS = "drop"
+    # ncm: the features that are averaged and compared: "centered" (less the mean of all training
+    # images, of length 1, as the authors' default), "normalized" (of length 1), "plain". And how:
+    # "euclidean" (the authors' default) or "cosine".
+    cfg.MODEL.POST_HOC.NCM_FEATURES = "centered"
+    cfg.MODEL.POST_HOC.NCM_DISTANCE = "euclidean"
     # logit_adjustment: lambda of Table 2, logits are lowered by lambda log r_j.
     cfg.MODEL.POST_HOC.LAMBDA = 1.0
     # norcal: scores are divided by (training images of the class)^gamma; 0 leaves them.

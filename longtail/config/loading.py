@@ -248,7 +248,8 @@ def deployed_config(cfg: CfgNode) -> CfgNode:
     projects = installed_projects()
     left = {head: key for project in projects for head, key in project.deployed_heads.items()}
     # What the head is called by itself, and inside a wrapper.
-    for key in ("MODEL.SEM_SEG_HEAD.NAME", *(key for p in projects for key in p.head_keys)):
+    keys = ("MODEL.SEM_SEG_HEAD.NAME", "MODEL.SECOND_STAGE.BASE_HEAD_NAME")
+    for key in (*keys, *(key for p in projects for key in p.head_keys)):
         if (head := get_value(cfg, key)) in left:
             base = get_value(cfg, left[head])
             registered(SEM_SEG_HEADS_REGISTRY, base, left[head])

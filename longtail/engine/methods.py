@@ -8,16 +8,32 @@ from longtail.config import Method, installed_projects
 from longtail.config.projects import KINDS
 from longtail.data.samplers.training import SAMPLER_REGISTRY
 from longtail.engine.deployment.post_hoc import POST_HOC_REGISTRY
-from longtail.losses import BOXES, IMAGES, LossTask
+from longtail.losses import BOXES, IMAGES, PIXELS, LossTask
 from longtail.losses.build import EVERYWHERE, LOSS_REGISTRY
-from longtail.modeling.classification import RetrainedImageClassifier, ScaledImageClassifier
+from longtail.modeling import (
+    RetrainedImageClassifier,
+    RetrainedRCNN,
+    RetrainedSemSegHead,
+    ScaledImageClassifier,
+    ScaledRCNN,
+    ScaledSemSegHead,
+)
 
 FIRST_STAGE = "MODEL.WEIGHTS of the first stage"
 BALANCED = "DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler"
-SECOND_STAGES = {
-    "cRT": (RetrainedImageClassifier, f"{BALANCED}, {FIRST_STAGE}"),
-    "LWS": (ScaledImageClassifier, f"{BALANCED}, {FIRST_STAGE}"),
-}
+REWEIGHTED = f"{PIXELS.loss_key} reweighted_cross_entropy"
+ARCHITECTURE, HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
+# By the name of the method and the task: what is chosen, by which key, and with what.
+SECOND_STAGES = (
+    ("cRT", IMAGES, RetrainedImageClassifier, ARCHITECTURE, BALANCED),
+    ("cRT", PIXELS, RetrainedSemSegHead, HEAD, REWEIGHTED),
+    ("cRT", BOXES, RetrainedRCNN, ARCHITECTURE, BALANCED),
+    ("BAGS", IMAGES, RetrainedImageClassifier, ARCHITECTURE, f"{IMAGES.loss_key} bags"),
+    ("BAGS", BOXES, RetrainedRCNN, ARCHITECTURE, f"{BOXES.loss_key} bags"),
+    ("LWS", IMAGES, ScaledImageClassifier, ARCHITECTURE, BALANCED),
+    ("LWS", PIXELS, ScaledSemSegHead, HEAD, REWEIGHTED),
+    ("LWS", BOXES, ScaledRCNN, ARCHITECTURE, BALANCED),
+)
 
 
 def all_methods() -> list[Method]:
@@ -42,14 +58,12 @@ def _methods(task: LossTask) -> list[Method]:
             for sampler, kind in SAMPLER_REGISTRY
         ]
     for method, change in POST_HOC_REGISTRY:
-        if not (change.images_alone and task is not IMAGES) and not (
-            change.boxes_alone and task is not BOXES
-        ):
+        if task in change.tasks:
             settings = f"MODEL.POST_HOC.METHOD {method}, with --eval-only"
             found.append(Method(method, "post hoc", name, settings, _what(change)))
-    if task is IMAGES:
-        for method, (kind, settings) in SECOND_STAGES.items():
-            settings = f"MODEL.META_ARCHITECTURE {kind.__name__}, {settings}"
+    for method, of_task, kind, key, more in SECOND_STAGES:
+        if of_task is task:
+            settings = f"{key} {kind.__name__}, {more}, {FIRST_STAGE}"
             found.append(Method(method, "second stage", name, settings, _what(kind)))
     return found
 

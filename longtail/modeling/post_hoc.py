@@ -11,24 +11,28 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def tau_norm(weight: Tensor, bias: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    r"""tau-normalization: logits divided by a power of their weights' length, as in Table 2.
+def tau_norm(
+    weight: Tensor, bias: Tensor, tau: float, *, keep_bias: bool = False
+) -> tuple[Tensor, Tensor]:
+    r"""tau-normalization (Kang et al. 2020): weights divided by a power of their length.
 
     .. math::
 
-        \hat z{}_j = \frac{z_j}{\|w_j\|^\tau}
+        \hat w{}_j = \frac{w_j}{\|w_j\|^\tau}, \quad \hat z{}_j = \hat w{}_j \cdot x
 
     Args:
         weight: (K, C, ...) rows w_j, such as of a linear layer or a 1x1 convolution.
-        bias: (K,), divided like the rows, since z_j = w_j.x + b_j is.
-        tau: finite and >= 0; 0 leaves everything, 1 gives rows of length 1.
+        bias: (K,).
+        tau: finite and >= 0; 0 leaves the weights, 1 gives rows of length 1.
+        keep_bias: divide the bias like the rows, so that z_j = w_j.x + b_j is, the magnitude of
+            DisAlign's Table 2; by default it is dropped, as by the authors.
 
     Returns:
-        Weight and bias.
+        Weight and bias, which is 0 unless it is kept.
 
     Raises:
         ValueError: tau is out of range, or a row is zero.
@@ -40,7 +44,8 @@ def tau_norm(weight: Tensor, bias: Tensor, tau: float) -> tuple[Tensor, Tensor]:
             f"tau_norm: class {int(lengths.argmin())} has the weight 0, which no factor normalizes"
         )
     factors = lengths.pow(-tau)
-    return weight * factors.view(-1, *[1] * (weight.ndim - 1)), bias * factors
+    scaled = weight * factors.view(-1, *[1] * (weight.ndim - 1))
+    return scaled, bias * factors if keep_bias else torch.zeros_like(bias)
 
 
 def logit_adjustment(
@@ -149,34 +154,115 @@ def logit_normalization(
     return (weight * factor.to(weight).unsqueeze(1), shifted.to(bias.dtype))
 
 
+class NearestClassMean(nn.Module):
+    r"""The classifier that names the nearest class mean (NCM, Kang et al. 2020).
+
+    With f(x) = x, x / |x| or (x - m) / |x - m|, m the mean of all training features, and c_j the
+    mean of f over class j, the logits are
+
+    .. math::
+
+        z_j = -\|f(x) - c_j\|^2 \quad \text{or} \quad z_j = \frac{f(x) \cdot c_j}{\|c_j\|}
+
+    the latter |f(x)| times a cosine, which ranks classes as the cosine does.
+
+    Attributes:
+        mean: (C,) m, or 0 where nothing is subtracted.
+        means: (K, C) c_j.
+    """
+
+    def __init__(self, mean: Tensor, means: Tensor, features: str, distance: str) -> None:
+        """Compare with given means.
+
+        Args:
+            mean: (C,) m.
+            means: (K, C) c_j.
+            features: ``"centered"``, ``"normalized"`` or ``"plain"``.
+            distance: ``"euclidean"`` or ``"cosine"``.
+        """
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("means", means)
+        self.features, self.distance = features, distance
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) features to (N, K) logits."""
+        f = transformed(x, self.mean, self.features)
+        if self.distance == "cosine":
+            return f @ F.normalize(self.means, dim=1).T
+        # Not the square of a difference, which would be (N, K, C).
+        squares = f.square().sum(1, keepdim=True) + self.means.square().sum(1)
+        return 2 * f @ self.means.T - squares
+
+    def linear(self) -> tuple[Tensor, Tensor] | None:
+        """(K, C) weight and (K,) bias of the linear layer that ranks all classes alike, if any.
+
+        A normalized feature is not linear in x; but the cosine does not depend on its length.
+        """
+        if self.distance == "cosine":
+            weight = F.normalize(self.means, dim=1)
+            return weight, -weight @ self.mean
+        if self.features == "plain":
+            return 2 * self.means, -self.means.square().sum(1)
+        return None
+
+
+class ForegroundNearestMean(nn.Module):
+    r"""NCM among the foreground classes of a detector, whose authors have no background.
+
+    The background keeps its probability, and the classes share the rest as they do in NCM: with the
+    trained scores z and the logits n of the nearest means
+
+    .. math::
+
+        \hat z{}_j = \log \sum_k \exp z_k + \log \mathrm{softmax}(n)_j
+    """
+
+    def __init__(self, classifier: nn.Module, nearest: NearestClassMean) -> None:
+        """Put the nearest means beside a trained classifier.
+
+        Args:
+            classifier: (R, C) features to (R, K + 1) scores, the background's last.
+            nearest: (R, C) to (R, K).
+        """
+        super().__init__()
+        self.trained, self.nearest = classifier, nearest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C) features to (R, K + 1) scores."""
+        scores = self.trained(x)
+        foreground = scores[:, :-1].logsumexp(1, keepdim=True) + self.nearest(x).log_softmax(1)
+        return torch.cat([foreground, scores[:, -1:].to(foreground)], dim=1)
+
+
+def transformed(x: Tensor, mean: Tensor, features: str) -> Tensor:
+    """f(x) of :class:`NearestClassMean`: (N, C) features to (N, C); a zero stays one."""
+    if features == "plain":
+        return x
+    return F.normalize(x - mean if features == "centered" else x, dim=1)
+
+
 def nearest_class_mean(
     features: Tensor,
     labels: Tensor,
     num_classes: int,
     *,
+    transform: str = "centered",
+    distance: str = "euclidean",
     class_names: Sequence[str] | None = None,
-) -> Tensor:
-    r"""The weight of the classifier that names the nearest class mean.
-
-    .. math::
-
-        w_j = \frac{\mu_j}{\|\mu_j\|}
-
-    Without bias its largest logit is that of the mean with the largest cosine, and as well that of
-    the nearest normalized mean,
-
-    .. math::
-
-        \|x - w_j\|^2 = \|x\|^2 + 1 - 2 \, w_j \cdot x
+) -> NearestClassMean:
+    """The nearest-mean classifier of training features.
 
     Args:
         features: (N, C).
         labels: (N,) integers, 0..K-1.
         num_classes: K.
+        transform: f, ``"centered"``, ``"normalized"`` or ``"plain"``.
+        distance: ``"euclidean"`` or ``"cosine"``.
         class_names: K names, for messages.
 
     Returns:
-        (K, C) weight, of the features' type.
+        The classifier, with means of the features' type, computed in float64.
 
     Raises:
         ValueError: a label is not a class, or a class does not have a sample.
@@ -188,10 +274,12 @@ def nearest_class_mean(
         )
     counts = torch.bincount(labels, minlength=num_classes)
     _check_all_occur("ncm", counts, class_names)
-    sums = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
-    sums.index_add_(0, labels, features.double())
-    # The length of a sum has no part in its direction.
-    return F.normalize(sums, dim=1).to(features.dtype)
+    x = features.double()
+    mean = x.mean(0) if transform == "centered" else x.new_zeros(x.shape[1])
+    sums = x.new_zeros(num_classes, x.shape[1])
+    sums.index_add_(0, labels, transformed(x, mean, transform))
+    means = sums / counts[:, None]
+    return NearestClassMean(mean.to(features.dtype), means.to(features.dtype), transform, distance)
 
 
 def _check_strength(key: str, value: float) -> None:

@@ -170,7 +170,7 @@ def test_a_checkpoint_of_the_baseline(trained, task, overrides, capsys):
     ("task", "method", "overrides"),
     [
         ("images", "tau_norm", []),
-        ("images", "ncm", []),
+        ("images", "ncm", ["MODEL.POST_HOC.NCM_DISTANCE", "cosine"]),
         ("images", "logit_adjustment", []),
         ("pixels", "logit_adjustment", []),
         ("pixels", "tau_norm", [HEAD, "RegionRebalanceHead", *REGION_REBALANCE]),
@@ -183,7 +183,7 @@ def test_a_post_hoc_method_becomes_the_baselines_weights(trained, task, method, 
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith("config: ") and said.endswith("MODEL.POST_HOC.METHOD ''")
     method = {"MODEL.POST_HOC.METHOD": ""}
-    baseline = load_baseline(given, **method, **(BASELINES[task] if overrides else {}))
+    baseline = load_baseline(given, **method, **(BASELINES[task] if HEAD in overrides else {}))
     before = class_scores(given.model, given.images()[0])
     apply_post_hoc(given.cfg, given.model)
     assert relative_difference(before, class_scores(given.model, given.images()[0])) > 0.01

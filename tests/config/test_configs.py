@@ -61,14 +61,17 @@ SCHEDULE |= {"TEST.EXPECTED_RESULTS"}
 SAMPLES = {"DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN"}
 HEAD, RHO = "MODEL.SEM_SEG_HEAD.NAME", "MODEL.DISALIGN.RHO"
 ARCHITECTURE, PRETRAINED = "MODEL.META_ARCHITECTURE", "MODEL.TIMM.PRETRAINED"
+# Pixels are weighted instead of drawn.
+PIXELS = ("MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "MODEL.SECOND_STAGE.BASE_HEAD_NAME")
+POST_HOC = [f"MODEL.POST_HOC.{key}" for key in ("TAU_BIAS", "NCM_FEATURES", "NCM_DISTANCE")]
 METHODS = {
     "disalign": {ARCHITECTURE, HEAD, "MODEL.DISALIGN.BASE_HEAD_NAME", RHO},
-    "crt": {ARCHITECTURE},
-    "lws": {ARCHITECTURE},
+    "crt": {ARCHITECTURE, HEAD, *PIXELS},
+    "lws": {ARCHITECTURE, HEAD, *PIXELS},
     # Figure 1 of DisAlign is of the val split.
     "bound": {ARCHITECTURE, "DATASETS.TEST"},
-    "ncm": {"MODEL.POST_HOC.METHOD"},
-    "tau_norm": {"MODEL.POST_HOC.METHOD", "MODEL.POST_HOC.TAU"},
+    "ncm": {"MODEL.POST_HOC.METHOD", *POST_HOC[1:]},
+    "tau_norm": {"MODEL.POST_HOC.METHOD", "MODEL.POST_HOC.TAU", POST_HOC[0]},
     "logit_adjustment": {"MODEL.POST_HOC.METHOD"},
 }
 PRIOR = [name for name in LEAVES if name.endswith("_prior") and "_disalign" in name]

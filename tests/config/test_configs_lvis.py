@@ -14,7 +14,10 @@ from tests.config.common import assert_values, differences, each, flat, leaves_i
 PUBLISHED = leaves_in("LVISv0.5", "LVISv1")
 LVIS = [*PUBLISHED, *leaves_in("LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT")]
 # Rows of Table 8 on v0.5, and of IoTKITs-LT, that differ by the loss of the box classifier.
-CLASS_LOSSES = {"focal": "focal", "eql": "eql", "bags_coco": "bags"}
+CLASS_LOSSES = {"focal": "focal", "eql": "eql", "coco_bags": "bags", "bags_classifier": "bags"}
+# Of other second stages than DisAlign's.
+ARCHITECTURES = dict.fromkeys(("coco_bags", "bags_classifier", "crt"), "RetrainedRCNN")
+ARCHITECTURES |= {"lws": "ScaledRCNN"}
 CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", "bags")}
 
 
@@ -22,19 +25,20 @@ CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", 
 def test_says_what_its_name_says(name):
     stem = name.split("/")[1]
     cascade, second = stem.startswith("cascade"), "_disalign" in stem
+    method = stem.partition("_FPN_")[2]
+    other = ARCHITECTURES.get(method, "GeneralizedRCNN")
+    balanced = "ClassBalancedTrainingSampler" if method in ("crt", "lws") else "TrainingSampler"
     expected = {
-        "MODEL.META_ARCHITECTURE": "DisAlignRCNN" if second else "GeneralizedRCNN",
+        "MODEL.META_ARCHITECTURE": "DisAlignRCNN" if second else other,
         "MODEL.MASK_ON": True,
         "MODEL.ROI_HEADS.NAME": "LongTailCascadeROIHeads" if cascade else "LongTailROIHeads",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": cascade or "lite" in stem,
         "MODEL.ROI_BOX_HEAD.CLASSIFIER": "cosine" if "_cosine" in stem else "linear",
-        "MODEL.ROI_BOX_HEAD.CLASS_LOSS": CLASS_LOSSES.get(
-            stem.partition("_FPN_")[2], "cross_entropy"
-        ),
+        "MODEL.ROI_BOX_HEAD.CLASS_LOSS": CLASS_LOSSES.get(method, "cross_entropy"),
         # DisAlign's second stage repeats no images, also after a first one that does.
         "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"
         if stem.endswith("_rfs")
-        else "TrainingSampler",
+        else balanced,
     }
     if cascade:
         expected["MODEL.RPN.POST_NMS_TOPK_TRAIN"] = 2000
@@ -44,7 +48,7 @@ def test_says_what_its_name_says(name):
         expected["MODEL.RESNETS.DEPTH"] = 50 if "_R_50_" in stem else 101
         expected["MODEL.RESNETS.NUM_GROUPS"] = 32 if "_X_101_" in stem else 1
         expected["MODEL.RESNETS.STRIDE_IN_1X1"] = "_X_101_" not in stem
-    if not second and "lite" not in stem:
+    if not second and method not in ARCHITECTURES and "lite" not in stem:
         weights = {"_coco": "mask_rcnn_R_50_FPN_3x", "_R_101_": "R-101", "_X_101_": "X-101-32x8d"}
         source = next((text for key, text in weights.items() if key in stem), "R-50")
         assert source in loaded(name).MODEL.WEIGHTS
@@ -60,9 +64,15 @@ def test_recipe_of_the_paper(name):
     }[name.split("/")[0]]
     if name.endswith("_disalign"):
         steps, max_iter = (8_000,), 9_000
+    if name.endswith("_disalign_released"):
+        steps, max_iter = (4_000,), 4_500
+    bags = name.endswith("_bags")
+    if bags:
+        # Epochs 8, 11 and 12 of 57,000 images.
+        steps, max_iter = (8 * 57_000 // 16, 11 * 57_000 // 16), 12 * 57_000 // 16
     expected = {
         "SOLVER.OPTIMIZER": "SGD",
-        "SOLVER.BASE_LR": 0.02,
+        "SOLVER.BASE_LR": 0.01 if bags else 0.02,
         "SOLVER.IMS_PER_BATCH": 16,
         "SOLVER.MOMENTUM": 0.9,
         "SOLVER.WEIGHT_DECAY": 1e-4,

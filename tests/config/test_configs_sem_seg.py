@@ -124,6 +124,20 @@ def test_a_second_stage_calibrates_its_first(name):
     assert_values(name, expected)
 
 
+def test_disalign_as_its_release_trains_it():
+    """What the release's config and head have, beside the paper's."""
+    name = "ADE20K/fcn_R_50c_160k_disalign"
+    expected = {
+        "MODEL.DISALIGN.RHO": 0.2,
+        "MODEL.DISALIGN.WEIGHTED_MEAN": False,
+        "MODEL.DISALIGN.CONFIDENCE_BRANCH": "released",
+        "SOLVER.IMS_PER_BATCH": 16,
+        "SOLVER.MAX_ITER": 4000,
+    }
+    assert_values(f"{name}_released", expected)
+    assert differences(f"{name}_released", loaded(name)) == {*expected, "OUTPUT_DIR"}
+
+
 CNN = {
     "SOLVER.OPTIMIZER": "SGD",
     "SOLVER.BASE_LR": 0.01,
@@ -198,8 +212,10 @@ def test_recipe_and_data(name):
         "MODEL.SEM_SEG_HEAD.AUXILIARY.LOSS_WEIGHT": 0.0 if "ocrnet" in name else 0.4,
     }
     second = {"SOLVER.IMS_PER_BATCH": 32, "SOLVER.MAX_ITER": 8000}
-    assert_values(name, recipe | data | (second if name.endswith("_disalign") else {}))
-    if not name.endswith("_disalign"):
+    released = {"SOLVER.IMS_PER_BATCH": 16, "SOLVER.MAX_ITER": 4000}
+    more = {"disalign": second, "released": released}.get(name.rpartition("_")[2], {})
+    assert_values(name, recipe | data | more)
+    if not more:
         # Where the ImageNet weights come from.
         model = loaded(name).MODEL
         assert (model.WEIGHTS == "") == (model.TIMM.PRETRAINED == "timm")

@@ -42,7 +42,7 @@ class Predictor(nn.Module):
 
     def forward(self, features, classes):
         with EventStorage():
-            return self.layers.calibration_loss(features, classes)
+            return self.layers.roi_loss(features, classes)
 
 
 def rois():

@@ -105,7 +105,7 @@ def test_the_loss_is_the_weighted_cross_entropy_with_weight_1_for_background(wei
         total -= weight * log_p[i, y].item()
         norm += weight if weighted_mean else 1
     with EventStorage():
-        loss = layers.calibration_loss(features, classes)
+        loss = layers.roi_loss(features, classes)
         both = layers.losses(layers(features), proposals)
     assert loss.item() == pytest.approx(factor * total / norm, rel=1e-5)
     assert torch.equal(both["loss_cls"], loss)
@@ -130,7 +130,7 @@ def test_the_training_pulls_rare_classes_up():
     torch.nn.init.zeros_(layers.cls_score.weight)
     classes = torch.arange(K).repeat_interleave(3)
     with EventStorage():
-        layers.calibration_loss(torch.zeros(len(classes), C), classes).backward()
+        layers.roi_loss(torch.zeros(len(classes), C), classes).backward()
     # d loss / d beta_k = sigma (p_k - w_k / sum w), p_k = 1 / (K + 1), sigma = 1 / 2.
     expected = 0.5 * (1 / (K + 1) - WEIGHTS / WEIGHTS.sum())
     torch.testing.assert_close(layers.calibration.beta.grad, expected, rtol=0, atol=1e-6)
@@ -141,7 +141,7 @@ def test_no_rois_give_zero_and_backpropagate():
     features, proposals = make_rois(0)
     with EventStorage():
         losses = layers.losses(layers(features), proposals)
-        alone = layers.calibration_loss(features, labels(proposals))
+        alone = layers.roi_loss(features, labels(proposals))
     assert alone.item() == losses["loss_cls"].item() == losses["loss_box_reg"].item() == 0
     alone.backward()
     for parameter in layers.calibration.parameters():
@@ -168,7 +168,7 @@ def test_what_is_logged():
     layers, (features, proposals) = make_layers(), make_rois()
     classes = labels(proposals)
     with EventStorage() as storage:
-        layers.calibration_loss(features, classes)
+        layers.roi_loss(features, classes)
         logged = {
             name.removeprefix("disalign/"): value[0]
             for name, value in storage.latest().items()
@@ -191,7 +191,7 @@ def test_groups_without_classes_or_rois_are_not_logged():
     layers = make_layers(class_groups={"rare": [], "common": [0, 1], "frequent": [2, 3]})
     features, _ = make_rois()
     with EventStorage() as storage:
-        layers.calibration_loss(features, torch.full((R,), 2))
+        layers.roi_loss(features, torch.full((R,), 2))
         names = {n for n in storage.latest() if n.startswith("disalign/")}
     assert names == {
         *(
@@ -208,7 +208,7 @@ def test_logging_costs_no_gradient():
     layers, (features, proposals) = make_layers(), make_rois()
     classes = labels(proposals)
     with EventStorage():
-        loss = layers.calibration_loss(features, classes)
+        loss = layers.roi_loss(features, classes)
     given = torch.autograd.grad(loss, list(layers.calibration.parameters()))
     weights = torch.cat([WEIGHTS, torch.ones(1)])
     plain = F.cross_entropy(layers(features)[0], classes, weights)
@@ -222,7 +222,7 @@ def test_under_autocast(classifier):
     layers, (features, proposals) = make_layers(classifier=classifier), make_rois()
     with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):
         scores, _ = layers(features)
-        loss = layers.calibration_loss(features, labels(proposals))
+        loss = layers.roi_loss(features, labels(proposals))
     assert scores.dtype == torch.float32 and loss.dtype == torch.float32
     loss.backward()
     assert loss.isfinite()

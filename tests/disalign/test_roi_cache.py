@@ -12,10 +12,10 @@ from detectron2.utils.events import EventStorage
 from disalign.roi_cache import RoICache, build_roi_cache_loader, write_shard
 from disalign.roi_cache_index import Index, expected_index, shard_name, write_index
 from disalign.roi_cache_making import AugmentedImages
-from disalign.roi_heads import RoIs
 
 from longtail.engine import Trainer
 from longtail.engine.training.data_sets import build_mapper, training_records
+from longtail.modeling.roi_heads import RoIs
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import NUM_IMAGES, second_stage, write_cache
 

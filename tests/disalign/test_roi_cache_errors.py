@@ -157,7 +157,7 @@ def test_a_damaged_index_is_one_line(made, configure, tmp_path, content):
 
 
 def test_a_config_that_is_no_second_stage_or_has_no_weights_is_refused(configure):
-    with pytest.raises(ValueError, match="META_ARCHITECTURE DisAlignRCNN, got GeneralizedRCNN"):
+    with pytest.raises(ValueError, match="RetrainedRCNN or ScaledRCNN, got GeneralizedRCNN"):
         open_cache(configure("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"))
     with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS"):
         open_cache(configure("MODEL.WEIGHTS", ""))

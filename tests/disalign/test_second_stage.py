@@ -5,10 +5,10 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
-from disalign.roi_heads import RoIs
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from longtail.engine import Trainer
+from longtail.modeling.roi_heads import RoIs
 from tests.disalign.detectors import (
     CASCADES,
     KINDS,

@@ -106,7 +106,7 @@ def test_magnitude_by_the_length_of_the_weight_is_tau_norm(frozen, tau):
             length = math.sqrt(sum(w * w for w in weight[j].tolist()))
             expected = (z + bias[j].item()) / length**tau
             assert given[i, j].item() == pytest.approx(expected, abs=1e-13)
-    changed, changed_bias = tau_norm(weight, bias, tau)
+    changed, changed_bias = tau_norm(weight, bias, tau, keep_bias=True)
     torch.testing.assert_close(given, features @ changed.T + changed_bias, rtol=0, atol=1e-13)
     if tau > 0:
         assert not torch.allclose(given, logits)
@@ -143,7 +143,7 @@ def test_no_setting_is_the_nearest_class_mean(frozen):
     """Its row has another classifier, w_j = e_j: no magnitude and margin make it of the logits."""
     features, _, _, _, logits = frozen
     classes = torch.arange(S) % K
-    means = features @ nearest_class_mean(features, classes, K).T
+    means = nearest_class_mean(features, classes, K)(features)
     for j in range(K):
         # The best alpha_j z_j + beta_j in least squares leaves a rest.
         line = torch.stack([logits[:, j], torch.ones(S).double()], dim=1)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from longtail.modeling.classification.second_stage import ClassScaling
+from longtail.modeling.scaling import ClassScaling
 from tests.messages import raises_naming
 from tests.modeling.image_classifier_contract import SecondStageContract, disturb, scores
 from tests.tiny_classification import classification_inputs
@@ -43,6 +43,19 @@ class TestRetrained(SecondStageContract):
         torch.save(checkpoint, first)
         with raises_naming(ValueError, "other.class_counts", "unexpected", "MODEL.WEIGHTS"):
             second()
+
+    def test_balanced_group_softmax_starts_from_a_plain_first_stage(self, first, second):
+        """As its authors train it: the new classifier has K + G outputs, the first one's stays."""
+        bins = ["MODEL.CLASS_LOSS.BAGS_BINS", [3]]
+        trainer = second("MODEL.CLASSIFIER.LOSS", "bags", *bins)
+        before = {k: v.clone() for k, v in trainer.model.classifier.state_dict().items()}
+        K = trainer.model.class_loss.num_classes
+        assert len(trainer.model.classifier.weight) == K
+        assert len(trainer.model.retrained_classifier.weight) == K + 2
+        trainer.train()
+        for name, tensor in trainer.model.classifier.state_dict().items():
+            assert torch.equal(tensor, before[name])
+        assert scores(trainer.model).shape[1] == K
 
 
 class TestScaled(SecondStageContract):

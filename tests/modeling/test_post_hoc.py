@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.modeling.post_hoc import logit_adjustment, nearest_class_mean, tau_norm
+from longtail.config import load_config
+from longtail.modeling.post_hoc import (
+    ForegroundNearestMean,
+    logit_adjustment,
+    nearest_class_mean,
+    tau_norm,
+)
 from tests.messages import raises_naming
 
 
@@ -20,23 +26,27 @@ def random_classifier(K=5, C=7, seed=0):
     return torch.randn(K, C, **options), torch.randn(K, **options), torch.randn(9, C, **options)
 
 
-def test_tau_0_is_the_identity_and_tau_1_gives_unit_rows():
+@pytest.mark.parametrize("keep_bias", [False, True])
+def test_tau_0_leaves_the_weights_and_tau_1_gives_unit_rows(keep_bias):
     weight, bias, _ = random_classifier()
-    for given, kept in zip((weight, bias), tau_norm(weight, bias, 0.0), strict=True):
-        assert torch.equal(given, kept)
-    normalized, _ = tau_norm(weight, bias, 1.0)
+    kept, kept_bias = tau_norm(weight, bias, 0.0, keep_bias=keep_bias)
+    assert torch.equal(kept, weight)
+    assert torch.equal(kept_bias, bias if keep_bias else torch.zeros_like(bias))
+    normalized, _ = tau_norm(weight, bias, 1.0, keep_bias=keep_bias)
     torch.testing.assert_close(normalized.norm(dim=1), torch.ones(5).double(), rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("keep_bias", [False, True])
 @pytest.mark.parametrize("tau", [0.3, 1.0, 2.5])
-def test_tau_norm_is_the_magnitude_of_table_2(tau):
-    """Every logit, with its bias, times 1 / |w_j|^tau; a 1x1 convolution like a layer."""
+def test_tau_norm_by_loops(tau, keep_bias):
+    """w_j.x / |w_j|^tau as published, or with the bias, the magnitude of Table 2."""
     weight, bias, x = random_classifier()
-    changed, changed_bias = tau_norm(weight, bias, tau)
+    changed, changed_bias = tau_norm(weight, bias, tau, keep_bias=keep_bias)
     found = x @ changed.T + changed_bias
     for i in range(len(x)):
         for j in range(len(weight)):
-            z = sum(float(w * v) for w, v in zip(weight[j], x[i], strict=True)) + float(bias[j])
+            z = sum(float(w * v) for w, v in zip(weight[j], x[i], strict=True))
+            z += float(bias[j]) if keep_bias else 0.0
             length = math.sqrt(sum(float(w) ** 2 for w in weight[j]))
             assert float(found[i, j]) == pytest.approx(z / length**tau, rel=1e-12)
     as_convolution, _ = tau_norm(weight[:, :, None, None], bias, tau)
@@ -83,30 +93,108 @@ def test_centered_margins_change_no_softmax_and_have_mean_0():
     assert float((centered - bias).mean()) == pytest.approx(0, abs=1e-14)
 
 
-def test_ncm_names_the_nearest_mean():
-    """Of cosines, and of distances to normalized means: by loops over samples and classes."""
+def transformed(x, mean, kind):
+    """A feature as it is compared, a list of numbers."""
+    x = [v - m for v, m in zip(x, mean, strict=True)] if kind == "centered" else list(x)
+    length = math.sqrt(sum(v * v for v in x)) if kind != "plain" else 1.0
+    return [v / length for v in x]
+
+
+KINDS = [(f, d) for f in ("centered", "normalized", "plain") for d in ("euclidean", "cosine")]
+
+
+@pytest.mark.parametrize(("kind", "distance"), KINDS)
+def test_ncm_by_loops(kind, distance):
+    """Logits, gradients by the feature, and where there is one the linear layer's choice."""
     K, C, N = 4, 6, 60
     generator = np.random.default_rng(1)
     labels = np.arange(N) % K
-    features = generator.normal(size=(K, C))[labels] + generator.normal(size=(N, C))
-    weight = nearest_class_mean(torch.from_numpy(features), torch.from_numpy(labels), K)
-    x = generator.normal(size=(200, C))
-    found = (torch.from_numpy(x) @ weight.T).argmax(1).tolist()
+    features = 0.5 + generator.normal(size=(K, C))[labels] + generator.normal(size=(N, C))
+    mean = [sum(f[c] for f in features) / N for c in range(C)]
+    of_all = [transformed(f, mean, kind) for f in features]
     means = []
     for k in range(K):
-        members = [f for f, label in zip(features, labels, strict=True) if label == k]
-        means.append(sum(members) / len(members))
-    for sample, guess in zip(x, found, strict=True):
-        lengths = [np.linalg.norm(m) for m in means]
-        cosines = [
-            sample @ m / (np.linalg.norm(sample) * length)
-            for m, length in zip(means, lengths, strict=True)
+        members = [f for f, label in zip(of_all, labels, strict=True) if label == k]
+        means.append([sum(f[c] for f in members) / len(members) for c in range(C)])
+
+    def logit(sample, k):
+        f = transformed(sample, mean, kind)
+        if distance == "euclidean":
+            return -sum((a - b) ** 2 for a, b in zip(f, means[k], strict=True))
+        length = math.sqrt(sum(b * b for b in means[k]))
+        return sum(a * b for a, b in zip(f, means[k], strict=True)) / length
+
+    given = (torch.from_numpy(features), torch.from_numpy(labels), K)
+    nearest = nearest_class_mean(*given, transform=kind, distance=distance)
+    x = torch.from_numpy(generator.normal(size=(50, C))).requires_grad_()
+    found = nearest(x)
+    for i in range(len(x)):
+        for k in range(K):
+            expected = logit(x[i].tolist(), k)
+            assert found[i, k].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    (gradient,) = torch.autograd.grad(found[:, 1].sum(), x)
+    for c in range(C):
+        up, down = (
+            [float(v) + s * 1e-5 * (c == j) for j, v in enumerate(x[0].tolist())] for s in (1, -1)
+        )
+        slope = (logit(up, 1) - logit(down, 1)) / 2e-5
+        assert float(gradient[0, c]) == pytest.approx(slope, abs=1e-8)
+    assert len(set(found.argmax(1).tolist())) == K
+    linear = nearest.linear()
+    assert (linear is None) == (kind != "plain" and distance == "euclidean")
+    if linear is not None:
+        weight, bias = linear
+        assert torch.equal((x @ weight.T + bias).argmax(1), found.argmax(1))
+
+
+def test_ncm_of_a_foreground_shares_what_the_background_leaves():
+    """p_j = p(foreground) softmax(n)_j, p of the background as before; with the gradient."""
+    weight, bias, x = random_classifier()
+    layer = torch.nn.Linear(7, 5).double()
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    nearest = nearest_class_mean(x, torch.arange(9) % 4, 4)
+    x = x.clone().requires_grad_()
+    found = ForegroundNearestMean(layer, nearest)(x).softmax(1)
+
+    def probabilities(sample):
+        z = [
+            sum(w * v for w, v in zip(row, sample, strict=True)) + b
+            for row, b in zip(weight.tolist(), bias.tolist(), strict=True)
         ]
-        distances = [
-            np.linalg.norm(sample - m / length) for m, length in zip(means, lengths, strict=True)
+        e = [math.exp(v) for v in z]
+        f = transformed(sample, nearest.mean.tolist(), "centered")
+        n = [
+            math.exp(-sum((a - b) ** 2 for a, b in zip(f, mean, strict=True)))
+            for mean in nearest.means.tolist()
         ]
-        assert guess == int(np.argmax(cosines)) == int(np.argmin(distances))
-    assert len(set(found)) == K
+        foreground = sum(e[:-1]) / sum(e)
+        return [*(foreground * v / sum(n) for v in n), e[-1] / sum(e)]
+
+    for i, sample in enumerate(x.tolist()):
+        assert found[i].tolist() == pytest.approx(probabilities(sample), rel=1e-12)
+    (gradient,) = torch.autograd.grad(found[:, 2].sum(), x)
+    up, down = ([v + s * 1e-5 * (c == 3) for c, v in enumerate(x[0].tolist())] for s in (1, -1))
+    slope = (probabilities(up)[2] - probabilities(down)[2]) / 2e-5
+    assert float(gradient[0, 3]) == pytest.approx(slope, abs=1e-9)
+
+
+def test_defaults_are_those_of_the_authors():
+    """No bias; centered, normalized features, Euclidean: the release's "cl2n" and "l2"."""
+    weight, bias, x = random_classifier()
+    assert bias.all() and not tau_norm(weight, bias, 0.5)[1].any()
+    nearest = nearest_class_mean(x, torch.arange(9) % 3, 3)
+    assert (nearest.features, nearest.distance) == ("centered", "euclidean")
+    options = load_config("").MODEL.POST_HOC
+    assert (options.NCM_FEATURES, options.NCM_DISTANCE) == ("centered", "euclidean")
+    assert options.TAU_BIAS == "drop"
+
+
+@pytest.mark.parametrize("key", ["TAU_BIAS", "NCM_FEATURES", "NCM_DISTANCE"])
+def test_unknown_values_are_named(key):
+    with raises_naming(ValueError, f"MODEL.POST_HOC.{key}", "cl2n"):
+        load_config("", [f"MODEL.POST_HOC.{key}", "cl2n"])
 
 
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])

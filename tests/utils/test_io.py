@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from disalign.roi_cache import write_shard
-from disalign.roi_heads import RoIs
 from PIL import Image
 
 from longtail.engine.checkpoint import Checkpointer
+from longtail.modeling.roi_heads import RoIs
 from longtail.utils import io
 from longtail.utils.io import atomic_write, write_json
 from tests.messages import raises_naming

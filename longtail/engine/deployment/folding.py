@@ -7,13 +7,25 @@ Shape alphabet:
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 
 from longtail.config import Folding, deployed_config, get_value, installed_projects, set_value
-from longtail.modeling.classification import RetrainedImageClassifier, ScaledImageClassifier
+from longtail.modeling import (
+    RetrainedImageClassifier,
+    RetrainedRCNN,
+    RetrainedSemSegHead,
+    ScaledImageClassifier,
+    ScaledRCNN,
+    ScaledSemSegHead,
+)
+from longtail.modeling.linear_classifiers import is_linear
+from longtail.modeling.post_hoc import NearestClassMean
+from longtail.modeling.sem_seg.wrapping import innermost
 
 POST_HOC_KEY = "MODEL.POST_HOC.METHOD"
 
@@ -42,30 +54,79 @@ def fold_retrained(model: RetrainedImageClassifier) -> None:
     model.classifier = model.retrained_classifier
 
 
+def fold_retrained_detector(model: RetrainedRCNN) -> None:
+    """:func:`fold_retrained` at every stage of the box head."""
+    for predictor in model.roi_heads.predictors:
+        predictor.cls_score = predictor.retrained_classifier
+
+
 @torch.no_grad()
-def fold_scaling(model: ScaledImageClassifier) -> None:
-    """Multiply the rows and biases of the classifier by the factors of LWS, in place.
+def fold_retrained_segmentor(model: SemanticSegmentor) -> None:
+    """:func:`fold_retrained` of a :class:`.RetrainedSemSegHead`."""
+    classifier = _pixel_classifier(model)
+    classifier.weight.copy_(model.sem_seg_head.retrained_classifier.weight)
+    classifier.bias.copy_(model.sem_seg_head.retrained_classifier.bias)
+
+
+@torch.no_grad()
+def scale_layer(layer: nn.Module, factor: Tensor) -> None:
+    """Multiply the first K rows and biases of a classifier by the factors of LWS, in place.
+
+    Args:
+        layer: a linear layer or a 1x1 convolution with a bias, of K outputs, or in detection of
+            K + 1 with the background's last, which stays as it is.
+        factor: (K,).
 
     Raises:
-        ValueError: the classifier is not a linear layer.
+        ValueError: the classifier is of another kind.
     """
-    layer, factor = model.classifier, model.scaling.factor
-    if not isinstance(layer, nn.Linear):
+    if not is_linear(layer):
         raise ValueError(
             f"the scaling cannot be folded into a {type(layer).__name__}: only a linear layer "
-            "takes a factor for each class"
+            "or a 1x1 convolution with a bias takes a factor for each class"
         )
-    weight, bias = fold_linear(layer.weight, layer.bias, factor, torch.zeros_like(factor))
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
-
-
-OWN_FOLDINGS = tuple(
-    Folding("MODEL.META_ARCHITECTURE", name, lambda cfg: "ImageClassifier", fold)
-    for name, fold in (
-        (RetrainedImageClassifier.__name__, fold_retrained),
-        (ScaledImageClassifier.__name__, fold_scaling),
+    K = len(factor)
+    layer.weight[:K], layer.bias[:K] = fold_linear(
+        layer.weight[:K], layer.bias[:K], factor, torch.zeros_like(factor)
     )
+
+
+def fold_scaling(model: ScaledImageClassifier) -> None:
+    """:func:`scale_layer` of an image classifier."""
+    scale_layer(model.classifier, model.scaling.factor)
+
+
+def fold_scaled_detector(model: ScaledRCNN) -> None:
+    """:func:`scale_layer` at every stage of the box head."""
+    for predictor in model.roi_heads.predictors:
+        scale_layer(predictor.cls_score, predictor.scaling.factor)
+
+
+def fold_scaled_segmentor(model: SemanticSegmentor) -> None:
+    """:func:`scale_layer` of a :class:`.ScaledSemSegHead`, into the pixel classifier."""
+    scale_layer(_pixel_classifier(model), model.sem_seg_head.scaling.factor)
+
+
+def _pixel_classifier(model: SemanticSegmentor) -> nn.Module:
+    head = model.sem_seg_head
+    return innermost(head).get_submodule(head.pixel_classifier)
+
+
+def _folding(kind: type, fold: Callable[[nn.Module], None], baseline: str = "") -> Folding:
+    """A model or, without the name of its baseline, a semantic head around another."""
+    if baseline:
+        return Folding("MODEL.META_ARCHITECTURE", kind.__name__, lambda cfg: baseline, fold)
+    key = "MODEL.SEM_SEG_HEAD.NAME"
+    return Folding(key, kind.__name__, lambda cfg: cfg.MODEL.SECOND_STAGE.BASE_HEAD_NAME, fold)
+
+
+OWN_FOLDINGS = (
+    _folding(RetrainedImageClassifier, fold_retrained, "ImageClassifier"),
+    _folding(ScaledImageClassifier, fold_scaling, "ImageClassifier"),
+    _folding(RetrainedRCNN, fold_retrained_detector, "GeneralizedRCNN"),
+    _folding(ScaledRCNN, fold_scaled_detector, "GeneralizedRCNN"),
+    _folding(RetrainedSemSegHead, fold_retrained_segmentor),
+    _folding(ScaledSemSegHead, fold_scaled_segmentor),
 )
 
 
@@ -89,6 +150,11 @@ def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is no such baseline.
     """
+    if any(isinstance(module, NearestClassMean) for module in model.modules()):
+        raise ValueError(
+            "the nearest class mean is no linear classifier: export it as TorchScript or ONNX, or, "
+            "of an image classifier, set MODEL.POST_HOC.NCM_DISTANCE cosine"
+        )
     folded = copy.deepcopy(model)
     for folding in foldings_of(cfg):
         folding.fold(folded)

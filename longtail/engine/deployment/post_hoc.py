@@ -2,11 +2,12 @@
 """Post hoc methods: a trained linear classifier is changed when its weights are loaded.
 
 They are the alternatives to a second stage that need no training (Table 2 of the DisAlign paper).
-What they leave is a linear classifier of the same shape, on any task.
+What they leave is a linear classifier of the same shape, on any task, but for a nearest class mean
+of normalized features, which no linear classifier is, and that of a detector's foreground.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,17 +20,18 @@ from longtail.data.datasets.classes import check_same_order, class_names
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.counting import class_metadata
 from longtail.engine.checkpoint import CLASS_NAMES
-from longtail.engine.deployment.features import training_features
+from longtail.engine.deployment.features import training_box_features, training_features
 from longtail.engine.deployment.rois import training_logit_moments
 from longtail.engine.deployment.score_calibration import calibrate_scores
-from longtail.losses import BOXES, IMAGES
+from longtail.losses import BOXES, EVERYWHERE, IMAGES, LossTask
 from longtail.modeling import post_hoc as formulas
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
 
 # Where an exported checkpoint names the method that its classifier was changed by.
 APPLIED = "post_hoc"
-# (K, ...) weight and (K,) bias of a layer's classes to those that take their place.
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (K, ...) weight and (K,) bias of a layer's classes to those that take their place; or the modules
+# that take the place of the layers.
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | list[nn.Module]
 
 POST_HOC_REGISTRY = Registry("POST_HOC")
 POST_HOC_REGISTRY.__doc__ = """
@@ -42,23 +44,21 @@ the bias (K,) of each of them change. :func:`register_post_hoc` fills it.
 def register_post_hoc(
     *,
     reads_training_set: bool = False,
-    images_alone: bool = False,
-    boxes_alone: bool = False,
+    tasks: Sequence[LossTask] = EVERYWHERE,
     maps_scores: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Register the decorated method under its own name.
 
     Args:
         reads_training_set: whether the classes of DATASETS.TRAIN must be those of the weights.
-        images_alone: whether it is for image classification alone, where a sample is a feature.
-        boxes_alone: whether it is for detection alone.
+        tasks: the ones that it is for.
         maps_scores: whether it changes what a model gives, not its classifier: ``method(cfg,
             model)`` sees to it in place, and the model needs no linear classifier.
     """
 
     def register(method: Callable) -> Callable:
-        method.reads_training_set, method.images_alone = reads_training_set, images_alone
-        method.boxes_alone, method.maps_scores = boxes_alone, maps_scores
+        method.reads_training_set, method.tasks = reads_training_set, tuple(tasks)
+        method.maps_scores = maps_scores
         POST_HOC_REGISTRY.register(method)
         return method
 
@@ -91,6 +91,11 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
         return
     found, change = post_hoc_change(cfg, model)
     K = found.num_classes
+    if isinstance(change, list):
+        for layer, module in zip(found.layers, change, strict=True):
+            _replace(model, layer, module.to(layer.weight).train(model.training))
+        logging.getLogger(__name__).info("%s has replaced the classifier of %d classes", method, K)
+        return
     for layer in found.layers:
         weight, bias = change(layer.weight[:K], layer.bias[:K])
         layer.weight[:K], layer.bias[:K] = weight, bias
@@ -118,15 +123,11 @@ def post_hoc_change(cfg: CfgNode, model: nn.Module) -> tuple[LinearClassifiers, 
             "as it is: there is no changed classifier to write or to sweep"
         )
     found = linear_classifiers(model, f"MODEL.POST_HOC.METHOD {name}")
-    if method.images_alone and found.task != IMAGES:
-        others = ", ".join(other for other in known if not known[other].images_alone)
+    if found.task not in method.tasks:
+        others = ", ".join(other for other in known if found.task in known[other].tasks)
         raise ValueError(
-            f"MODEL.POST_HOC.METHOD {name} is for image classification, not for "
-            f"{cfg.MODEL.META_ARCHITECTURE}: take one of {others}"
-        )
-    if method.boxes_alone and found.task != BOXES:
-        raise ValueError(
-            f"MODEL.POST_HOC.METHOD {name} is for detection, not for {cfg.MODEL.META_ARCHITECTURE}"
+            f"MODEL.POST_HOC.METHOD {name} is for {' and '.join(t.samples for t in method.tasks)}, "
+            f"not for {cfg.MODEL.META_ARCHITECTURE}: take one of {others}"
         )
     return found, method(cfg, model, found)
 
@@ -182,8 +183,9 @@ def check_training_classes(cfg: CfgNode, checkpoint: Mapping[str, Any]) -> None:
 
 @register_post_hoc()
 def tau_norm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
-    """tau-normalization: logits divided by a power of their weights' length, as in Table 2."""
-    return partial(formulas.tau_norm, tau=cfg.MODEL.POST_HOC.TAU)
+    """tau-normalization: weights divided by a power of their length, without bias."""
+    keep_bias = cfg.MODEL.POST_HOC.TAU_BIAS == "scale"
+    return partial(formulas.tau_norm, tau=cfg.MODEL.POST_HOC.TAU, keep_bias=keep_bias)
 
 
 @register_post_hoc(reads_training_set=True)
@@ -208,7 +210,7 @@ def logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -
     return lambda weight, bias: (weight, adjusted(bias))
 
 
-@register_post_hoc(reads_training_set=True, boxes_alone=True)
+@register_post_hoc(reads_training_set=True, tasks=(BOXES,))
 def norcal(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     """NorCal: scores divided by (training images)^gamma, normalized with the background."""
     _check_training_set(cfg)
@@ -222,7 +224,7 @@ def norcal(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     return lambda weight, bias: (weight, shifted(bias))
 
 
-@register_post_hoc(reads_training_set=True, boxes_alone=True)
+@register_post_hoc(reads_training_set=True, tasks=(BOXES,))
 def logn(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     """LogN: logits normalized by their mean and deviation over the RoIs of training images."""
     _check_training_set(cfg)
@@ -230,22 +232,44 @@ def logn(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     return partial(formulas.logit_normalization, mean=mean, deviation=deviation)
 
 
-@register_post_hoc(boxes_alone=True, maps_scores=True)
+@register_post_hoc(tasks=(BOXES,), maps_scores=True)
 def score_calibration(cfg: CfgNode, model: nn.Module) -> None:
     """The scores of detections mapped to the probability to be right, by a file."""
     calibrate_scores(cfg, model)
 
 
-@register_post_hoc(reads_training_set=True, images_alone=True)
+@register_post_hoc(reads_training_set=True, tasks=(IMAGES, BOXES))
 def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
-    """The weight of the classifier that names the nearest class mean."""
+    """The classifier that names the nearest mean of centered, normalized features."""
     _check_training_set(cfg)
-    means = formulas.nearest_class_mean(
-        *training_features(cfg, model),
-        found.num_classes,
-        class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
-    )
-    return lambda weight, bias: (means.to(weight), torch.zeros_like(bias))
+    boxes = found.task is BOXES
+    samples = training_box_features(cfg, model) if boxes else [training_features(cfg, model)]
+    nearest = [
+        formulas.nearest_class_mean(
+            *of_layer,
+            found.num_classes,
+            transform=cfg.MODEL.POST_HOC.NCM_FEATURES,
+            distance=cfg.MODEL.POST_HOC.NCM_DISTANCE,
+            class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
+        )
+        for of_layer in samples
+    ]
+    if boxes:
+        return [
+            formulas.ForegroundNearestMean(*pair)
+            for pair in zip(found.layers, nearest, strict=True)
+        ]
+    linear = nearest[0].linear()
+    if linear is None:
+        return nearest
+    return lambda weight, bias: (linear[0].to(weight), linear[1].to(bias))
+
+
+def _replace(model: nn.Module, layer: nn.Module, other: nn.Module) -> None:
+    """Put a module in the place of another one of a model."""
+    name = next(name for name, module in model.named_modules() if module is layer)
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, other)
 
 
 def _check_training_set(cfg: CfgNode) -> None:

@@ -66,6 +66,11 @@ def evaluate_strengths(cfgs: list[CfgNode], model: nn.Module) -> None:
             "not share a pass; evaluate each value by itself, without --weights"
         )
     changes = [post_hoc_change(cfg, model)[1] for cfg in cfgs]
+    if any(isinstance(change, list) for change in changes):
+        raise ValueError(
+            f"MODEL.POST_HOC.METHOD {cfgs[0].MODEL.POST_HOC.METHOD} replaces the classifier and "
+            "has no strength: evaluate it by itself"
+        )
     evaluate_batches = ways[kind]
     was_training = model.training
     model.eval()
@@ -107,7 +112,8 @@ def _segment_all(
     evaluators: list[DatasetEvaluator],
 ) -> None:
     found, _ = post_hoc_change(cfg, model)
-    affine = [factor_and_shift(change, found.layers[0].weight) for change in changes]
+    layer = found.layers[0]
+    affine = [factor_and_shift(change, layer.weight, layer.bias) for change in changes]
     inference = build_inference(cfg, model, class_maps=True)
     for batch in tqdm(Trainer.build_test_loader(cfg, dataset), desc=dataset):
         for record in batch:
@@ -168,20 +174,24 @@ def _once_a_batch(*modules: nn.Module) -> Iterator[Callable[[], None]]:
             del module.forward
 
 
-def factor_and_shift(change: Change, weight: Tensor) -> tuple[Tensor, Tensor]:
+def factor_and_shift(change: Change, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """What a change of a linear classifier does to its logits: z_j becomes f_j z_j + s_j.
 
     Args:
-        change: of the classifier.
+        change: of the classifier, whose rows keep their directions.
         weight: (K, ...) its weight.
+        bias: (K,) its bias b: with changed rows f_j w_j and biases b', s_j = b'_j - f_j b_j.
 
     Returns:
         (K, 1, 1) factors and shifts, float64.
     """
-    weight = weight.double()
-    zeros = weight.new_zeros(len(weight))
-    shift = change(weight, zeros)[1]
-    factor = change(weight, zeros + 1)[1] - shift
+    weight, bias = weight.double(), bias.double()
+    changed, changed_bias = change(weight, bias)
+    rows, changed = weight.flatten(1), changed.flatten(1)
+    squares = rows.square().sum(1)
+    # A row of 0 has no direction, and no factor either.
+    factor = torch.where(squares > 0, (changed * rows).sum(1) / squares, 1.0)
+    shift = changed_bias - factor * bias
     return factor.view(-1, 1, 1), shift.view(-1, 1, 1)
 
 

@@ -117,6 +117,10 @@ class TrainedModel:
         return list(names)
 
 
+# Parts of the names of tensors that no model may lack whose checkpoint has them, as of projects.
+OWN_DEPLOYED = ("retrained_classifier.", "scaling.factor")
+
+
 def load_trained(cfg: CfgNode) -> TrainedModel:
     """Build a model for inference and load MODEL.WEIGHTS into it.
 
@@ -141,12 +145,14 @@ def load_trained(cfg: CfgNode) -> TrainedModel:
 
 
 def _check_nothing_is_left_out(unused: Sequence[str], weights: str) -> None:
-    """Refuse weights of which the model would leave a project's tensors out.
+    """Refuse weights of which the model would leave a second stage's tensors out.
 
     Raises:
-        ValueError: the weights have tensors that a project deploys, and the model lacks them.
+        ValueError: the weights have tensors that cRT, LWS or a project deploys, and the model lacks
+            them.
     """
-    parts = [part for project in installed_projects() for part in project.deployed_tensors]
+    of_projects = [part for project in installed_projects() for part in project.deployed_tensors]
+    parts = [*OWN_DEPLOYED, *of_projects]
     left_out = sorted(name for name in unused if any(part in name for part in parts))
     if left_out:
         raise ValueError(

@@ -83,14 +83,17 @@ class ImageClassifier(nn.Module):
             "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
         }
 
-    def new_classifier(self) -> nn.Module:
-        """A classifier of the model's type, with initial weights: C to D.
+    def new_classifier(self, num_logits: int | None = None) -> nn.Module:
+        """A classifier of the model's type, with initial weights.
+
+        Args:
+            num_logits: its outputs, by default D of the class loss.
 
         Raises:
             ValueError: there is no such type, or the loss needs another.
         """
         in_features = self.backbone.output_shape()["pooled"].channels
-        out_features = self.class_loss.num_logits
+        out_features = num_logits or self.class_loss.num_logits
         if self.classifier_type == "cosine":
             check_cosine("MODEL.CLASSIFIER.TYPE", self.class_loss)
             return CosineLinear(in_features, out_features)

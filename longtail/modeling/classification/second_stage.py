@@ -13,7 +13,9 @@ Shape alphabet:
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
+
+from longtail.modeling.scaling import ClassScaling
 
 from .image_classifier import ImageClassifier
 
@@ -38,8 +40,9 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
     """cRT: a new classifier is trained on the frozen features.
 
     With class-balanced sampling it is the method of Kang et al.; on a balanced training set of
-    many more images it is the empirical bound of DisAlign's Section 3.1. The first stage's
-    classifier stays in the checkpoint.
+    many more images it is the empirical bound of DisAlign's Section 3.1; with the loss ``bags`` it
+    is balanced group softmax as its authors train it. The first stage's classifier, one of K
+    outputs, stays in the checkpoint.
     """
 
     trained_module_names = ("retrained_classifier", "class_loss")
@@ -53,27 +56,13 @@ class RetrainedImageClassifier(SecondStageImageClassifier):
         """
         super().__init__(**kwargs)
         self.retrained_classifier = self.new_classifier()
+        # The first stage had a loss of K outputs, whatever this one's has.
+        if self.class_loss.num_logits != self.class_loss.num_classes:
+            self.classifier = self.new_classifier(self.class_loss.num_classes)
 
     def class_logits(self, features: Tensor) -> Tensor:
         """(N, C) features to (N, D) logits of the new classifier."""
         return self.retrained_classifier(features)
-
-
-class ClassScaling(nn.Module):
-    """One factor for each logit, 1 at the start."""
-
-    def __init__(self, num_logits: int) -> None:
-        """Start with factors of 1.
-
-        Args:
-            num_logits: D.
-        """
-        super().__init__()
-        self.factor = nn.Parameter(torch.ones(num_logits))
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """(N, D) to (N, D)."""
-        return logits * self.factor
 
 
 @META_ARCH_REGISTRY.register()

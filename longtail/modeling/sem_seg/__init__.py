@@ -6,6 +6,7 @@ from .deeplabv3plus import SeparableDeepLabV3PlusHead
 from .fcn import FCNHead
 from .ocr import OCRHead
 from .psp import PSPHead
+from .second_stage import RetrainedSemSegHead, ScaledSemSegHead, SecondStageSemSegHead
 from .segmentor import LongTailSemanticSegmentor
 from .uper import UPerHead
 
@@ -14,6 +15,9 @@ __all__ = [
     "LongTailSemanticSegmentor",
     "OCRHead",
     "PSPHead",
+    "RetrainedSemSegHead",
+    "ScaledSemSegHead",
+    "SecondStageSemSegHead",
     "SemSegHead",
     "SeparableDeepLabV3PlusHead",
     "UPerHead",

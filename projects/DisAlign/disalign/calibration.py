@@ -15,14 +15,17 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .functional import calibrate_logits
+from .functional import calibrate_logits, identity_magnitude
+
+# Values of MODEL.DISALIGN.CONFIDENCE_BRANCH.
+BRANCHES = ("linear", "released")
 
 
 class AdaptiveCalibration(nn.Module):
-    """alpha, beta and the confidence sigma(x) of Eq. 5, for RoIs, pixels or images.
+    """alpha, beta and the confidence sigma(x) of Eq. 5 or 6, for RoIs, pixels or images.
 
-    At the start alpha = 1 and beta = 0, unless it is given: the calibrated logits are exactly the
-    given ones.
+    At the start alpha = 1 (Eq. 6: 0) and beta = 0, unless it is given: the calibrated logits are
+    exactly the given ones.
     """
 
     def __init__(
@@ -35,20 +38,27 @@ class AdaptiveCalibration(nn.Module):
         confidence: bool = True,
         confidence_bias: bool = True,
         first_beta: Tensor | None = None,
+        form: str = "eq5",
+        confidence_branch: str = "linear",
     ) -> None:
         """Start from the identity or a margin, with the parameters that are to be learned.
 
         Args:
             num_classes: K.
             in_features: C.
-            magnitude: learn alpha; otherwise it stays 1.
+            magnitude: learn alpha; otherwise it stays what it starts from.
             margin: learn beta; otherwise it stays 0.
             confidence: sigma(x) = sigmoid of one linear layer; otherwise sigma = 1.
             confidence_bias: whether that layer has a bias.
             first_beta: (K,) where beta starts, 0 by default.
+            form: ``"eq5"`` or ``"eq6"``, the equation.
+            confidence_branch: ``"linear"``, or ``"released"``: sigma(x) = sigmoid of ReLU of batch
+                normalisation of a linear layer without bias, the released segmentation head's,
+                which is at least 1/2.
 
         Raises:
-            ValueError: neither alpha nor beta is learned, or beta is given a start and not learned.
+            ValueError: neither alpha nor beta is learned, or beta is given a start and not learned;
+                or an unknown equation or branch.
         """
         super().__init__()
         if not (magnitude or margin):
@@ -61,7 +71,13 @@ class AdaptiveCalibration(nn.Module):
                 "MODEL.DISALIGN.INIT prior starts beta elsewhere, but MARGIN False keeps it at 0: "
                 "set MARGIN True or INIT identity"
             )
-        alpha = torch.ones(num_classes)
+        if confidence_branch not in BRANCHES:
+            raise ValueError(
+                f"MODEL.DISALIGN.CONFIDENCE_BRANCH must be one of {', '.join(BRANCHES)}, got "
+                f"{confidence_branch!r}"
+            )
+        self.form = form
+        alpha = torch.full((num_classes,), identity_magnitude(form))
         beta = torch.zeros(num_classes) if first_beta is None else first_beta.float().clone()
         # What is not learned is a constant: it stays out of checkpoints.
         if magnitude:
@@ -73,17 +89,28 @@ class AdaptiveCalibration(nn.Module):
         else:
             self.register_buffer("beta", beta, persistent=False)
         self.confidence_layer = None
+        self.confidence_norm = None
         if confidence:
-            self.confidence_layer = nn.Linear(in_features, 1, bias=confidence_bias)
+            released = confidence_branch == "released"
+            bias = confidence_bias and not released
+            self.confidence_layer = nn.Linear(in_features, 1, bias=bias)
             nn.init.normal_(self.confidence_layer.weight, std=0.01)
-            if confidence_bias:
+            if bias:
                 nn.init.zeros_(self.confidence_layer.bias)
+            if released:
+                self.confidence_norm = nn.BatchNorm1d(1)
 
     def confidence(self, features: Tensor) -> Tensor:
         """sigma(x) in [0, 1]: (..., C) features to (..., 1)."""
         if self.confidence_layer is None:
             return features.new_ones(*features.shape[:-1], 1)
-        return self.confidence_layer(features).sigmoid()
+        return self._squashed(self.confidence_layer(features))
+
+    def _squashed(self, score: Tensor) -> Tensor:
+        """Scores of the confidence's layer, in any shape, to sigma."""
+        if self.confidence_norm is None:
+            return score.sigmoid()
+        return self.confidence_norm(score.reshape(-1, 1)).view_as(score).relu().sigmoid()
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
         """Calibrate.
@@ -95,7 +122,8 @@ class AdaptiveCalibration(nn.Module):
         Returns:
             (..., K) calibrated scores.
         """
-        return calibrate_logits(logits, self.alpha, self.beta, self.confidence(features))
+        confidence = self.confidence(features)
+        return calibrate_logits(logits, self.alpha, self.beta, confidence, self.form)
 
     def confidence_map(self, features: Tensor) -> Tensor:
         """:meth:`confidence` of every cell: (N, C, H, W) features to (N, 1, H, W)."""
@@ -103,7 +131,7 @@ class AdaptiveCalibration(nn.Module):
         if layer is None:
             return torch.ones_like(features[:, :1])
         # As a convolution: a linear layer would copy the features to have their channels last.
-        return F.conv2d(features, layer.weight[:, :, None, None], layer.bias).sigmoid()
+        return self._squashed(F.conv2d(features, layer.weight[:, :, None, None], layer.bias))
 
     def calibrate_map(self, logits: Tensor, confidence: Tensor) -> Tensor:
         """Calibrate every cell.
@@ -116,7 +144,7 @@ class AdaptiveCalibration(nn.Module):
             (N, K, H, W) calibrated scores.
         """
         z, sigma = (x.movedim(1, -1) for x in (logits, confidence))
-        calibrated = calibrate_logits(z, self.alpha, self.beta, sigma)
+        calibrated = calibrate_logits(z, self.alpha, self.beta, sigma, self.form)
         # Not -1, which torch writes into ONNX files as it is, and onnxruntime does not read.
         return calibrated.movedim(calibrated.dim() - 1, 1)
 

@@ -20,13 +20,20 @@ def add_disalign_config(cfg: CfgNode) -> None:
     node.MAGNITUDE = True
     node.MARGIN = True
     node.CONFIDENCE = True
-    # Where alpha and beta start: "identity", alpha = 1 and beta = 0, as in the paper; or "prior",
-    # beta_j = log w_j of Eq. 11, which turns the posterior of a classifier that fits its training
-    # set into that of the reference distribution.
+    # Where alpha and beta start: "identity", alpha = 1 (Eq. 6: 0) and beta = 0, as in the paper; or
+    # "prior", beta_j = log w_j of Eq. 11, which turns the posterior of a classifier that fits its
+    # training set into that of the reference distribution.
     node.INIT = "identity"
+    # The equation of the calibrated scores, which the paper prints in two ways that differ: "eq5",
+    # (1 - sigma + sigma alpha) z + sigma beta; or "eq6", (1 + sigma alpha) z + sigma beta.
+    node.FORM = "eq5"
+    # sigma(x) is the sigmoid of a linear layer, "linear"; or "released", of ReLU of batch
+    # normalisation of one without bias, as in the release's segmentation head: at least 1/2.
+    node.CONFIDENCE_BRANCH = "linear"
     # A bias in the confidence's linear layer, as released; the paper prints none.
     node.CONFIDENCE_BIAS = True
-    # True: the loss is sum(w l) / sum(w); False: sum(w l) / N, as printed in Eq. 9.
+    # True: the loss is sum(w l) / sum(w); False: sum(w l) / N, as printed in Eq. 9, with N the
+    # samples that have a label.
     node.WEIGHTED_MEAN = True
     # Count a class without training samples as one sample; otherwise it is an error.
     node.CLAMP_ZERO_COUNTS = False

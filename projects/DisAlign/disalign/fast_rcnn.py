@@ -77,7 +77,7 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
         features = x.flatten(1)
         return self.class_scores(features), self.bbox_pred(features)
 
-    def calibration_loss(self, features: Tensor, classes: Tensor) -> Tensor:
+    def roi_loss(self, features: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss of RoIs, and nothing else.
 
         Args:

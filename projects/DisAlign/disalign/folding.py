@@ -8,7 +8,8 @@ Without confidence (sigma = 1) Eq. 5 is linear in the feature, so that the class
     \hat z{}_j = \alpha_j (w_j \cdot x + b_j) + \beta_j
         = (\alpha_j w_j) \cdot x + (\alpha_j b_j + \beta_j)
 
-A confidence depends on the image and a cosine is not linear: neither can be folded.
+and likewise Eq. 6, with 1 + alpha. A confidence depends on the image and a cosine is not linear:
+neither can be folded.
 
 Shape alphabet:
     C: channels of the classifier's input feature
@@ -24,6 +25,7 @@ from longtail.modeling.linear_classifiers import is_linear
 from longtail.modeling.sem_seg.wrapping import innermost
 
 from .calibration import AdaptiveCalibration
+from .functional import identity_magnitude
 from .image_classifier import DisAlignImageClassifier
 from .rcnn import DisAlignRCNN
 
@@ -51,8 +53,10 @@ def fold_calibration(layer: nn.Module, calibration: AdaptiveCalibration) -> None
             "or a 1x1 convolution with a bias takes it"
         )
     K = len(calibration.alpha)
+    # Of Eq. 6, 1 + alpha is the factor.
+    factor = calibration.alpha + (1 - identity_magnitude(calibration.form))
     layer.weight[:K], layer.bias[:K] = fold_linear(
-        layer.weight[:K], layer.bias[:K], calibration.alpha, calibration.beta
+        layer.weight[:K], layer.bias[:K], factor, calibration.beta
     )
 
 

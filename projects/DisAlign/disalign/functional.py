@@ -68,29 +68,37 @@ def generalized_reweight(
     return inverse_frequency_weights(counts.where(counts > 0, 1.0), rho, dtype=torch.float64)
 
 
+# The equations of the paper that calibrate_logits knows; they differ.
+FORMS = ("eq5", "eq6")
+
+
 def calibrate_logits(
-    logits: Tensor, alpha: Tensor, beta: Tensor, confidence: Tensor | float
+    logits: Tensor, alpha: Tensor, beta: Tensor, confidence: Tensor | float, form: str = "eq5"
 ) -> Tensor:
-    r"""The calibrated class scores, Eq. 5.
+    r"""The calibrated class scores, Eq. 5 or Eq. 6, which differ as printed.
 
     .. math::
 
-        \hat z{}_j = \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j
+        \hat z{}_j &= \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j \quad (5)
 
-    Computed as z + sigma ((alpha - 1) z + beta), which for alpha = 1 and beta = 0 is exactly z;
-    the printed form would round.
+        \hat z{}_j &= (1 + \sigma(x) \alpha_j) z_j + \sigma(x) \beta_j \quad (6)
+
+    Eq. 5 is computed as z + sigma ((alpha - 1) z + beta), which for alpha = 1 and beta = 0 is
+    exactly z; the printed form would round. So is Eq. 6, as z + sigma (alpha z + beta), for
+    alpha = 0 and beta = 0: it is Eq. 5 with alpha + 1.
 
     Args:
         logits: (..., K) class scores z.
         alpha: (K,) magnitude.
         beta: (K,) margin.
         confidence: (..., 1) sigma in [0, 1], or a number: how much of the calibration applies.
+        form: ``"eq5"`` or ``"eq6"``.
 
     Returns:
         (..., K), of the wider of the types given.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes that do not belong together, or no such equation.
     """
     K = logits.shape[-1]
     if alpha.shape != (K,) or beta.shape != (K,):
@@ -103,7 +111,22 @@ def calibrate_logits(
             f"confidence must have shape {(*logits.shape[:-1], 1)} for logits of shape "
             f"{tuple(logits.shape)}, got {tuple(confidence.shape)}"
         )
-    return logits + confidence * ((alpha - 1) * logits + beta)
+    gain = alpha - identity_magnitude(form)
+    return logits + confidence * (gain * logits + beta)
+
+
+def identity_magnitude(form: str) -> float:
+    """The alpha that, with beta = 0, leaves the scores as they are: 1 in Eq. 5, 0 in Eq. 6.
+
+    Args:
+        form: ``"eq5"`` or ``"eq6"``.
+
+    Raises:
+        ValueError: no such equation.
+    """
+    if form not in FORMS:
+        raise ValueError(f"MODEL.DISALIGN.FORM must be one of {', '.join(FORMS)}, got {form!r}")
+    return 1.0 if form == "eq5" else 0.0
 
 
 def alignment_loss(

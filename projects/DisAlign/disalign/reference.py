@@ -69,6 +69,8 @@ def calibration_arguments(
             "margin": options.MARGIN,
             "confidence": options.CONFIDENCE,
             "confidence_bias": options.CONFIDENCE_BIAS,
+            "form": options.FORM,
+            "confidence_branch": options.CONFIDENCE_BRANCH,
             "first_beta": weights.log() if options.INIT == "prior" else None,
         },
     }

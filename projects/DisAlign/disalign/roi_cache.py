@@ -28,10 +28,10 @@ from detectron2.config import CfgNode
 
 from longtail.data.samplers.training import build_train_sampler
 from longtail.engine.training.loader import TrainingLoader
+from longtail.modeling.roi_heads import RoIs
 from longtail.utils.io import atomic_write
 
 from .roi_cache_index import Index, check_same, expected_index, read_index, shard_name
-from .roi_heads import RoIs
 
 
 def write_shard(path: str | os.PathLike, images: Sequence[Sequence[RoIs]]) -> None:

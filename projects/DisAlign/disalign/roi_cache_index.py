@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from longtail.data.datasets.classes import class_names
+from longtail.modeling import SecondStageRCNN
 from longtail.utils.downloads import file_sha256
 from longtail.utils.io import write_json
 
@@ -28,9 +30,17 @@ FORMAT_VERSION = 2
 # What is lost when the tool is interrupted: at most this many images.
 IMAGES_PER_SHARD = 64
 INDEX_FILE = "cache.json"
-# Keys of MODEL that say where the model is and what the calibration learns, not what the frozen
-# modules compute. The weights count by their content, not by their place.
-WITHOUT_INFLUENCE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.DISALIGN.")
+# Keys of MODEL that say where the model is and what is trained, not what the frozen modules
+# compute: all second stages of a detector share a cache. The weights count by their content, not by
+# their place.
+WITHOUT_INFLUENCE = (
+    "MODEL.WEIGHTS",
+    "MODEL.DEVICE",
+    "MODEL.DISALIGN.",
+    "MODEL.META_ARCHITECTURE",
+    "MODEL.ROI_BOX_HEAD.CLASS_LOSS",
+    "MODEL.CLASS_LOSS.",
+)
 SHOWN_KEYS = 3
 # More images than any data set has, and all that six digits can number.
 LARGEST = 10**9
@@ -86,7 +96,9 @@ class Index:
         keys = sorted(
             key
             for key in self.config.keys() | other.config.keys()
-            if self.config.get(key) != other.config.get(key)
+            # A cache of before may name more.
+            if not key.startswith(WITHOUT_INFLUENCE)
+            and self.config.get(key) != other.config.get(key)
         )
         if keys:
             more = ", ..." if len(keys) > SHOWN_KEYS else ""
@@ -118,10 +130,13 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         ValueError: the config is not a second stage's, names no weights, or E is below 1.
         FileNotFoundError: the weights do not exist.
     """
-    if cfg.MODEL.META_ARCHITECTURE != "DisAlignRCNN":
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY or not issubclass(
+        META_ARCH_REGISTRY.get(name), SecondStageRCNN
+    ):
         raise ValueError(
-            "RoI features are cached for a second stage, MODEL.META_ARCHITECTURE DisAlignRCNN, got "
-            f"{cfg.MODEL.META_ARCHITECTURE}"
+            "RoI features are cached for a second stage, MODEL.META_ARCHITECTURE DisAlignRCNN, "
+            f"RetrainedRCNN or ScaledRCNN, got {name}"
         )
     if epochs < 1:
         raise ValueError(f"a cache has at least 1 epoch, got {epochs}")

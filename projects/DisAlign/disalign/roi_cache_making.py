@@ -24,10 +24,10 @@ from disalign.roi_cache_index import (
     shard_name,
     write_index,
 )
-from disalign.roi_heads import RoIs
 from longtail.engine import Trainer
 from longtail.engine.training.stages import load_second_stage
 from longtail.engine.training.trainer import build_mapper, training_records
+from longtail.modeling.roi_heads import RoIs
 from longtail.utils.command_line import check_output_folder
 
 

@@ -9,8 +9,7 @@ Shape alphabet:
     K: classes
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from detectron2.config import CfgNode, configurable
@@ -23,21 +22,18 @@ from torch.nn import functional as F
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.data.statistics.groups import groups_by_pixel_share
 from longtail.losses import PIXELS
-from longtail.modeling.sem_seg.blocks import resize
-from longtail.modeling.sem_seg.wrapping import SemSegHeadWrapper
+from longtail.modeling.sem_seg.second_stage import SecondStageSemSegHead
 
 from .calibrated import NO_DECAY, TRAINED, Calibrated
 from .reference import calibration_arguments
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
+class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
     """Wrap a trained semantic head and calibrate its scores (Eq. 5) at every pixel.
 
-    The wrapped head is in evaluation mode also in training: what its dropout, its auxiliary head or
-    a region branch would do there is not computed. The calibration takes the place of the pixel
-    classifier's output, at the resolution of the features; what follows, up to the scores at image
-    size, is in training what it is in testing.
+    The calibration takes the place of the pixel classifier's output, at the resolution of the
+    features.
     """
 
     config_node = "DISALIGN"
@@ -81,7 +77,11 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
         Raises:
             ValueError: weights of another length than the number of classes, or no such submodule.
         """
-        super().__init__(base_head, pixel_classifier)
+        super().__init__(
+            base_head, pixel_classifier, loss_weight=loss_weight, pad_to_stride=pad_to_stride
+        )
+        # Of the last training step, (N, 1, H, W), between its logits and its loss.
+        self._confidence: Tensor | None = None
         self.add_calibration(
             num_classes,
             self.pixel_channels,
@@ -91,8 +91,6 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             calibration=calibration,
             classes_key=PIXELS.classes_key,
         )
-        self.loss_weight = loss_weight
-        self.pad_to_stride = pad_to_stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -114,58 +112,18 @@ class DisAlignSemSegHead(Calibrated, SemSegHeadWrapper):
             **arguments,
         }
 
-    def train(self, mode: bool = True) -> "DisAlignSemSegHead":
-        """The wrapped head stays in evaluation mode."""
-        super().train(mode)
-        self.base_head.eval()
-        return self
+    def changed_scores(self, entered: Tensor, logits: Tensor) -> Tensor:
+        """(N, C, H, W) pixel features and (N, K, H, W) logits to (N, K, H, W) calibrated ones."""
+        confidence = self.calibration.confidence_map(entered)
+        if self.training:
+            self._confidence = confidence
+        return self.calibration.calibrate_map(logits, confidence)
 
-    def forward(
-        self, features: dict[str, Tensor], targets: Tensor | None = None
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Compute the alignment loss in training, calibrated logits otherwise.
-
-        Args:
-            features: the backbone's feature maps by name.
-            targets: (N, h, w) labels, needed in training.
-
-        Returns:
-            In training None and the alignment loss as ``loss_sem_seg``; otherwise the wrapped
-            head's (N, K, h, w) logits, calibrated, and no losses.
-        """
-        if not self.training:
-            with self._calibrated():
-                return self.base_head(features)[0], {}
-        height, width = targets.shape[1:]
-        with self._calibrated() as confidence:
-            if self.pad_to_stride:
-                # Logits end with the last feature cell, which may reach over the image.
-                logits = self.base_head(features)[0][..., :height, :width]
-            else:
-                logits = resize(self.base_head.layers(features), size=(height, width))
-        self._log(confidence[0], targets)
-        loss = self.alignment_loss(logits, targets, self.ignore_value)
-        return None, {"loss_sem_seg": self.loss_weight * loss}
-
-    def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """The wrapped head's (N, K, H, W) logits, calibrated and not resized."""
-        with self._calibrated():
-            return self.base_head.layers(features)
-
-    @contextmanager
-    def _calibrated(self) -> Iterator[list[Tensor]]:
-        """While the context is open, the classifier's output is calibrated; sigma goes to a list.
-
-        It is (N, 1, H, W).
-        """
-        confidence: list[Tensor] = []
-
-        def calibrate(entered: Tensor, logits: Tensor) -> Tensor:
-            confidence.append(self.calibration.confidence_map(entered))
-            return self.calibration.calibrate_map(logits, confidence[0])
-
-        with self.classifier_hook(calibrate):
-            yield confidence
+    def pixel_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The alignment loss: (N, K, h, w) calibrated logits and (N, h, w) labels to a scalar."""
+        self._log(self._confidence, targets)
+        self._confidence = None
+        return self.alignment_loss(logits, targets, self.ignore_value)
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
         """The divisor of the loss: with it, the losses of parts add up to a batch's.

@@ -6,9 +6,11 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes
 from PIL import Image
 
 from longtail.engine import Trainer
+from longtail.engine.deployment.folding import fold
 from longtail.engine.deployment.post_hoc import (
     apply_post_hoc,
     check_not_applied,
@@ -101,9 +103,11 @@ MODELS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("of_bias", ["drop", "scale"])
 @MODELS
-def test_tau_norm_on_a_model(build, task, overrides):
-    cfg, model = build(task, METHOD, "tau_norm", TAU, 0.5, *overrides)
+def test_tau_norm_on_a_model(build, task, overrides, of_bias):
+    options = [METHOD, "tau_norm", TAU, 0.5, "MODEL.POST_HOC.TAU_BIAS", of_bias]
+    cfg, model = build(task, *options, *overrides)
     untouched = state(model)
     changes = change(cfg, model)
     assert len(changes) == (3 if overrides == CASCADE else 1)
@@ -113,7 +117,11 @@ def test_tau_norm_on_a_model(build, task, overrides):
             factors[-1] = 1
         expected = weight * factors.view(-1, *[1] * (weight.ndim - 1))
         torch.testing.assert_close(new_weight, expected, rtol=1e-6, atol=0)
-        torch.testing.assert_close(new_bias, bias * factors, rtol=1e-6, atol=0)
+        expected = bias * factors
+        if of_bias == "drop":
+            # The background's stays.
+            expected[: 3 if task == "boxes" else None] = 0
+        torch.testing.assert_close(new_bias, expected, rtol=1e-6, atol=0)
     changed = [
         n for n, tensor in model.state_dict().items() if not torch.equal(tensor, untouched[n])
     ]
@@ -145,7 +153,8 @@ def pixel_counts(cfg):
 
 
 def test_ncm_of_a_model_by_loops(build):
-    cfg, model = build("images", METHOD, "ncm")
+    plain = ["MODEL.POST_HOC.NCM_FEATURES", "plain", "MODEL.POST_HOC.NCM_DISTANCE", "cosine"]
+    cfg, model = build("images", METHOD, "ncm", *plain)
     sums, counts = [0, 0, 0], [0, 0, 0]
     for record in DatasetCatalog.get(COLORS):
         # The images have the size of the test already.
@@ -165,6 +174,57 @@ def test_ncm_of_a_model_by_loops(build):
     with torch.no_grad():
         scores = model(classification_inputs(count=2))
     assert [item["scores"].shape for item in scores] == [(3,), (3,)]
+
+
+def test_ncm_as_published_replaces_the_classifier_and_is_not_folded(build):
+    cfg, model = build("images", METHOD, "ncm")
+    apply_post_hoc(cfg, model)
+    inputs = classification_inputs(count=4)
+    with torch.no_grad():
+        features = model.features(inputs)
+        scores = torch.stack([item["scores"] for item in model(inputs)])
+    f = features - model.classifier.mean
+    f = f / f.norm(dim=1, keepdim=True)
+    distances = (f[:, None] - model.classifier.means).square().sum(2)
+    torch.testing.assert_close(scores, (-distances).softmax(1), rtol=1e-4, atol=1e-5)
+    with raises_naming(ValueError, "MODEL.POST_HOC.NCM_DISTANCE", "TorchScript"):
+        fold(cfg, model)
+
+
+@pytest.mark.parametrize("overrides", [[], CASCADE], ids=["boxes", "cascade"])
+def test_ncm_of_a_detector_by_loops(build, overrides):
+    """The means of the features of the annotated boxes, image by image, at every stage."""
+    cfg, model = build("boxes", METHOD, "ncm", *overrides)
+    before = list(layers(model))
+    apply_post_hoc(cfg, model)
+    heads = model.roi_heads.box_head
+    heads = list(heads) if overrides else [heads]
+    assert len(heads) == len(layers(model)) == (3 if overrides else 1)
+    for head, trained, layer in zip(heads, before, layers(model), strict=True):
+        assert layer.trained is trained
+        found = [[], [], []]
+        for record in DatasetCatalog.get(RECTANGLES):
+            pixels = np.asarray(Image.open(record["file_name"]))[:, :, ::-1]
+            image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            with torch.no_grad():
+                maps = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+                maps = [maps[name] for name in model.roi_heads.box_in_features]
+                for annotation in record["annotations"]:
+                    x, y, w, h = annotation["bbox"]
+                    box = Boxes(torch.tensor([[x, y, x + w, y + h]], dtype=torch.float32))
+                    feature = head(model.roi_heads.box_pooler(maps, [box]))[0].double()
+                    found[annotation["category_id"]].append(feature)
+        assert tuple(map(len, found)) == INSTANCE_COUNT
+        every = [f for of_class in found for f in of_class]
+        mean = sum(every) / len(every)
+        for k, of_class in enumerate(found):
+            of_class = [(f - mean) / (f - mean).norm() for f in of_class]
+            expected = (sum(of_class) / len(of_class)).float()
+            torch.testing.assert_close(layer.nearest.means[k], expected, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        assert len(model(detector_inputs(1))[0]["instances"])
+    with raises_naming(ValueError, "TorchScript"):
+        fold(cfg, model)
 
 
 @MODELS
@@ -236,10 +296,9 @@ def test_pixels_of_a_second_stage(build):
     assert "is a second stage" in fails(*build("pixels", METHOD, "tau_norm", *overrides))
 
 
-@pytest.mark.parametrize("task", ["pixels", "boxes"])
-def test_ncm_is_for_images(build, task):
-    message = fails(*build(task, METHOD, "ncm"))
-    assert "ncm is for image classification, not for" in message
+def test_ncm_is_for_images_and_boxes(build):
+    message = fails(*build("pixels", METHOD, "ncm"))
+    assert "ncm is for images and boxes, not for" in message
 
 
 @pytest.mark.parametrize("method", ["ncm", "logit_adjustment"])

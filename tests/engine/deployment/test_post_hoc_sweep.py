@@ -121,7 +121,7 @@ def test_logits_change_by_a_factor_and_a_shift(tmp_path):
     for method in KEYS:
         cfgs = configs(classification_config, COLORS, tmp_path, method)
         change = post_hoc_change(cfgs[1], model_of(cfgs[1]))[1]
-        factor, shift = (t.flatten() for t in factor_and_shift(change, weight))
+        factor, shift = (t.flatten() for t in factor_and_shift(change, weight, bias))
         changed, new_bias = change(weight, bias)
         torch.testing.assert_close(
             factor * (weight @ x + bias) + shift,
@@ -170,6 +170,11 @@ def test_boxes_are_equal_bit_for_bit_and_share_the_backbone(tmp_path, overrides)
 
 
 def test_what_has_no_common_pass_is_said(tmp_path):
+    cfg = classification_config(
+        tmp_path, ["DATASETS.TRAIN", (COLORS,), "MODEL.POST_HOC.METHOD", "ncm"]
+    )
+    with raises_naming(ValueError, "MODEL.POST_HOC.METHOD", "ncm"):
+        evaluate_strengths([cfg], model_of(cfg))
     cfgs = configs(tiny_config, STRIPES, tmp_path, "tau_norm", "TEST.AUG.ENABLED", True)
     with raises_naming(ValueError, "TEST.AUG.ENABLED", "--weights"):
         evaluate_strengths(cfgs, model_of(cfgs[0]))
