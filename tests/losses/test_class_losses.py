@@ -274,7 +274,7 @@ def test_eqlv2_sums_its_own_gradients_up():
 
 
 def test_federated_loss_of_all_classes_is_plain_sigmoid_cross_entropy():
-    loss = Federated(K, background=True, sampling_weights=torch.ones(K), number=K)
+    loss = Federated(K, background=True, sampling_weights=torch.ones(K), number=K + 1)
     logits, classes = make_batch(loss)
     targets = F.one_hot(classes, K + 1)[:, :K].float()
     plain = F.binary_cross_entropy_with_logits(logits[:, :K], targets, reduction="sum") / S

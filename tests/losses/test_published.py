@@ -3,7 +3,8 @@
 
 Each definition is written down here once more, from the paper and what its release computes, with
 the authors' numbers: Seesaw of mmdetection 3.3, LDAM of LDAM-DRW, the equalization loss of
-eql.detectron2, the federated loss and RetinaNet's focal loss of detectron2 and fvcore.
+eql.detectron2, the federated loss of detectron2. RetinaNet's focal loss is torchvision's function
+(fvcore's is the same, in float32).
 
 Shape alphabet:
     S: RoIs or images
@@ -13,12 +14,13 @@ Shape alphabet:
 import numpy as np
 import pytest
 import torch
-from fvcore.nn import sigmoid_focal_loss
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from longtail.config import get_cfg
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.losses import BOXES, IMAGES, build_loss
+from longtail.losses.functional import seesaw_loss
 from longtail.modeling import CosineLinear
 from longtail.modeling.cosine import cosine_classifier
 
@@ -123,8 +125,6 @@ def test_seesaw_of_images(build):
 
 def test_the_bound_of_seesaw_on_many_hard_classes():
     """1,203 classes, of which a sample's own has about 1 / 1203: the bound lowers the loss."""
-    from longtail.losses.functional import seesaw_loss
-
     logits, _ = batch(1203, 6, spread=1.0)
     classes, seen = torch.arange(6), [1] * 1203
     counts = torch.tensor(seen)
