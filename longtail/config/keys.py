@@ -174,8 +174,8 @@ def _add_class_loss_config(cfg: CfgNode) -> None:
     # class_balanced: beta in [0, 1) of the effective number (1 - beta^n) / (1 - beta); also of the
     # deferred weights of ldam_drw.
     loss.EFFECTIVE_NUMBER_BETA = 0.9999
-    # focal: gamma >= 0 of (1 - p)^gamma; and in detection, where it is of sigmoids, alpha in [0, 1],
-    # the weight of an object's own class, beside 1 - alpha of all others.
+    # focal: gamma >= 0 of (1 - p)^gamma; and in detection, where it is of sigmoids, alpha in
+    # [0, 1], the weight of an object's own class, beside 1 - alpha of all others.
     loss.FOCAL_GAMMA = 2.0
     loss.FOCAL_ALPHA = 0.25
     # ldam_drw: margin of the rarest class, of a cosine; and the scale s > 0 that a cosine

@@ -45,7 +45,7 @@ def build(monkeypatch):
     return make
 
 
-def batch(columns: int, count: int = 40, *, kind: str = "mixed", spread: float = 4.0, seed: int = 0):
+def batch(columns: int, count: int = 40, *, kind="mixed", spread=4.0, seed=0):
     """(count, columns) float64 logits and (count,) labels: mixed, all foreground or background."""
     generator = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(count, columns, generator=generator, dtype=torch.float64)
@@ -118,9 +118,7 @@ def test_seesaw_of_images(build):
     loss.class_counts += torch.tensor([900, 300, 80, 0, 5, 1, 0])
     logits, classes = batch(K, kind="foreground")
     seen = loss.class_counts.tolist()
-    assert_equal_losses(
-        loss, lambda z, y: reference_seesaw(z, y, seen) / len(y), logits, classes
-    )
+    assert_equal_losses(loss, lambda z, y: reference_seesaw(z, y, seen) / len(y), logits, classes)
 
 
 def test_the_bound_of_seesaw_on_many_hard_classes():
@@ -154,7 +152,7 @@ def test_probabilities_of_seesaw_in_detection(build):
 
 
 def test_ldam(build):
-    """CE(s (cos - Delta)), max Delta = 0.5, s = 30, of a cosine classifier that does not learn s."""
+    """CE(s (cos - Delta)), max Delta = 0.5, s = 30, of a cosine classifier with a fixed s."""
     loss = build("ldam_drw", IMAGES)
     torch.manual_seed(0)
     classifier = cosine_classifier("KEY", 5, loss).double()
@@ -232,6 +230,7 @@ def test_federated_loss(build, kind, number):
     loss = build("federated")
     assert loss.number == 50
     loss.number = number
+    weights = torch.tensor(IMAGE_COUNT) ** 0.5
     for seed in range(8):
         logits, classes = batch(K + 1, kind=kind, seed=seed)
         classes = torch.where(classes < K, classes % 3, K)  # three classes and background
@@ -244,7 +243,6 @@ def test_federated_loss(build, kind, number):
 
             return run
 
-        weights = torch.tensor(IMAGE_COUNT) ** 0.5
         assert_equal_losses(
             seeded(loss),
             seeded(lambda z, y: reference_federated(z, y, number, weights)),
