@@ -114,6 +114,8 @@ def _add_model_config(cfg: CfgNode) -> None:
 
     # The box classifier of LongTailROIHeads and LongTailCascadeROIHeads: "linear" or "cosine".
     cfg.MODEL.ROI_BOX_HEAD.CLASSIFIER = "linear"
+    # MODEL.ROI_MASK_HEAD.NAME NormedMaskHead: masks are cosines, times this temperature > 0.
+    cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE = 20.0
 
     head = cfg.MODEL.SEM_SEG_HEAD
     # Probability of a channel to be dropped before the pixel classifier, in [0, 1).
@@ -193,19 +195,27 @@ def _add_class_loss_config(cfg: CfgNode) -> None:
     # class_balanced: beta in [0, 1) of the effective number (1 - beta^n) / (1 - beta); also of the
     # deferred weights of ldam_drw.
     loss.EFFECTIVE_NUMBER_BETA = 0.9999
-    # focal: gamma >= 0 of (1 - p)^gamma.
+    # focal: gamma >= 0 of (1 - p)^gamma; and in detection, where it is of sigmoids, alpha in
+    # [0, 1], the weight of an object's own class, beside 1 - alpha of all others.
     loss.FOCAL_GAMMA = 2.0
-    # ldam_drw: margin of the rarest class, in units of the logits (the paper: 0.5 of a cosine, here
-    # times 20, the scale that a cosine classifier starts from).
-    loss.LDAM_MARGIN = 10.0
+    loss.FOCAL_ALPHA = 0.25
+    # ldam_drw: margin of the rarest class, of a cosine; and the scale s > 0 that a cosine
+    # classifier has then, which is not learned, and by which margins are multiplied.
+    loss.LDAM_MARGIN = 0.5
+    loss.LDAM_SCALE = 30.0
     # The part of the training, in [0, 1], after which ldam_drw also weighs the classes.
     loss.LDAM_REWEIGHT_FROM = 0.8
     # seesaw: exponents of the mitigation and the compensation factor.
     loss.SEESAW_P = 0.8
     loss.SEESAW_Q = 2.0
+    # The least probability, in [0, 1], that the compensation takes a sample's own class to have.
+    loss.SEESAW_EPS = 0.01
+    # In detection: True, two outputs tell foreground from background, and scores of classes are
+    # multiplied by that of foreground; False, background is one more class of one softmax.
+    loss.SEESAW_OBJECTNESS = True
     # eql: classes in a smaller part of the training images than this are tail classes; on images,
     # the probability that a tail class is left out of the softmax of other classes.
-    loss.EQL_FREQUENCY = 1.76e-3
+    loss.EQL_FREQUENCY = 1.77e-3
     loss.EQL_GAMMA = 0.95
     # eqlv2: gamma and mu of the mapping function, alpha of the positive gradients.
     loss.EQLV2_GAMMA = 12.0
@@ -215,8 +225,8 @@ def _add_class_loss_config(cfg: CfgNode) -> None:
     # many samples of other bins count for one of a bin.
     loss.BAGS_BINS = [10, 100, 1000]
     loss.BAGS_BETA = 8.0
-    # federated: classes that an iteration compares, those in its images filled up by sampling, and
-    # the exponent of the frequency that they are sampled by.
+    # federated: classes that an iteration compares, those of its RoIs (background is one) filled up
+    # by sampling, and the exponent of the frequency that they are sampled by.
     loss.FEDERATED_NUM_CLASSES = 50
     loss.FEDERATED_POWER = 0.5
 

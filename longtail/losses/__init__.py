@@ -17,7 +17,13 @@ from longtail.losses.build import (
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.groups import BalancedGroupSoftmax
 from longtail.losses.pixels import DiceLoss, PixelLoss
-from longtail.losses.sigmoid import Equalization, Federated, GradientEqualization, SigmoidLoss
+from longtail.losses.sigmoid import (
+    Equalization,
+    Federated,
+    GradientEqualization,
+    SigmoidFocal,
+    SigmoidLoss,
+)
 from longtail.losses.softmax import LDAM, Focal, Seesaw, SoftmaxEqualization
 
 __all__ = [
@@ -39,6 +45,7 @@ __all__ = [
     "PixelLoss",
     "SampleMeanLoss",
     "Seesaw",
+    "SigmoidFocal",
     "SigmoidLoss",
     "SoftmaxEqualization",
     "build_loss",

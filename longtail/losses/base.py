@@ -21,10 +21,12 @@ class ClassLoss(nn.Module):
         is_softmax: whether the probabilities are the softmax of one logit for each class (and one
             for the background).
         initial_bias: what the bias of a new linear classifier should start from.
+        cosine_scale: the scale of a cosine classifier, if it is not to be learned.
     """
 
     is_softmax = True
     initial_bias = 0.0
+    cosine_scale: float | None = None
 
     def __init__(self, num_classes: int, *, background: bool = False) -> None:
         """Set the number of classes and whether there is a background.

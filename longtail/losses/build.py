@@ -149,6 +149,18 @@ def loss_option(cfg: CfgNode, name: str, high: float = math.inf) -> Any:
     return value
 
 
+def positive_option(cfg: CfgNode, name: str) -> float:
+    """``MODEL.CLASS_LOSS.<name>``, a finite number above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = cfg.MODEL.CLASS_LOSS[name]
+    if not 0 < value < math.inf:
+        raise ValueError(f"MODEL.CLASS_LOSS.{name} must be finite and > 0, got {value}")
+    return value
+
+
 def training_stats(cfg: CfgNode, task: LossTask, statistic: str) -> ClassStats | None:
     """The class statistics of the training set; None if nothing will read them.
 

@@ -22,6 +22,7 @@ from longtail.losses.build import (
     PIXELS,
     LossTask,
     loss_option,
+    positive_option,
     register_loss,
     training_counts,
     training_iteration,
@@ -36,7 +37,7 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.functional import bins_of_counts, ldam_margins
 from longtail.losses.groups import BalancedGroupSoftmax
 from longtail.losses.pixels import DiceLoss
-from longtail.losses.sigmoid import Equalization, Federated, GradientEqualization
+from longtail.losses.sigmoid import Equalization, Federated, GradientEqualization, SigmoidFocal
 from longtail.losses.softmax import LDAM, Focal, Seesaw, SoftmaxEqualization
 
 
@@ -78,16 +79,20 @@ def balanced_softmax_region_prior(cfg: CfgNode, task: LossTask) -> CrossEntropy:
 
 
 @register_loss(*EVERYWHERE)
-def focal(cfg: CfgNode, task: LossTask) -> Focal:
-    """Focal loss of a softmax."""
-    gamma = loss_option(cfg, "FOCAL_GAMMA")
-    return Focal(task.num_classes(cfg), background=task.background, gamma=gamma)
+def focal(cfg: CfgNode, task: LossTask) -> ClassLoss:
+    """Focal loss: of a softmax on images and pixels, of sigmoids in detection."""
+    gamma, num_classes = loss_option(cfg, "FOCAL_GAMMA"), task.num_classes(cfg)
+    if task.background:
+        alpha = loss_option(cfg, "FOCAL_ALPHA", 1)
+        return SigmoidFocal(num_classes, background=True, gamma=gamma, alpha=alpha)
+    return Focal(num_classes, gamma=gamma)
 
 
 @register_loss(*EVERYWHERE)
 def ldam_drw(cfg: CfgNode, task: LossTask) -> LDAM:
     """LDAM with deferred re-weighting; background has margin 0 and weight 1."""
-    margins = ldam_margins(training_counts(cfg, task), loss_option(cfg, "LDAM_MARGIN"))
+    scale = positive_option(cfg, "LDAM_SCALE")
+    margins = ldam_margins(training_counts(cfg, task), scale * loss_option(cfg, "LDAM_MARGIN"))
     start = loss_option(cfg, "LDAM_REWEIGHT_FROM", 1)
     return LDAM(
         task.num_classes(cfg),
@@ -96,14 +101,21 @@ def ldam_drw(cfg: CfgNode, task: LossTask) -> LDAM:
         deferred_weights=_with_background(_effective_weights(cfg, task), task, 1),
         reweight_from=math.ceil(start * cfg.SOLVER.MAX_ITER),
         iteration=training_iteration,
+        scale=scale,
     )
 
 
 @register_loss(*EVERYWHERE)
 def seesaw(cfg: CfgNode, task: LossTask) -> Seesaw:
     """Seesaw loss."""
-    p, q = loss_option(cfg, "SEESAW_P"), loss_option(cfg, "SEESAW_Q")
-    return Seesaw(task.num_classes(cfg), background=task.background, p=p, q=q)
+    return Seesaw(
+        task.num_classes(cfg),
+        background=task.background,
+        p=loss_option(cfg, "SEESAW_P"),
+        q=loss_option(cfg, "SEESAW_Q"),
+        eps=loss_option(cfg, "SEESAW_EPS", 1),
+        objectness=cfg.MODEL.CLASS_LOSS.SEESAW_OBJECTNESS,
+    )
 
 
 @register_loss(PIXELS)

@@ -13,6 +13,8 @@ Labels are 0..K-1, and K for background. z are logits, y is the label, n are cou
 samples.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,19 +86,21 @@ def seesaw_loss(
     p: float,
     q: float,
     *,
+    eps: float = 0.01,
     background: bool = False,
 ) -> Tensor:
-    r"""Seesaw loss (Wang et al. 2021).
+    r"""Seesaw loss (Wang et al. 2021), with the bound of the authors' release (mmdetection).
 
     .. math::
 
         l &= -\log \frac{\exp z_y}{\exp z_y + \sum_{j \ne y} M_{yj} C_{yj} \exp z_j} \\
         M_{yj} &= \min\left(1, \left(\frac{n_j}{n_y}\right)^p\right) \\
-        C_{yj} &= \max\left(1, \left(\frac{\sigma_j}{\sigma_y}\right)^q\right)
+        C_{yj} &= \max\left(1,
+            \left(\frac{\sigma_j}{\max(\sigma_y, \epsilon)}\right)^q\right)
 
     M mitigates: tail classes are pushed down less. C compensates: unless they were mistaken for y;
-    sigma is the softmax of z, through which no gradient flows. Its ratios are differences of
-    logits. p = q = 0 is cross-entropy.
+    sigma is the softmax of z, through which no gradient flows. epsilon keeps C from growing without
+    end for samples that are quite wrong. p = q = 0 is cross-entropy.
 
     Args:
         logits: (S, D).
@@ -104,6 +108,7 @@ def seesaw_loss(
         class_counts: (D,) n >= 0, seen so far; a class that was not seen counts as one sample.
         p: exponent >= 0 of the mitigation.
         q: exponent >= 0 of the compensation.
+        eps: epsilon, in [0, 1]; 0 for no bound.
         background: whether D - 1 is the background, for whose samples M is 1.
 
     Returns:
@@ -115,7 +120,9 @@ def seesaw_loss(
         factors = (log_counts - log_counts[index]).mul_(p).clamp_(max=0)
         if background:
             factors[classes == logits.shape[1] - 1] = 0
-        factors += (logits - logits.gather(1, index)).mul_(q).clamp_(min=0)
+        log_p = logits.log_softmax(dim=1)
+        own = log_p.gather(1, index).clamp(min=math.log(eps) if eps > 0 else -math.inf)
+        factors += (log_p - own).mul_(q).clamp_(min=0)
     return F.cross_entropy(logits + factors, classes, reduction="none")
 
 
@@ -154,6 +161,58 @@ def sigmoid_losses(logits: Tensor, targets: Tensor) -> Tensor:
         (S, K) losses.
     """
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+
+
+def sigmoid_focal_losses(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    r"""Focal loss (Lin et al. 2017) of one sigmoid for each class, as of RetinaNet.
+
+    .. math::
+
+        l_j = -\alpha_t (1 - p_t)^\gamma \log p_t
+
+    with p_t = sigma(z_j) and alpha_t = alpha where j is the target, and p_t = 1 - sigma(z_j),
+    alpha_t = 1 - alpha elsewhere. gamma = 0, alpha = 1/2 is half of binary cross-entropy.
+
+    Args:
+        logits: (S, K).
+        targets: (S, K) bool.
+        gamma: >= 0.
+        alpha: in [0, 1].
+
+    Returns:
+        (S, K) losses.
+    """
+    alphas = torch.where(targets, alpha, 1 - alpha).to(logits)
+    # (1 - p_t)^gamma by its logarithm: the power's derivative would be infinite at 0, gamma < 1.
+    log_wrong = F.logsigmoid(torch.where(targets, -logits, logits))
+    return alphas * (gamma * log_wrong).exp() * sigmoid_losses(logits, targets)
+
+
+def objectness_losses(logits: Tensor, is_background: Tensor) -> Tensor:
+    """Cross-entropy of two outputs, foreground and background, beside those of the classes.
+
+    Args:
+        logits: (S, 2).
+        is_background: (S,) bool.
+
+    Returns:
+        (S,) losses.
+    """
+    return F.cross_entropy(logits, is_background.long(), reduction="none")
+
+
+def times_objectness(probabilities: Tensor, logits: Tensor) -> Tensor:
+    """Probabilities of classes times that of foreground, and that of background.
+
+    Args:
+        probabilities: (S, K), of foreground's classes.
+        logits: (S, 2), of foreground and background.
+
+    Returns:
+        (S, K + 1) in [0, 1].
+    """
+    foreground, background = logits.softmax(dim=1).split(1, dim=1)
+    return torch.cat([probabilities * foreground, background], dim=1)
 
 
 def equalization_weights(targets: Tensor, tail: Tensor) -> Tensor:
@@ -207,22 +266,26 @@ def federated_classes(targets: Tensor, sampling_weights: Tensor, number: int) ->
     """The classes that the federated loss (Zhou et al. 2021) compares in a batch.
 
     All that occur in it, filled up to ``number`` by others, which are drawn without replacement
-    with probabilities proportional to the weights.
+    with probabilities proportional to the weights. As in detectron2 the background is one of those
+    that occur, where it does: it takes a place, and is not compared. The draw is that of
+    ``torch.multinomial`` from K + 1 weights, hence detectron2's from the same random state.
 
     Args:
-        targets: (S, K) bool.
+        targets: (S, K) bool; a sample without target is background.
         sampling_weights: (K,) >= 0; classes with 0 are drawn when no others are left.
-        number: of classes, >= 0.
+        number: of classes, background among them, >= 0.
 
     Returns:
         (K,) bool.
     """
-    present = targets.any(dim=0)
+    is_background = ~targets.any(dim=1, keepdim=True)
+    present = torch.cat([targets, is_background], dim=1).any(dim=0)
+    weights = F.pad(sampling_weights, (0, 1))
     # The largest of w / e, with e exponentially distributed, are such a draw.
-    keys = sampling_weights / torch.empty_like(sampling_weights).exponential_()
+    keys = weights / torch.empty_like(weights).exponential_()
     keys = keys.masked_fill(present, torch.inf)
     chosen = keys.topk(min(number, len(keys))).indices
-    return present.scatter(0, chosen, True)
+    return present.scatter(0, chosen, True)[:-1]
 
 
 def bins_of_counts(class_counts: Tensor, upper_ends: list[int]) -> Tensor:

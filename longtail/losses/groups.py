@@ -10,14 +10,15 @@ Shape alphabet:
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from longtail.losses.base import ClassLoss
 from longtail.losses.functional import (
     group_columns,
     group_losses,
     group_probabilities,
+    objectness_losses,
     sample_others,
+    times_objectness,
 )
 from longtail.losses.reduction import at_least_float32, mean_over_processes
 
@@ -70,9 +71,7 @@ class BalancedGroupSoftmax(ClassLoss):
             used = sample_others(inside, self.beta).to(losses)
             loss = loss + (losses * used).sum() / mean_over_processes(used.sum())
         if self.background:
-            total = F.cross_entropy(
-                logits[:, -2:], (classes == self.num_classes).long(), reduction="sum"
-            )
+            total = objectness_losses(logits[:, -2:], classes == self.num_classes).sum()
             count = torch.tensor(float(len(classes)), device=logits.device)
             loss = loss + total / mean_over_processes(count)
         return loss
@@ -96,5 +95,4 @@ class BalancedGroupSoftmax(ClassLoss):
         probabilities = group_probabilities(logits, self.bins, self.num_bins)
         if not self.background:
             return probabilities
-        foreground, background = logits[:, -2:].softmax(dim=1).split(1, dim=1)
-        return torch.cat([probabilities * foreground, background], dim=1)
+        return times_objectness(probabilities, logits[:, -2:])

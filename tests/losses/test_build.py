@@ -101,8 +101,8 @@ def test_names(task):
 @each_loss
 def test_each_can_be_built(cfg, task, name):
     loss = build(cfg, name, task)
-    bags = 4 + task.background if name == "bags" else 0
-    assert loss.num_logits == K + task.background + bags
+    more = {"bags": 4 + task.background, "seesaw": task.background}.get(name, 0)
+    assert loss.num_logits == K + task.background + more
     logits = torch.randn(8, loss.num_logits, requires_grad=True)
     loss(logits, torch.arange(8) % 3).backward()
     assert logits.grad.isfinite().all() and logits.grad.abs().max() > 0
@@ -151,8 +151,10 @@ def test_the_prior_of_balanced_softmax_does_not_shift_the_background(cfg, task):
 
 @each_task
 def test_margins_and_schedule_of_ldam(cfg, task):
-    cfg.MODEL.CLASS_LOSS.LDAM_MARGIN, cfg.SOLVER.MAX_ITER = 6.0, 11
+    cfg.MODEL.CLASS_LOSS.LDAM_MARGIN, cfg.SOLVER.MAX_ITER = 0.6, 11
+    cfg.MODEL.CLASS_LOSS.LDAM_SCALE = 10.0
     loss = build(cfg, "ldam_drw", task)
+    assert loss.cosine_scale == 10
     expected = 6 * np.maximum(COUNTS[task.statistic], 1) ** -0.25
     torch.testing.assert_close(loss.margins, with_background(expected, task, 0.0))
     assert loss.reweight_from == 9  # the first of those >= 8.8
@@ -267,6 +269,8 @@ def test_pixels_are_not_counted_without_a_training_set(cfg, name):
         ("EFFECTIVE_NUMBER_BETA", 1.0, "class_balanced"),
         ("LDAM_REWEIGHT_FROM", 1.1, "ldam_drw"),
         ("SEESAW_Q", -0.1, "seesaw"),
+        ("SEESAW_EPS", 1.01, "seesaw"),
+        ("FOCAL_ALPHA", 1.5, "focal"),
         ("EQL_GAMMA", 1.5, "eql"),
         ("EQLV2_ALPHA", -4.0, "eqlv2"),
         ("BAGS_BETA", -8.0, "bags"),
@@ -276,6 +280,13 @@ def test_pixels_are_not_counted_without_a_training_set(cfg, name):
 def test_an_option_out_of_range(cfg, key, value, loss):
     cfg.MODEL.CLASS_LOSS[key] = value
     assert_refused(rf"MODEL.CLASS_LOSS.{key} must be in \[0, .*\], got {value}", cfg, loss, BOXES)
+
+
+@pytest.mark.parametrize("scale", [0.0, -30.0, math.inf, math.nan])
+def test_a_scale_that_is_none(cfg, scale):
+    cfg.MODEL.CLASS_LOSS.LDAM_SCALE = scale
+    message = rf"MODEL.CLASS_LOSS.LDAM_SCALE must be finite and > 0, got {scale}"
+    assert_refused(message, cfg, "ldam_drw", IMAGES)
 
 
 @pytest.mark.parametrize("bins", [[], [10, 10], [100, 10], [0, 10]])

@@ -18,6 +18,7 @@ from longtail.losses import (
     Focal,
     GradientEqualization,
     Seesaw,
+    SigmoidFocal,
     SigmoidLoss,
     SoftmaxEqualization,
     check_cosine,
@@ -37,6 +38,7 @@ def make_loss(name: str, background: bool = False) -> ClassLoss:
         "weighted": lambda: CrossEntropy(K, class_weight=torch.arange(1.0, D + 1), **options),
         "balanced": lambda: CrossEntropy(K, class_prior=torch.arange(1.0, D + 1), **options),
         "focal": lambda: Focal(K, gamma=2.0, **options),
+        "sigmoid_focal": lambda: SigmoidFocal(K, gamma=2.0, alpha=0.25, **options),
         "ldam": lambda: LDAM(
             K,
             margins=torch.arange(D) / 2,
@@ -46,6 +48,7 @@ def make_loss(name: str, background: bool = False) -> ClassLoss:
             **options,
         ),
         "seesaw": lambda: Seesaw(K, p=0.8, q=2.0, **options),
+        "objectness": lambda: Seesaw(K, p=0.8, q=2.0, objectness=True, **options),
         "eql": lambda: (
             Equalization(K, tail=TAIL, **options)
             if background
@@ -61,7 +64,8 @@ def make_loss(name: str, background: bool = False) -> ClassLoss:
 
 SOFTMAX = ("cross_entropy", "weighted", "balanced", "focal", "ldam", "seesaw", "eql")
 IMAGES = [(name, False) for name in (*SOFTMAX, "eqlv2", "bags")]
-ALL = [*IMAGES, *((name, True) for name in (*SOFTMAX, "eqlv2", "bags", "federated"))]
+BOXES = (*SOFTMAX, "eqlv2", "bags", "federated", "sigmoid_focal", "objectness")
+ALL = [*IMAGES, *((name, True) for name in BOXES)]
 each_loss = pytest.mark.parametrize(
     ("name", "background"), ALL, ids=[f"{n}-{'boxes' if b else 'images'}" for n, b in ALL]
 )
@@ -133,7 +137,7 @@ def test_probabilities(name, background):
         foreground = (-logits[:, K:]).sigmoid()
         torch.testing.assert_close(given[:, :K], logits[:, :K].sigmoid() * foreground)
         torch.testing.assert_close(given[:, K:], 1 - foreground)
-    elif name != "bags":
+    elif name not in ("bags", "objectness"):
         assert torch.equal(given[:, :K], logits[:, :K].sigmoid())
         assert loss.num_logits == K + background and (given[:, K:] == 0).all()
 
@@ -142,6 +146,7 @@ def test_probabilities(name, background):
 def test_checkpoints_hold_what_training_made_or_testing_needs(name, background):
     expected = {
         "seesaw": {"class_counts"},
+        "objectness": {"class_counts"},
         "eqlv2": {"positive_gradients", "negative_gradients"},
         "bags": {"bins"},
     }
@@ -164,7 +169,7 @@ def test_the_mean_over_a_doubled_batch_is_the_same(name):
     torch.testing.assert_close(twice, loss(logits, classes), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["eql", "federated", "eqlv2"])
+@pytest.mark.parametrize("name", ["eql", "federated", "eqlv2", "sigmoid_focal"])
 def test_what_sigmoid_losses_learn_of_the_background(name):
     """Nothing; in the equalization loss v2 a binary cross-entropy of weight 1."""
     loss = make_loss(name, background=True).eval()
@@ -181,15 +186,17 @@ def test_what_sigmoid_losses_learn_of_the_background(name):
 def test_sigmoid_losses_start_from_a_small_probability():
     bias = torch.tensor(make_loss("eqlv2").initial_bias)
     assert bias.sigmoid().item() == pytest.approx(0.01)
+    bias = torch.tensor(make_loss("eql", background=True).initial_bias)
+    assert bias.sigmoid().item() == pytest.approx(0.001)
     assert make_loss("cross_entropy").initial_bias == 0
 
 
 def test_a_cosine_classifier_has_no_bias_to_start_from():
-    for name in ("eqlv2", "eql", "federated"):
+    for name in ("eqlv2", "eql", "federated", "sigmoid_focal"):
         message = r"^A\.KEY cosine has no bias, and .*: set it to linear"
         with pytest.raises(ValueError, match=message):
             check_cosine("A.KEY", make_loss(name, background=True))
-    for name in (*SOFTMAX[:-1], "bags"):
+    for name in (*SOFTMAX[:-1], "bags", "objectness"):
         check_cosine("A.KEY", make_loss(name, background=True))
 
 
@@ -226,8 +233,9 @@ def test_ldam_weighs_the_classes_from_its_iteration_on():
     torch.testing.assert_close(loss(logits, classes), plain, atol=1e-6, rtol=0)
 
 
-def test_seesaw_counts_the_samples_that_it_was_trained_on():
-    loss = make_loss("seesaw", background=True)
+@pytest.mark.parametrize("name", ["seesaw", "objectness"])
+def test_seesaw_counts_the_samples_that_it_was_trained_on(name):
+    loss = make_loss(name, background=True)
     expected = torch.zeros(K + 1, dtype=torch.long)
     for seed in range(3):
         logits, classes = make_batch(loss, seed=seed)
@@ -266,7 +274,7 @@ def test_eqlv2_sums_its_own_gradients_up():
 
 
 def test_federated_loss_of_all_classes_is_plain_sigmoid_cross_entropy():
-    loss = Federated(K, background=True, sampling_weights=torch.ones(K), number=K)
+    loss = Federated(K, background=True, sampling_weights=torch.ones(K), number=K + 1)
     logits, classes = make_batch(loss)
     targets = F.one_hot(classes, K + 1)[:, :K].float()
     plain = F.binary_cross_entropy_with_logits(logits[:, :K], targets, reduction="sum") / S
@@ -280,6 +288,9 @@ def test_federated_loss_leaves_the_other_classes_alone():
     _, gradient = value_and_gradient(loss, logits, classes)
     touched = (gradient != 0).any(dim=0)
     assert touched.sum() == 4 and touched[2]
+    classes[0] = K
+    _, gradient = value_and_gradient(loss, logits, classes)
+    assert (gradient != 0).any(dim=0).sum() == 3
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -140,8 +140,9 @@ def test_ldam_without_margins_is_cross_entropy():
 # --- Seesaw
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize(("p", "q"), [(0.8, 2.0), (0.8, 0.0), (0.0, 2.0)])
-def test_seesaw_is_its_formula(p, q):
+def test_seesaw_is_its_formula(p, q, eps):
     logits, classes = make_batch()
     fixed = logits.detach().tolist()  # sigma has no gradient
 
@@ -150,12 +151,13 @@ def test_seesaw_is_its_formula(p, q):
         total = 0.0
         for j, z in enumerate(rows[i]):
             mitigation = min(1, (COUNTS[j] / COUNTS[y]) ** p)
-            compensation = max(1, (softmax_of(fixed[i], j) / softmax_of(fixed[i], y)) ** q)
+            own = max(softmax_of(fixed[i], y), eps)
+            compensation = max(1, (softmax_of(fixed[i], j) / own) ** q)
             total += (mitigation * compensation if j != y else 1) * math.exp(z)
         return -math.log(math.exp(rows[i][y]) / total)
 
     counts = torch.tensor(COUNTS)
-    assert_is_formula(lambda z: seesaw_loss(z, classes, counts, p, q), formula, logits)
+    assert_is_formula(lambda z: seesaw_loss(z, classes, counts, p, q, eps=eps), formula, logits)
 
 
 def test_seesaw_protects_no_class_from_the_background():
@@ -251,8 +253,10 @@ def test_federated_classes_are_those_that_occur_and_others():
     for seed in range(40):
         torch.manual_seed(seed)
         chosen = federated_classes(targets, weights, 4)
-        assert chosen.sum() == 4 and chosen[2] and chosen[5]
+        # The background takes one place of the four.
+        assert chosen.shape == (9,) and chosen.sum() == 3 and chosen[2] and chosen[5]
         seen += chosen
+        assert federated_classes(targets[:3], weights, 4).sum() == 4
     assert (seen[[1, 7]] == 0).all() and (seen[[0, 3, 4, 6, 8]] > 0).all()
     assert federated_classes(targets, weights, 1).nonzero().flatten().tolist() == [2, 5]
     assert federated_classes(targets, weights, 50).all()

@@ -150,7 +150,7 @@ def statistics(monkeypatch):
 
 
 # Losses of sigmoids have to start from a bias.
-SIGMOIDS = {"eql", "eqlv2", "federated"}
+SIGMOIDS = {"eql", "eqlv2", "federated", "focal"}
 EACH = [
     (name, kind, classifier)
     for name in loss_names(BOXES)
@@ -167,7 +167,7 @@ def test_every_class_loss_trains_and_predicts(tmp_path, statistics, name, kind, 
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     for predictor in predictors(model):
-        outputs = 4 + (5 if name == "bags" else 0)
+        outputs = 4 + {"bags": 5, "seesaw": 1}.get(name, 0)
         assert predictor.cls_score.out_features == outputs
         gradient = predictor.cls_score.weight.grad
         assert gradient.isfinite().all() and gradient.abs().max() > 0

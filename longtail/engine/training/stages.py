@@ -134,6 +134,9 @@ class SecondStageCheckpointer(Checkpointer):
             tensors |= {f"{name}.{key}" for key in module.state_dict()}
         # Old checkpoints of detectron2 have them; they come from the config.
         unexpected = set(incompatible.unexpected_keys) - {"pixel_mean", "pixel_std"}
+        # The state of the first stage's class loss, where the second one has another: what is
+        # frozen computes the same without it.
+        unexpected = {name for name in unexpected if ".class_loss." not in f".{name}"}
         # A first stage has none of the trained parameters. Not "missing == tensors": whatever else
         # is missing would be lost among them, and BatchNorm never misses its num_batches_tracked.
         if parameters <= missing:
@@ -143,9 +146,6 @@ class SecondStageCheckpointer(Checkpointer):
                     "OUTPUT_DIR to another folder"
                 )
             missing -= tensors
-            # The state of the first stage's loss, where the second one trains with another.
-            trained = tuple(f"{name}." for name in trained_modules(self.model))
-            unexpected = {name for name in unexpected if not name.startswith(trained)}
         problems = [
             *(f"{n} has shape {g}, the model {o}" for n, (g, o) in sorted(shapes.items())),
             *(f"{name} is missing" for name in sorted(missing)),

@@ -13,8 +13,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
-from longtail.losses import IMAGES, ClassLoss, build_loss, check_cosine
-from longtail.modeling.cosine import CosineLinear
+from longtail.losses import IMAGES, ClassLoss, build_loss
+from longtail.modeling.cosine import cosine_classifier
 
 from .augmentation import shifted_and_flipped
 
@@ -93,15 +93,16 @@ class ImageClassifier(nn.Module):
             ValueError: there is no such type, or the loss needs another.
         """
         in_features = self.backbone.output_shape()["pooled"].channels
-        out_features = num_logits or self.class_loss.num_logits
+        num_logits = num_logits or self.class_loss.num_logits
         if self.classifier_type == "cosine":
-            check_cosine("MODEL.CLASSIFIER.TYPE", self.class_loss)
-            return CosineLinear(in_features, out_features)
+            return cosine_classifier(
+                "MODEL.CLASSIFIER.TYPE", in_features, self.class_loss, num_logits
+            )
         if self.classifier_type != "linear":
             raise ValueError(
                 f"MODEL.CLASSIFIER.TYPE must be 'linear' or 'cosine', got {self.classifier_type!r}"
             )
-        linear = nn.Linear(in_features, out_features)
+        linear = nn.Linear(in_features, num_logits)
         nn.init.normal_(linear.weight, std=0.01)
         nn.init.constant_(linear.bias, self.class_loss.initial_bias)
         return linear

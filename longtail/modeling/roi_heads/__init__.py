@@ -3,6 +3,7 @@
 
 from .fast_rcnn import LongTailFastRCNNOutputLayers, check_box_classifier
 from .frozen import FrozenCascadeROIHeads, FrozenHeads, FrozenROIHeads, RoIs
+from .mask_head import NormedConv2d, NormedMaskHead
 from .roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 from .second_stage import (
     RetrainedCascadeROIHeads,
@@ -20,6 +21,8 @@ __all__ = [
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
+    "NormedConv2d",
+    "NormedMaskHead",
     "RetrainedCascadeROIHeads",
     "RetrainedFastRCNNOutputLayers",
     "RetrainedROIHeads",

@@ -14,8 +14,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from longtail.losses import BOXES, ClassLoss, CrossEntropy, SigmoidLoss, check_cosine
-from longtail.modeling.cosine import CosineLinear
+from longtail.losses import BOXES, ClassLoss, CrossEntropy, SigmoidLoss
+from longtail.modeling.cosine import cosine_classifier
 from longtail.utils.detectron2 import own_class_losses
 
 CLASSIFIERS = ("linear", "cosine")
@@ -55,8 +55,9 @@ class LongTailFastRCNNOutputLayers(FastRCNNOutputLayers):
             )
         in_features, out_features = self.cls_score.in_features, self.class_loss.num_logits
         if classifier == "cosine":
-            check_cosine("MODEL.ROI_BOX_HEAD.CLASSIFIER", self.class_loss)
-            self.cls_score = CosineLinear(in_features, out_features)
+            self.cls_score = cosine_classifier(
+                "MODEL.ROI_BOX_HEAD.CLASSIFIER", in_features, self.class_loss
+            )
             return
         # detectron2's own is kept where it fits: a new one would draw other random numbers.
         if out_features != self.cls_score.out_features:

@@ -43,7 +43,7 @@ def check_softmax(class_loss: ClassLoss, key: str) -> None:
         raise ValueError(
             "DisAlign aligns the probabilities of a softmax, and the first stage's loss "
             f"{type(class_loss).__name__} gives none: train it with another {key}, such as "
-            "cross_entropy"
+            "cross_entropy, or seesaw with MODEL.CLASS_LOSS.SEESAW_OBJECTNESS False"
         )
 
 

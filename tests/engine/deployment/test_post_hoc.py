@@ -283,11 +283,13 @@ def test_image_classifiers_without_linear_classifier(build, overrides, why, meth
         (["MODEL.ROI_BOX_HEAD.CLASSIFIER", "cosine"], "is a CosineLinear"),
         (["MODEL.META_ARCHITECTURE", "DisAlignRCNN"], "DisAlignRCNN is a second stage"),
         (["MODEL.ROI_BOX_HEAD.CLASS_LOSS", "eqlv2"], "are no softmax"),
+        (["MODEL.ROI_BOX_HEAD.CLASS_LOSS", "seesaw"], "are no softmax"),
     ],
-    ids=["cosine", "DisAlign", "sigmoid"],
+    ids=["cosine", "DisAlign", "sigmoid", "objectness"],
 )
-def test_detectors_without_linear_classifier(build, overrides, why):
-    assert why in fails(*build("boxes", METHOD, "tau_norm", *overrides))
+@pytest.mark.parametrize("method", ["tau_norm", "logit_adjustment"])
+def test_detectors_without_linear_classifier(build, overrides, why, method):
+    assert why in fails(*build("boxes", METHOD, method, *overrides))
 
 
 def test_pixels_of_a_second_stage(build):
