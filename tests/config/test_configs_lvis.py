@@ -16,6 +16,10 @@ LVIS = [*PUBLISHED, *leaves_in("LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT")]
 # Rows of Table 8 on v0.5, and of IoTKITs-LT, that differ by the loss of the box classifier.
 CLASS_LOSSES = {"focal": "focal", "eql": "eql", "bags_coco": "bags"}
 CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", "bags")}
+SAMPLERS = {
+    "rfs": "RepeatFactorTrainingSampler",
+    "irfs": "InstanceAwareRepeatFactorTrainingSampler",
+}
 
 
 @each(LVIS)
@@ -32,9 +36,11 @@ def test_says_what_its_name_says(name):
             stem.partition("_FPN_")[2], "cross_entropy"
         ),
         # DisAlign's second stage repeats no images, also after a first one that does.
-        "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"
-        if stem.endswith("_rfs")
-        else "TrainingSampler",
+        "DATALOADER.SAMPLER_TRAIN": SAMPLERS.get(
+            stem.removesuffix("_copy_paste").split("_")[-1], "TrainingSampler"
+        ),
+        "INPUT.COPY_PASTE.PROBABILITY": 0.5 if stem.endswith("_copy_paste") else 0.0,
+        "INPUT.MASK_FORMAT": "bitmask" if stem.endswith("_copy_paste") else "polygon",
     }
     if cascade:
         expected["MODEL.RPN.POST_NMS_TOPK_TRAIN"] = 2000
