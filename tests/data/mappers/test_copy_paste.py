@@ -107,7 +107,7 @@ def test_into_an_image_without_instances():
 
 
 def test_how_often_instances_of_a_class_are_pasted():
-    """p s_i (n_i + 1) / 2 instances of image i: k is uniform in 1..n_i.
+    """From image i with probability p s_i, and then k instances, uniform in 1..n_i.
 
     Image 1 has three instances of class 1, image 2 one of class 2, drawn at 1 : 3.
     """
@@ -125,17 +125,17 @@ def test_how_often_instances_of_a_class_are_pasted():
     others = [{"index": 1}, {"index": 2}]
     shares = torch.tensor([0.25, 0.75], dtype=torch.float64)
     paste = InstanceCopyPaste(mapper, others, shares, 0.5)
-    draws, counts, images = 600, Counter(), Counter()
+    draws, numbers, images = 600, Counter(), Counter()
     with seeded(3):
         for _ in range(draws):
             classes = paste({"index": 0})["instances"].gt_classes.tolist()
-            counts.update(classes)
+            numbers[classes.count(1)] += 1
             images.update({*classes})
     for category, p in ((1, 0.5 * 0.25), (2, 0.5 * 0.75)):
         assert abs(images[category] - draws * p) < 4.5 * math.sqrt(draws * p * (1 - p))
-    # k = 1, 2, 3 of mean 2, variance 2/3.
-    mean, second = 0.125 * 2, 0.125 * (2**2 + 2 / 3)
-    assert abs(counts[1] - draws * mean) < 4.5 * math.sqrt(draws * (second - mean**2))
+    for k in (1, 2, 3):
+        p = 0.5 * 0.25 / 3
+        assert abs(numbers[k] - draws * p) < 4.5 * math.sqrt(draws * p * (1 - p))
 
 
 def save(folder, name, labels, color):
