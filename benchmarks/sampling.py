@@ -7,7 +7,8 @@ Of each config the training loader is read for some iterations: the part of the 
 class is seen, as the model gets them (cropped), is put beside the part of the drawn images that
 have it, as it follows from the counts. With --train the configs with copy-paste are trained, too,
 for so many iterations. Groups are those of LVIS (to 10, to 100 training images, more) unless the
-data set is registered with bounds of its own. Needs CCP and IoTKITs-LT; without them a data set is left out.
+data set is registered with bounds of its own. Needs CCP and IoTKITs-LT; without them a data set is
+left out.
 """
 
 import argparse
