@@ -66,7 +66,7 @@ def test_examples(tmp_path):
         *(["boxes", "loss", loss], ["boxes", "post hoc", post_hoc], ["boxes", "sampler", sampler]),
         *(["images", "loss", loss], ["images", "post hoc", post_hoc]),
         *(["images", "sampler", sampler], ["pixels", "loss", loss]),
-        ["pixels", "post hoc", post_hoc],
+        *(["pixels", "post hoc", post_hoc], ["pixels", "sampler", sampler]),
     ]
 
 

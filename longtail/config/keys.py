@@ -263,11 +263,22 @@ def _add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.RESIZE_FILTER = "opencv"
     # Random brightness, contrast, saturation and hue, with the strengths of SSD.
     cfg.INPUT.PHOTOMETRIC = True
+    # Copy-paste, in training: a part of another image of the training set is pasted into an image
+    # with this probability. Of detection, which needs MODEL.MASK_ON and INPUT.MASK_FORMAT bitmask,
+    # a random subset of its instances; of semantic segmentation the pixels of one class.
+    cfg.INPUT.COPY_PASTE = CfgNode()
+    cfg.INPUT.COPY_PASTE.PROBABILITY = 0.0
+    # The other image is drawn as this sampler draws images, with its keys in DATALOADER; of
+    # semantic segmentation by class, with the class that is pasted.
+    cfg.INPUT.COPY_PASTE.SAMPLER = "RareClassTrainingSampler"
 
 
 def _add_solver_config(cfg: CfgNode) -> None:
     # RandomSubsetTrainingSampler: the part of the images; detectron2 0.6 uses it undeclared.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    # RareClassTrainingSampler: T > 0 of P(c) ~ exp((1 - f_c) / T); the larger, the more alike the
+    # classes are drawn.
+    cfg.DATALOADER.RARE_CLASS_TEMPERATURE = 0.01
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Parameters without weight decay, whatever WEIGHT_DECAY_{NORM, BIAS} say: patterns

@@ -52,11 +52,11 @@ def _methods(task: LossTask) -> list[Method]:
         for loss, build in LOSS_REGISTRY
         if task in build.tasks
     ]
-    if task in (IMAGES, BOXES):
-        found += [
-            Method(sampler, "sampler", name, f"DATALOADER.SAMPLER_TRAIN {sampler}", _what(kind))
-            for sampler, kind in SAMPLER_REGISTRY
-        ]
+    found += [
+        Method(sampler, "sampler", name, f"DATALOADER.SAMPLER_TRAIN {sampler}", _what(kind))
+        for sampler, kind in SAMPLER_REGISTRY
+        if task is BOXES or not kind.instances_alone
+    ]
     for method, change in POST_HOC_REGISTRY:
         if task in change.tasks:
             settings = f"MODEL.POST_HOC.METHOD {method}, with --eval-only"

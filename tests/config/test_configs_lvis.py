@@ -19,6 +19,10 @@ CLASS_LOSSES = {"focal": "focal", "eql": "eql", "coco_bags": "bags", "bags_class
 ARCHITECTURES = dict.fromkeys(("coco_bags", "bags_classifier", "crt"), "RetrainedRCNN")
 ARCHITECTURES |= {"lws": "ScaledRCNN"}
 CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", "bags")}
+SAMPLERS = {
+    "rfs": "RepeatFactorTrainingSampler",
+    "irfs": "InstanceAwareRepeatFactorTrainingSampler",
+}
 
 
 @each(LVIS)
@@ -36,9 +40,11 @@ def test_says_what_its_name_says(name):
         "MODEL.ROI_BOX_HEAD.CLASSIFIER": "cosine" if "_cosine" in stem else "linear",
         "MODEL.ROI_BOX_HEAD.CLASS_LOSS": CLASS_LOSSES.get(method, "cross_entropy"),
         # DisAlign's second stage repeats no images, also after a first one that does.
-        "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"
-        if stem.endswith("_rfs")
-        else balanced,
+        "DATALOADER.SAMPLER_TRAIN": SAMPLERS.get(
+            stem.removesuffix("_copy_paste").split("_")[-1], balanced
+        ),
+        "INPUT.COPY_PASTE.PROBABILITY": 0.5 if stem.endswith("_copy_paste") else 0.0,
+        "INPUT.MASK_FORMAT": "bitmask" if stem.endswith("_copy_paste") else "polygon",
     }
     if cascade:
         expected["MODEL.RPN.POST_NMS_TOPK_TRAIN"] = 2000

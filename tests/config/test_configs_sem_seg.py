@@ -55,6 +55,8 @@ def test_the_small_ablations():
         (f"CamVid/{small}_rr_unbalanced", "rr", "MODEL.REGION_REBALANCE.BALANCED", False),
         (f"CamVid/{small}_rr_longer", "rr", "SOLVER.MAX_ITER", 400 + 100),
         (f"CCP/{small}_rr_unbalanced", "rr", "MODEL.REGION_REBALANCE.BALANCED", False),
+        (f"CCP/{small}_rcs", "", "DATALOADER.SAMPLER_TRAIN", "RareClassTrainingSampler"),
+        (f"CCP/{small}_rcs_copy_paste", "rcs", "INPUT.COPY_PASTE.PROBABILITY", 0.5),
         (f"CCP/{small}_rr_area", "rr", "MODEL.REGION_REBALANCE.LABEL_DOWNSAMPLING", "area"),
         *(
             (f"CCP/{small}_{loss}", "", pixel_loss, loss)

@@ -7,6 +7,7 @@ from longtail.data.mappers.augmentation import (
     build_sem_seg_augmentation,
 )
 from longtail.data.mappers.classification import ClassificationDatasetMapper, build_transform
+from longtail.data.mappers.copy_paste import with_copy_paste
 from longtail.data.mappers.instances import InstanceDatasetMapper
 from longtail.data.mappers.registry import MAPPER_REGISTRY
 from longtail.data.mappers.sem_seg import SemSegDatasetMapper
@@ -20,4 +21,5 @@ __all__ = [
     "SemSegDatasetMapper",
     "build_sem_seg_augmentation",
     "build_transform",
+    "with_copy_paste",
 ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From data set records to model inputs, for semantic segmentation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ class SemSegDatasetMapper:
 
     detectron2's mapper does not check labels, and reads them in testing too, where the evaluator
     reads them anyway.
+
+    Attributes:
+        paste: what changes a training image and its labels as they were read, see
+            :class:`~longtail.data.mappers.copy_paste.RegionCopyPaste`; None for nothing.
     """
 
     @configurable
@@ -47,6 +52,7 @@ class SemSegDatasetMapper:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.extra = extra
+        self.paste: Callable | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -83,6 +89,8 @@ class SemSegDatasetMapper:
         labels = None
         if self.is_train:
             image, labels = self._read_pair(record["file_name"], label_file)
+            if self.paste is not None:
+                image, labels = self.paste(image, labels, self._read_pair)
         else:
             image = read_image(record["file_name"], self.image_format)
         record["height"], record["width"] = image.shape[:2]

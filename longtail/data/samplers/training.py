@@ -8,12 +8,10 @@ Shapes: N images, K classes.
 """
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import samplers as detectron2_samplers
 from detectron2.utils import comm
 from detectron2.utils.registry import Registry
 from torch import Tensor
@@ -32,7 +30,10 @@ class EpochSampler(Sampler):
 
     Attributes:
         seed: of the stream, the same in every process.
+        instances_alone: whether it is of use for detection alone.
     """
+
+    instances_alone = False
 
     def __init__(self, seed: int | None = None) -> None:
         """Agree on a seed.
@@ -73,6 +74,17 @@ class EpochSampler(Sampler):
         """Draw an epoch: indices in 0..N-1, int64, at least one."""
         raise NotImplementedError
 
+    def shares(self, size: int) -> Tensor:
+        """Compute the part of the draws that each image has in expectation.
+
+        Args:
+            size: N.
+
+        Returns:
+            (N,) float64, with sum 1.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how often it draws an image")
+
     def __iter__(self) -> Iterator[int]:
         """The entries of the endless stream that belong to this process."""
         return itertools.islice(self._stream(), comm.get_rank(), None, comm.get_world_size())
@@ -111,6 +123,10 @@ class TrainingSampler(EpochSampler):
     def draw(self, generator: torch.Generator) -> Tensor:
         """Permute all images."""
         return torch.randperm(self.size, generator=generator)
+
+    def shares(self, size: int) -> Tensor:
+        """1 / N, see :meth:`EpochSampler.shares`; of a random part, over all seeds."""
+        return torch.full((size,), 1 / size, dtype=torch.float64)
 
 
 @SAMPLER_REGISTRY.register()
@@ -152,131 +168,6 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         return subset[torch.randperm(self.subset_size, generator=generator)]
 
 
-@SAMPLER_REGISTRY.register()
-class RepeatFactorTrainingSampler(EpochSampler):
-    """Images of rare classes several times an epoch (Gupta et al. 2019), in random order."""
-
-    def __init__(self, repeat_factors: Tensor, *, seed: int | None = None) -> None:
-        """Take how often each image is repeated.
-
-        Args:
-            repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
-                the probability of once more.
-            seed: see :class:`EpochSampler`.
-        """
-        super().__init__(seed)
-        self.repeat_factors = repeat_factors
-
-    @classmethod
-    def from_records(
-        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
-    ) -> "RepeatFactorTrainingSampler":
-        """With DATALOADER.REPEAT_THRESHOLD, see :meth:`EpochSampler.from_records`."""
-        return cls(_repeat_factors(cfg, dataset_dicts), seed=seed)
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Repeat the images, then permute them."""
-        whole = self.repeat_factors.floor()
-        once_more = torch.rand(len(whole), generator=generator) < self.repeat_factors - whole
-        repeats = whole.long() + once_more
-        images = torch.arange(len(whole)).repeat_interleave(repeats)
-        return images[torch.randperm(len(images), generator=generator)]
-
-
-@SAMPLER_REGISTRY.register()
-class ClassBalancedTrainingSampler(EpochSampler):
-    """A class is drawn, then one of its n_c images uniformly.
-
-    The class is drawn with a probability proportional to n_c^q, here q = 0: uniformly.
-
-    An image of several classes is in the list of each. An epoch is as many draws as the lists are
-    long.
-    """
-
-    exponent = 0.0
-
-    def __init__(
-        self, images_by_class: Sequence[Sequence[int]], *, seed: int | None = None
-    ) -> None:
-        """Set the images and the seed of the stream.
-
-        Args:
-            images_by_class: for each class that occurs the indices (0..N-1) of its images, as
-                :meth:`.images_by_class_from_dataset_dicts` makes them.
-            seed: see :class:`EpochSampler`.
-
-        Raises:
-            ValueError: there is no class, or a class has no image.
-        """
-        if len(images_by_class) == 0 or any(len(images) == 0 for images in images_by_class):
-            raise ValueError(
-                f"{type(self).__name__} needs at least one class, and an image of every class: "
-                "leave classes without images out"
-            )
-        super().__init__(seed)
-        self._images = torch.tensor([i for images in images_by_class for i in images])
-        self._sizes = torch.tensor([len(images) for images in images_by_class])
-
-    @classmethod
-    def from_records(
-        cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
-    ) -> "ClassBalancedTrainingSampler":
-        """Of labels or annotations, see :meth:`EpochSampler.from_records`."""
-        return cls(cls.images_by_class_from_dataset_dicts(dataset_dicts), seed=seed)
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Draw classes, then images."""
-        count = len(self._images)
-        place, within = torch.rand(2, count, dtype=torch.float64, generator=generator)
-        ends = self._sizes.double().pow(self.exponent).cumsum(0)
-        # At most the last: the products may round up to the end.
-        drawn = torch.searchsorted(ends, place * ends[-1], right=True).clamp(max=len(ends) - 1)
-        sizes = self._sizes[drawn]
-        starts = (self._sizes.cumsum(0) - self._sizes)[drawn]
-        return self._images[starts + torch.minimum((within * sizes).long(), sizes - 1)]
-
-    @classmethod
-    def images_by_class_from_dataset_dicts(cls, dataset_dicts: Sequence[dict]) -> list[list[int]]:
-        """List the images of every class that occurs, in ascending order of the classes.
-
-        Args:
-            dataset_dicts: N records in detectron2's format, with ``label`` or ``annotations``.
-                Images with neither are in no list, so the sampler never draws them; nor do
-                annotations with ``iscrowd`` = 1 count, which are not trained on.
-
-        Returns:
-            For each class the ascending indices of its images, each image once.
-
-        Raises:
-            ValueError: no record has a label or an annotation that counts.
-        """
-        images = defaultdict(list)
-        for index, record in enumerate(dataset_dicts):
-            for category in _classes(record):
-                images[category].append(index)
-        if not images:
-            raise ValueError(
-                f"{cls.__name__}: none of the {len(dataset_dicts)} images has a label or "
-                "annotations to draw a class from; use DATALOADER.SAMPLER_TRAIN TrainingSampler"
-            )
-        return [images[category] for category in sorted(images)]
-
-
-@SAMPLER_REGISTRY.register()
-class SquareRootTrainingSampler(ClassBalancedTrainingSampler):
-    """A class is drawn with q = 1/2, between balanced classes (0) and equal images (1)."""
-
-    exponent = 0.5
-
-
-def _classes(record: dict) -> set[int]:
-    """List the classes that an image counts for."""
-    if "label" in record:
-        return {record["label"]}
-    instances = record.get("annotations") or ()
-    return {a["category_id"] for a in instances if not a.get("iscrowd", 0)}
-
-
 def build_train_sampler(
     cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
 ) -> EpochSampler:
@@ -291,22 +182,21 @@ def build_train_sampler(
     Raises:
         ValueError: no sampler has this name, or no record has what it draws by.
     """
-    name, known = cfg.DATALOADER.SAMPLER_TRAIN, dict(SAMPLER_REGISTRY)
+    kind = sampler_class(cfg.DATALOADER.SAMPLER_TRAIN, "DATALOADER.SAMPLER_TRAIN")
+    return kind.from_records(cfg, dataset_dicts, seed=seed)
+
+
+def sampler_class(name: str, key: str) -> type[EpochSampler]:
+    """Look a sampler up.
+
+    Args:
+        name: registered in SAMPLER_REGISTRY.
+        key: where it is named, for the message.
+
+    Raises:
+        ValueError: no sampler has this name.
+    """
+    known = dict(SAMPLER_REGISTRY)
     if name not in known:
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be one of {[*known]}, got {name!r}")
-    return known[name].from_records(cfg, dataset_dicts, seed=seed)
-
-
-def _repeat_factors(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Tensor:
-    # detectron2 would only say: KeyError: 'annotations'.
-    without = [r.get("file_name") for r in dataset_dicts if "annotations" not in r]
-    if without:
-        raise ValueError(
-            "RepeatFactorTrainingSampler repeats images by their instances, but "
-            f"{len(without)} records (such as {without[0]}) have no 'annotations'; use "
-            "DATALOADER.SAMPLER_TRAIN TrainingSampler"
-        )
-    kind = detectron2_samplers.RepeatFactorTrainingSampler
-    return kind.repeat_factors_from_category_frequency(
-        dataset_dicts, cfg.DATALOADER.REPEAT_THRESHOLD
-    )
+        raise ValueError(f"{key} must be one of {[*known]}, got {name!r}")
+    return known[name]

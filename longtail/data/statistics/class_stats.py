@@ -4,21 +4,23 @@
 Shapes: K classes.
 """
 
-import hashlib
-import json
-import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch.distributed as dist
-from detectron2.utils import comm
 
+from longtail.data.statistics.cache import (
+    cache_file,
+    from_main_process,
+    read_sealed,
+    write_sealed,
+)
 from longtail.data.statistics.counting import (
+    ClassesOfImages,
     CountingSource,
     check_num_workers,
     class_metadata,
@@ -28,11 +30,7 @@ from longtail.data.statistics.counting import (
     fingerprint,
     load_source,
 )
-from longtail.utils.io import write_json
-from longtail.utils.text import as_file_name
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
 COUNTS = ("pixel_count", "image_count", "instance_count")
 
 # Training sets whose real counts come with the package, and their number of images.
@@ -146,7 +144,7 @@ def compute_class_stats(dataset_name: str, num_workers: int | None = None) -> Cl
             map is truncated or has a label that is not a class.
         FileNotFoundError: the data set or one of its label maps is missing.
     """
-    return _count(load_source(dataset_name), num_workers)
+    return _count(load_source(dataset_name), num_workers)[0]
 
 
 def get_class_stats(
@@ -171,7 +169,7 @@ def get_class_stats(
     names = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
     if not names:
         raise ValueError("class statistics need a data set, but the list of names is empty")
-    return _from_main_process(
+    return from_main_process(
         lambda: _sum(names, [locate_class_stats(name, num_workers)[0] for name in names])
     )
 
@@ -198,28 +196,94 @@ def locate_class_stats(
 
     source = load_source(dataset_name)
     key = fingerprint(source)
-    path = _cache_file(dataset_name, key)
-    stats = _read_cache(path, key)
+    path = cache_file("class_stats", dataset_name, key)
+    stats = read_sealed(path, key, ClassStats.from_dict)
     if stats is not None:
         return stats, path
-    stats = _count(source, num_workers)
-    try:
-        write_json(path, {"dataset": dataset_name, **_sealed(stats, key)})
-    except OSError as error:
-        logger.warning(
-            f"class statistics of {dataset_name} are not cached ({error}); they will be counted "
-            "again next time, unless LONGTAIL_CACHE names a folder that can be written"
+    stats, _, is_kept = _count_and_keep(source, key, num_workers)
+    return stats, path if is_kept else None
+
+
+def get_image_classes(
+    dataset_names: Sequence[str], num_workers: int | None = None
+) -> dict[str, dict[int, int]]:
+    """Get the classes of every label map of data sets, and how many pixels of it each has.
+
+    They come from the pass that counts the class statistics, are kept beside those in
+    ``${LONGTAIL_CACHE:-~/.cache/longtail}/image_classes``, and shared as by
+    :func:`get_class_stats`: when they are kept, no label map is opened.
+
+    Args:
+        dataset_names: registered data sets with label maps (``cfg.DATASETS.TRAIN``).
+        num_workers: threads, should a pass be necessary; by default one for each core.
+
+    Returns:
+        By the absolute path of a label map: pixels (> 0) by class (0..K-1).
+
+    Raises:
+        ValueError: a data set has no label maps, or as :func:`compute_class_stats`.
+        FileNotFoundError: the data set or one of its label maps is missing.
+    """
+
+    def get() -> dict[str, dict[int, int]]:
+        found = {}
+        for name in dataset_names:
+            found.update(_image_classes(name, num_workers))
+        return found
+
+    return from_main_process(get)
+
+
+def _image_classes(dataset_name: str, num_workers: int | None) -> dict[str, dict[int, int]]:
+    source = load_source(dataset_name)
+    if source.label_files is None:
+        raise ValueError(
+            f"data set {dataset_name!r} has no label maps whose classes can be counted"
         )
-        return stats, None
-    return stats, path
+    key = fingerprint(source)
+    path = cache_file("image_classes", dataset_name, key)
+    # By the names below the common folder, like the fingerprint, which does not know the order.
+    images = read_sealed(path, key, _images_from_dict)
+    if images is None:
+        images = _count_and_keep(source, key, num_workers)[1]
+    names = source.names_of_label_maps()
+    return {
+        os.path.abspath(file): images[name]
+        for file, name in zip(source.label_files, names, strict=True)
+    }
 
 
-def _count(source: CountingSource, num_workers: int | None) -> ClassStats:
-    pixel_count = image_count = instance_count = None
+def _images_from_dict(values: dict[str, Any]) -> dict[str, dict[int, int]]:
+    try:
+        return {name: dict(pairs) for name, pairs in values["images"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no classes of images: {type(error).__name__} {error}") from error
+
+
+def _count_and_keep(
+    source: CountingSource, key: str, num_workers: int | None
+) -> tuple[ClassStats, dict[str, dict[int, int]] | None, bool]:
+    """Count, and write what was counted into the cache; the last value: whether that worked."""
+    stats, classes_of_images = _count(source, num_workers)
+    name = source.dataset_name
+    is_kept = write_sealed(cache_file("class_stats", name, key), name, key, stats.to_dict())
+    if classes_of_images is None:
+        return stats, None, is_kept
+    images = dict(zip(source.names_of_label_maps(), classes_of_images, strict=True))
+    if is_kept:
+        pairs = {image: list(classes.items()) for image, classes in images.items()}
+        write_sealed(cache_file("image_classes", name, key), name, key, {"images": pairs})
+    return stats, images, is_kept
+
+
+def _count(
+    source: CountingSource, num_workers: int | None
+) -> tuple[ClassStats, ClassesOfImages | None]:
+    pixel_count = image_count = instance_count = classes_of_images = None
     if source.categories is not None:
         instance_count, image_count = count_instances(source)
     if source.label_files is not None:
-        pixel_count, image_count = count_label_maps(source, num_workers)
+        pixel_count, image_count, classes_of_images = count_label_maps(source, num_workers)
     if source.labels is not None:
         image_count = count_labels(source)
     if not image_count.any():
@@ -228,7 +292,8 @@ def _count(source: CountingSource, num_workers: int | None) -> ClassStats:
             "annotated"
         )
     names = source.class_names
-    return ClassStats(names, source.num_images, pixel_count, image_count, instance_count)
+    stats = ClassStats(names, source.num_images, pixel_count, image_count, instance_count)
+    return stats, classes_of_images
 
 
 def _sum(names: list[str], stats: list[ClassStats]) -> ClassStats:
@@ -249,53 +314,3 @@ def _sum(names: list[str], stats: list[ClassStats]) -> ClassStats:
             for name, counts in columns.items()
         },
     )
-
-
-def _cache_file(dataset_name: str, key: str) -> Path:
-    root = Path(os.environ.get("LONGTAIL_CACHE") or "~/.cache/longtail").expanduser()
-    return root / "class_stats" / f"{as_file_name(dataset_name)}-{key[:12]}.json"
-
-
-def _sealed(stats: ClassStats, key: str) -> dict[str, Any]:
-    """Build the content of a cache file, with a checksum against damage and hand edits."""
-    content = {"fingerprint": key, **stats.to_dict()}
-    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {"checksum": checksum, **content}
-
-
-def _read_cache(path: Path, key: str) -> ClassStats | None:
-    """Read a cache file; None (with a warning) if it is absent or not intact."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stats = ClassStats.from_dict(content)
-        if _sealed(stats, key)["checksum"] != content.get("checksum"):
-            raise ValueError("its checksum is wrong")
-        return stats
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        logger.warning(f"{path} is damaged ({error}); the class statistics are counted again")
-        return None
-
-
-def _from_main_process(function: Callable[[], T]) -> T:
-    """Call ``function`` in the main process, and share its result or its error with the others."""
-    if comm.get_world_size() == 1:
-        return function()
-    message: list[Any] = [None, None, None]
-    failure = None
-    if comm.is_main_process():
-        try:
-            message[0] = function()
-        except Exception as error:
-            # Not the object itself: not every exception survives pickling.
-            failure = error
-            kinds = (FileNotFoundError, OSError, ValueError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
-            message[1:] = [kind, str(error)]
-    dist.broadcast_object_list(message, src=0)
-    if failure is not None:
-        raise failure
-    if message[1] is not None:
-        raise message[1](message[2])
-    return message[0]

@@ -27,6 +27,8 @@ from longtail.utils.cores import available_cores
 COUNTING_VERSION = 2
 FILES_PER_TASK = 32
 T = TypeVar("T")
+# For each of N images: the number of pixels (> 0) by class (0..K-1).
+ClassesOfImages = list[dict[int, int]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class CountingSource:
     def num_images(self) -> int:
         """N."""
         return len(self.image_files if self.labels is None else self.labels)
+
+    def names_of_label_maps(self) -> list[str]:
+        """Name the N label maps below their common folder, wherever that is."""
+        return _below_common_folder(self.label_files)
 
 
 def class_metadata(dataset_name: str) -> Metadata:
@@ -180,7 +186,7 @@ def fingerprint(source: CountingSource) -> str:
     """
     columns: list[Sequence[Any]] = []
     if source.label_files is not None:
-        columns.append(_below_common_folder(source.label_files))
+        columns.append(source.names_of_label_maps())
         columns.append(_in_threads(_size_and_time, source.label_files, available_cores()))
     if source.categories is not None:
         columns.append(_below_common_folder(source.image_files))
@@ -196,8 +202,8 @@ def fingerprint(source: CountingSource) -> str:
 
 def count_label_maps(
     source: CountingSource, num_workers: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count pixels and images of every class over the label maps of ``source``.
+) -> tuple[np.ndarray, np.ndarray, ClassesOfImages]:
+    """Count pixels and images of every class over the label maps of ``source``, and in each.
 
     Args:
         source: a source with 8-bit label files; of a palette the indices are the labels.
@@ -205,7 +211,8 @@ def count_label_maps(
             counts without holding Python's lock.
 
     Returns:
-        ``(pixel_count, image_count)``, each (K,) int64. Pixels of the ignore label do not count.
+        ``(pixel_count, image_count, classes_of_images)``, the first two (K,) int64. Pixels of the
+        ignore label do not count.
 
     Raises:
         ValueError: ``num_workers`` is below 1, a file is not a label map or is truncated, or it has
@@ -217,6 +224,7 @@ def count_label_maps(
     num_classes = len(source.class_names)
     pixel_count = np.zeros(num_classes, dtype=np.int64)
     image_count = np.zeros(num_classes, dtype=np.int64)
+    classes_of_images = []
 
     def count(file: str) -> np.ndarray:
         return _class_histogram(file, num_classes, source.ignore_label)
@@ -230,8 +238,11 @@ def count_label_maps(
         for histogram in _in_threads(count, files, num_workers):
             pixel_count += histogram
             image_count += histogram > 0
+            classes = np.flatnonzero(histogram)
+            pairs = zip(classes.tolist(), histogram[classes].tolist(), strict=True)
+            classes_of_images.append(dict(pairs))
             progress.update()
-    return pixel_count, image_count
+    return pixel_count, image_count, classes_of_images
 
 
 def count_instances(source: CountingSource) -> tuple[np.ndarray, np.ndarray]:

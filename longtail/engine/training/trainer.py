@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from longtail.config import installed_projects, say_if_there_is_no_gpu
 from longtail.data.mappers.classification import ClassificationDatasetMapper
+from longtail.data.mappers.copy_paste import with_copy_paste
 from longtail.data.samplers.training import build_train_sampler
 from longtail.engine.checkpoint import Checkpointer
 from longtail.engine.inference.build import build_inference
@@ -279,6 +280,7 @@ class Trainer(StatefulTrainer):
         dataset = training_records(cfg)
         check_first_files(cfg, dataset)
         mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True)
+        mapper = with_copy_paste(cfg, mapper, dataset)
         # Crops of image classification are squares: there is nothing to group.
         squares = isinstance(mapper, ClassificationDatasetMapper)
         return TrainingLoader(

@@ -127,7 +127,8 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         epochs: E.
 
     Raises:
-        ValueError: the config is not a second stage's, names no weights, or E is below 1.
+        ValueError: the config is not a second stage's, pastes into images, names no weights, or E
+            is below 1.
         FileNotFoundError: the weights do not exist.
     """
     name = cfg.MODEL.META_ARCHITECTURE
@@ -137,6 +138,11 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         raise ValueError(
             "RoI features are cached for a second stage, MODEL.META_ARCHITECTURE DisAlignRCNN, "
             f"RetrainedRCNN or ScaledRCNN, got {name}"
+        )
+    if cfg.INPUT.COPY_PASTE.PROBABILITY:
+        raise ValueError(
+            "RoI features are cached of images as they are, but INPUT.COPY_PASTE.PROBABILITY is "
+            f"{cfg.INPUT.COPY_PASTE.PROBABILITY:g}: set it to 0"
         )
     if epochs < 1:
         raise ValueError(f"a cache has at least 1 epoch, got {epochs}")

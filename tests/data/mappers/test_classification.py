@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from longtail.data.mappers.classification import ClassificationDatasetMapper
-from longtail.data.samplers.training import ClassBalancedTrainingSampler
+from longtail.data.samplers import ClassBalancedTrainingSampler
 from tests.tiny_classification import classification_config
 
 HEIGHT, WIDTH = 40, 60

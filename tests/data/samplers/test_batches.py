@@ -6,14 +6,14 @@ import itertools
 import pytest
 import torch
 
-from longtail.data.samplers.batches import BatchStream
-from longtail.data.samplers.training import (
+from longtail.data.samplers import (
     ClassBalancedTrainingSampler,
     EpochSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
+from longtail.data.samplers.batches import BatchStream
 
 
 class Listed(EpochSampler):

@@ -12,7 +12,7 @@ from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from longtail.data.samplers.training import (
+from longtail.data.samplers import (
     ClassBalancedTrainingSampler,
     SquareRootTrainingSampler,
     build_train_sampler,

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that keep what was counted until a data set changes, and processes that share it."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from detectron2.utils import comm
+
+from longtail.utils.io import write_json
+from longtail.utils.text import as_file_name
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def cache_file(folder: str, dataset_name: str, key: str) -> Path:
+    """The file in ``${LONGTAIL_CACHE:-~/.cache/longtail}/FOLDER`` of a data set as it is now.
+
+    Args:
+        folder: a name for what is kept.
+        dataset_name: the registered name.
+        key: the fingerprint of the data set.
+    """
+    root = Path(os.environ.get("LONGTAIL_CACHE") or "~/.cache/longtail").expanduser()
+    return root / folder / f"{as_file_name(dataset_name)}-{key[:12]}.json"
+
+
+def write_sealed(path: Path, dataset_name: str, key: str, values: dict[str, Any]) -> bool:
+    """Write a file with a checksum against damage and hand edits.
+
+    Args:
+        path: of :func:`cache_file`.
+        dataset_name: the registered name.
+        key: the fingerprint of the data set.
+        values: plain values for JSON.
+
+    Returns:
+        Whether the folder could be written; a warning says if not.
+    """
+    content = {"fingerprint": key, **values}
+    try:
+        write_json(path, {"dataset": dataset_name, "checksum": _checksum(content), **content})
+    except OSError as error:
+        logger.warning(
+            f"class statistics of {dataset_name} are not cached ({error}); they will be counted "
+            "again next time, unless LONGTAIL_CACHE names a folder that can be written"
+        )
+        return False
+    return True
+
+
+def read_sealed(path: Path, key: str, build: Callable[[dict[str, Any]], T]) -> T | None:
+    """Read what :func:`write_sealed` wrote; None (with a warning) if it is absent or not intact.
+
+    Args:
+        path: of :func:`cache_file`.
+        key: the fingerprint of the data set.
+        build: from the values; a ValueError tells that they are not what was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        values = {name: v for name, v in content.items() if name not in ("dataset", "checksum")}
+        if values.get("fingerprint") != key or _checksum(values) != content.get("checksum"):
+            raise ValueError("its checksum is wrong")
+        return build(values)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning(f"{path} is damaged ({error}); the class statistics are counted again")
+        return None
+
+
+def from_main_process(function: Callable[[], T]) -> T:
+    """Call ``function`` in the main process, and share its result or its error with the others."""
+    if comm.get_world_size() == 1:
+        return function()
+    message: list[Any] = [None, None, None]
+    failure = None
+    if comm.is_main_process():
+        try:
+            message[0] = function()
+        except Exception as error:
+            # Not the object itself: not every exception survives pickling.
+            failure = error
+            kinds = (FileNotFoundError, OSError, ValueError)
+            kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
+            message[1:] = [kind, str(error)]
+    dist.broadcast_object_list(message, src=0)
+    if failure is not None:
+        raise failure
+    if message[1] is not None:
+        raise message[1](message[2])
+    return message[0]
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
