@@ -19,7 +19,7 @@ from longtail.losses import CrossEntropy, PixelLoss
 from longtail.losses.class_weights import inverse_frequency_weights
 from longtail.losses.cross_entropy import cross_entropy
 from longtail.modeling import LongTailFastRCNNOutputLayers
-from tests.losses.reference import weighted_balanced_cross_entropy
+from tests.references.losses import weighted_balanced_cross_entropy
 
 S, K = 12, 4
 WEIGHT, PRIOR = [0.25, 3.0, 1.0, 2.0], [900.0, 40.0, 7.0, 1.0]

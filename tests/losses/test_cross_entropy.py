@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from longtail.losses import CrossEntropy, PixelLoss
 from longtail.losses.cross_entropy import cross_entropy
-from tests.losses.reference import weighted_balanced_cross_entropy
+from tests.references.losses import weighted_balanced_cross_entropy
 
 K, IGNORE = 5, 250
 WEIGHT = [0.25, 3.0, 1.0, 0.0, 2.0]

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The class losses, as configs build them, against their authors' definitions in float64.
 
-Each definition is written down here once more, from the paper and what its release computes, with
-the authors' numbers: Seesaw of mmdetection 3.3, LDAM of LDAM-DRW, the equalization loss of
-eql.detectron2, the federated loss of detectron2. RetinaNet's focal loss is torchvision's function
-(fvcore's is the same, in float32).
+Each definition is written down once more, with the authors' numbers (tests/references/losses.py).
+RetinaNet's focal loss is torchvision's function (fvcore's is the same, in float32).
 
 Shape alphabet:
     S: RoIs or images
@@ -23,6 +21,7 @@ from longtail.losses import BOXES, IMAGES, build_loss
 from longtail.losses.functional import seesaw_loss
 from longtail.modeling import CosineLinear
 from longtail.modeling.cosine import cosine_classifier
+from tests.references import losses as references
 
 K, IMAGE_COUNT = 7, np.array([100_000, 900, 178, 177, 30, 1, 1])
 NUM_IMAGES = 100_000
@@ -70,34 +69,6 @@ each_kind = pytest.mark.parametrize("kind", ["mixed", "foreground", "background"
 # --- Seesaw, mmdetection 3.3
 
 
-def reference_seesaw(logits, labels, seen, *, p=0.8, q=2.0, eps=1e-2):
-    """(S, K) logits of foreground, (K,) counts: factors on the exponentials of each sample."""
-    total = torch.zeros((), dtype=torch.float64)
-    for z, y in zip(logits, labels.tolist(), strict=True):
-        sigma = z.detach().exp() / z.detach().exp().sum()
-        factors = torch.ones(len(z), dtype=torch.float64)
-        for j in range(len(z)):
-            if j == y:
-                continue
-            ratio = max(seen[j], 1) / max(seen[y], 1)
-            if ratio < 1:
-                factors[j] *= ratio**p
-            confused = sigma[j].item() / max(sigma[y].item(), eps)
-            if confused > 1:
-                factors[j] *= confused**q
-        total = total - (z[y].exp() / (factors * z.exp()).sum()).log()
-    return total
-
-
-def reference_seesaw_detector(logits, labels, seen):
-    """Of (S, K + 2) outputs: classes over the foreground, objectness over all, both over S."""
-    number, inside = len(labels), labels < K
-    of_classes = reference_seesaw(logits[inside, :K], labels[inside], seen)
-    p = logits[:, K:].exp() / logits[:, K:].exp().sum(dim=1, keepdim=True)
-    of_objectness = -torch.where(inside, p[:, 0], p[:, 1]).log().sum()
-    return (of_classes + of_objectness) / number
-
-
 @each_kind
 def test_seesaw_in_detection(build, kind):
     loss = build("seesaw")
@@ -109,7 +80,7 @@ def test_seesaw_in_detection(build, kind):
         loss.train()
         loss(logits, classes)  # counts
         assert_equal_losses(
-            loss.eval(), lambda z, y: reference_seesaw_detector(z, y, seen[:K]), logits, classes
+            loss.eval(), lambda z, y: references.seesaw_detector(z, y, seen[:K]), logits, classes
         )
 
 
@@ -118,7 +89,7 @@ def test_seesaw_of_images(build):
     loss.class_counts += torch.tensor([900, 300, 80, 0, 5, 1, 0])
     logits, classes = batch(K, kind="foreground")
     seen = loss.class_counts.tolist()
-    assert_equal_losses(loss, lambda z, y: reference_seesaw(z, y, seen) / len(y), logits, classes)
+    assert_equal_losses(loss, lambda z, y: references.seesaw(z, y, seen) / len(y), logits, classes)
 
 
 def test_the_bound_of_seesaw_on_many_hard_classes():
@@ -128,12 +99,12 @@ def test_the_bound_of_seesaw_on_many_hard_classes():
     counts = torch.tensor(seen)
     bounded, _ = assert_equal_losses(
         lambda z, y: seesaw_loss(z, y, counts, 0.8, 2.0).sum(),
-        lambda z, y: reference_seesaw(z, y, seen),
+        lambda z, y: references.seesaw(z, y, seen),
         logits,
         classes,
     )
     free = seesaw_loss(logits, classes, counts, 0.8, 2.0, eps=0.0).sum()
-    torch.testing.assert_close(free, reference_seesaw(logits, classes, seen, eps=0.0), **EXACT)
+    torch.testing.assert_close(free, references.seesaw(logits, classes, seen, eps=0.0), **EXACT)
     assert free > 1.2 * bounded
 
 
@@ -159,14 +130,12 @@ def test_ldam(build):
     assert [name for name, _ in classifier.named_parameters()] == ["weight"]
     features = torch.randn(40, 5, dtype=torch.float64)
     _, classes = batch(K, kind="foreground")
-    margins = IMAGE_COUNT**-0.25
-    margins = torch.from_numpy(0.5 * margins / margins.max())
+    margins = torch.from_numpy(references.margins(IMAGE_COUNT, 0.5))
 
     def reference(x):
         weight = classifier.weight
         cosines = (x / x.norm(dim=1, keepdim=True)) @ (weight / weight.norm(dim=1, keepdim=True)).T
-        own = F.one_hot(classes, K).bool()
-        return F.cross_entropy(30 * torch.where(own, cosines - margins, cosines), classes)
+        return F.cross_entropy(30 * references.lowered(cosines, classes, margins), classes)
 
     loss.margins = 30 * margins  # the buffer's own numbers are float32
     torch.testing.assert_close(build("ldam_drw", IMAGES).margins.double(), loss.margins)
@@ -195,33 +164,12 @@ def test_equalization_loss_in_detection(build, kind):
     assert loss.tail.tolist() == (frequency < 0.00177).tolist() == [False] * 4 + [True] * 3
 
     def reference(z, y):
-        target = F.one_hot(y, K + 1)[:, :K].double()
-        foreground = (y < K).double()[:, None]
-        tail = torch.from_numpy((frequency < 0.00177).astype(float))
-        weight = 1 - foreground * tail * (1 - target)
-        p = z[:, :K].sigmoid()
-        return -(weight * (target * p.log() + (1 - target) * (1 - p).log())).sum() / len(y)
+        return references.sigmoid_equalization(z, y, frequency < 0.00177)
 
     assert_equal_losses(loss, reference, *batch(K + 1, kind=kind, spread=2.0))
 
 
 # --- federated loss, detectron2
-
-
-def reference_federated(z, y, number, weights):
-    """Unique labels, background among them, filled up by a draw of K + 1 weights; mean over S."""
-    unique = y.unique()
-    kept = unique
-    if len(unique) < number:
-        chances = F.pad(weights.float(), (0, 1))
-        chances[unique] = 0
-        kept = torch.cat([unique, torch.multinomial(chances, number - len(unique))])
-    mask = torch.zeros(len(weights) + 1, dtype=torch.float64)
-    mask[kept] = 1
-    count = len(weights)
-    targets = F.one_hot(y, count + 1)[:, :count].double()
-    losses = F.binary_cross_entropy_with_logits(z[:, :count], targets, reduction="none")
-    return (losses * mask[:count]).sum() / len(y)
 
 
 @each_kind
@@ -245,7 +193,7 @@ def test_federated_loss(build, kind, number):
 
         assert_equal_losses(
             seeded(loss),
-            seeded(lambda z, y: reference_federated(z, y, number, weights)),
+            seeded(lambda z, y: references.federated(z, y, number, weights)),
             logits,
             classes,
         )
@@ -277,12 +225,7 @@ def test_focal_loss_of_certain_samples_has_a_finite_gradient(build):
 def test_focal_loss_of_images_is_that_of_a_softmax(build):
     """As LDAM-DRW's comparison computes it: (1 - p)^gamma of the cross-entropy."""
     logits, classes = batch(K, kind="foreground")
-
-    def reference(z, y):
-        cross_entropy = F.cross_entropy(z, y, reduction="none")
-        return ((1 - (-cross_entropy).exp()) ** 2 * cross_entropy).mean()
-
-    assert_equal_losses(build("focal", IMAGES), reference, logits, classes)
+    assert_equal_losses(build("focal", IMAGES), references.softmax_focal, logits, classes)
 
 
 # --- all of them
