@@ -17,17 +17,11 @@ from torch import nn
 from longtail.config import load_config
 from tests.disalign.segmentors import first_head, make_inputs, second_head
 from tests.messages import raises_naming
+from tests.references.methods import calibrated
 
 S, C, K = 6, 5, 4
 FORMS = ("eq5", "eq6")
 CLOSE = {"rel": 1e-12, "abs": 1e-12}
-
-
-def printed(form, z, alpha, beta, s):
-    """One score, as the paper prints it."""
-    if form == "eq5":
-        return s * (alpha * z + beta) + (1 - s) * z
-    return (1 + s * alpha) * z + s * beta
 
 
 def slopes(form, z, s, alpha, beta):
@@ -55,7 +49,7 @@ def test_scores_and_gradients_as_printed(form):
     for i in range(S):
         for j in range(K):
             values = [x.item() for x in (z[i, j], alpha[j], beta[j], s[i, 0])]
-            assert found[i, j].item() == pytest.approx(printed(form, *values), **CLOSE)
+            assert found[i, j].item() == pytest.approx(calibrated(form, *values), **CLOSE)
             slope = slopes(form, values[0], values[3], values[1], values[2])
             for where, k, value in zip(((i, j), j, j, (i, 0)), range(4), slope, strict=True):
                 sums[k][where] += float(weights[i, j]) * value

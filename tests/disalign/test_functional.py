@@ -7,14 +7,10 @@ import pytest
 import torch
 from disalign.functional import calibrate_logits, generalized_reweight
 
+from tests.references.methods import printed_weights
+
 COUNTS = [50_000, 1, 300, 7, 7, 12_345]
 K = 6
-
-
-def printed_weights(counts: list[float], rho: float) -> list[float]:
-    """Eq. 11, times K."""
-    inverse = [(1 / count) ** rho for count in counts]
-    return [len(counts) * value / sum(inverse) for value in inverse]
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.8, 1.0, 1.2, 1.5, 3.0])

@@ -11,6 +11,9 @@ from region_rebalance.functional import balanced_softmax_loss, count_regions, po
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from tests.references.methods import nearest_weights
+from tests.references.methods import regions as regions_by_loops
+
 N, C, H, W, K = 3, 5, 6, 7, 9
 IGNORE = 255
 
@@ -23,35 +26,6 @@ def make_inputs(label_size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Ten
     labels[1, :2, :3] = 8
     labels[torch.rand(N, *label_size, generator=generator) < 0.2] = IGNORE
     return features, labels
-
-
-def reference(features: Tensor, weights: Tensor, scope: str) -> dict[tuple[int, int], Tensor]:
-    """Eq. 7's regions by loops. weights: (N, K, H, W), the share of class k in a cell."""
-    sums: dict[tuple[int, int], Tensor] = {}
-    areas: dict[tuple[int, int], float] = {}
-    for n in range(N):
-        for k in range(K):
-            for y in range(H):
-                for x in range(W):
-                    weight = weights[n, k, y, x].item()
-                    if weight == 0:
-                        continue
-                    key = (n if scope == "image" else 0, k)
-                    sums[key] = sums.get(key, 0) + weight * features[n, :, y, x]
-                    areas[key] = areas.get(key, 0) + weight
-    return {key: sums[key] / areas[key] for key in sorted(sums)}
-
-
-def nearest_weights(labels: Tensor) -> Tensor:
-    h, w = labels.shape[1:]
-    weights = torch.zeros(N, K, H, W, dtype=torch.float64)
-    for y in range(H):
-        for x in range(W):
-            for n in range(N):
-                label = labels[n, y * h // H, x * w // W].item()
-                if label != IGNORE:
-                    weights[n, label, y, x] = 1
-    return weights
 
 
 def area_weights(labels: Tensor) -> Tensor:
@@ -70,13 +44,16 @@ def area_weights(labels: Tensor) -> Tensor:
     return weights
 
 
+WEIGHTS = {"nearest": lambda labels: nearest_weights(labels, K, (H, W)), "area": area_weights}
+
+
 @pytest.mark.parametrize("scope", ["image", "batch"])
 @pytest.mark.parametrize("downsampling", ["nearest", "area"])
 @pytest.mark.parametrize("label_size", [(H, W), (4 * H, 4 * W)])
 def test_pooling_equals_the_loop(scope, downsampling, label_size):
     features, labels = make_inputs(label_size)
-    weights = (nearest_weights if downsampling == "nearest" else area_weights)(labels)
-    expected = reference(features, weights, scope)
+    weights = WEIGHTS[downsampling](labels)
+    expected = regions_by_loops(features, weights, scope)
     regions, classes = pool_regions(
         features, labels, K, ignore_label=IGNORE, scope=scope, downsampling=downsampling
     )
@@ -97,7 +74,7 @@ def test_pooling_has_the_right_gradient(scope, downsampling):
 
 def test_nearest_takes_labels_of_any_size():
     features, labels = make_inputs((13, 25))
-    expected = reference(features, nearest_weights(labels), "image")
+    expected = regions_by_loops(features, WEIGHTS["nearest"](labels), "image")
     regions, classes = pool_regions(features, labels, K)
     assert classes.tolist() == [k for _, k in expected]
     torch.testing.assert_close(regions, torch.stack(list(expected.values())), atol=1e-12, rtol=0)
@@ -146,7 +123,7 @@ def test_no_valid_pixel_gives_no_region_and_a_zero_gradient(scope, downsampling)
 @pytest.mark.parametrize("label_size", [(13, 25), (2 * H, 17), (3, 4), (3 * H, 5 * W)])
 def test_area_takes_labels_of_any_size(label_size):
     features, labels = make_inputs(label_size)
-    expected = reference(features, area_weights(labels), "image")
+    expected = regions_by_loops(features, area_weights(labels), "image")
     regions, classes = pool_regions(features, labels, K, downsampling="area")
     assert classes.tolist() == [k for _, k in expected]
     # The shares are float32: 24 bits.
@@ -161,7 +138,7 @@ def test_every_type_and_layout_pools_alike(dtype, layout, downsampling, monkeypa
     monkeypatch.setattr(functional, "ELEMENTS_AT_A_TIME", 10 * C)
     features, labels = make_inputs((4 * H, 4 * W))
     features = features.to(dtype).contiguous(memory_format=layout).requires_grad_()
-    weights = (nearest_weights if downsampling == "nearest" else area_weights)(labels)
+    weights = WEIGHTS[downsampling](labels)
     exact = features.detach().double().contiguous().requires_grad_()
     expected = torch.stack(list(reference(exact, weights, "image").values()))
     slope = torch.randn_like(expected)

@@ -21,6 +21,7 @@ from longtail.data.statistics.class_stats import get_class_stats, get_image_clas
 from tests.data.label_maps import CLASSES, save_labels
 from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
+from tests.references.methods import by_class, rare_classes, repeats
 
 RARE, REPEAT = "RareClassTrainingSampler", "RepeatFactorTrainingSampler"
 BALANCED, INSTANCES = "ClassBalancedTrainingSampler", "InstanceAwareRepeatFactorTrainingSampler"
@@ -65,20 +66,6 @@ def boxes():
     return listed
 
 
-def by_class(probabilities, images):
-    """P(i) = sum over c of P(c) / n_c for the images of c."""
-    expected = [0.0] * N
-    for c, p in probabilities.items():
-        for i in images[c]:
-            expected[i] += p / len(images[c])
-    return expected
-
-
-def rare(shares, temperature):
-    powers = {c: math.exp((1 - f) / temperature) for c, f in shares.items()}
-    return {c: power / sum(powers.values()) for c, power in powers.items()}
-
-
 # 43 pixels of class 0, 3 of class 1, 2 of class 3. 6 instances of class 7, 4 of 2 and 1 of 5.
 OF_PIXELS = {0: 43 / 48, 1: 3 / 48, 3: 2 / 48}
 OF_BOXES = {7: 7 / 12, 2: 4 / 12, 5: 1 / 12}
@@ -86,28 +73,19 @@ PIXEL_IMAGES = {0: [0, 1, 2, 3, 5], 1: [1, 2], 3: [2]}
 BOX_IMAGES = {7: [0, 1, 2, 5], 2: [1, 4], 5: [4]}
 
 
-def factors(classes, factor):
-    return [max([1.0, *(factor[c] for c in found)]) for found in classes]
-
-
-def normalized(values):
-    return [value / sum(values) for value in values]
-
-
-# t = 1/2 of 6 images: r_c = max(1, sqrt(t / (n_c / N))).
-REPEATED_PIXELS = {0: 1.0, 1: math.sqrt(0.5 / (2 / 6)), 3: math.sqrt(0.5 / (1 / 6))}
-# r_c = max(1, sqrt(t / sqrt(n_c / N * m_c / M))) of 12 instances.
-REPEATED_BOXES = {
-    7: max(1, math.sqrt(0.5 / math.sqrt(4 / 6 * 7 / 12))),
-    2: math.sqrt(0.5 / math.sqrt(2 / 6 * 4 / 12)),
-    5: math.sqrt(0.5 / math.sqrt(1 / 6 * 1 / 12)),
+# The images of each class, of 6, and for instances times their part of 12.
+PIXEL_FREQUENCY = {0: 5 / 6, 1: 2 / 6, 3: 1 / 6}
+BOX_FREQUENCY = {
+    7: math.sqrt(4 / 6 * 7 / 12),
+    2: math.sqrt(2 / 6 * 4 / 12),
+    5: math.sqrt(1 / 6 * 1 / 12),
 }
 CASES = {
-    (RARE, "maps"): by_class(rare(OF_PIXELS, 0.1), PIXEL_IMAGES),
-    (BALANCED, "maps"): by_class(dict.fromkeys(OF_PIXELS, 1 / 3), PIXEL_IMAGES),
-    (REPEAT, "maps"): normalized(factors(PIXELS, REPEATED_PIXELS)),
-    (RARE, "boxes"): by_class(rare(OF_BOXES, 0.1), BOX_IMAGES),
-    (INSTANCES, "boxes"): normalized(factors(BOXES, REPEATED_BOXES)),
+    (RARE, "maps"): by_class(rare_classes(OF_PIXELS, 0.1), PIXEL_IMAGES, N),
+    (BALANCED, "maps"): by_class(dict.fromkeys(OF_PIXELS, 1 / 3), PIXEL_IMAGES, N),
+    (REPEAT, "maps"): repeats(PIXELS, PIXEL_FREQUENCY, 0.5),
+    (RARE, "boxes"): by_class(rare_classes(OF_BOXES, 0.1), BOX_IMAGES, N),
+    (INSTANCES, "boxes"): repeats(BOXES, BOX_FREQUENCY, 0.5),
 }
 
 
