@@ -150,15 +150,18 @@ def seesaw_detector(logits: Tensor, labels: Tensor, seen: Sequence[int]) -> Tens
     return (of_classes + objectness(logits[:, K:], inside)) / len(labels)
 
 
+def binary(logits: Tensor, target: Tensor) -> Tensor:
+    """-log sigma(z) where the target is 1, and of -z where it is 0."""
+    return target * (1 + (-logits).exp()).log() + (1 - target) * (1 + logits.exp()).log()
+
+
 def sigmoid_equalization(logits: Tensor, labels: Tensor, rare: np.ndarray) -> Tensor:
     """Of (S, K + 1) outputs; rare classes are no negatives of objects of others."""
     K = logits.shape[1] - 1
     target = F.one_hot(labels, K + 1)[:, :K].double()
     foreground = (labels < K).double()[:, None]
     weight = 1 - foreground * torch.from_numpy(rare.astype(float)) * (1 - target)
-    p = logits[:, :K].sigmoid()
-    losses = target * p.log() + (1 - target) * (1 - p).log()
-    return -(weight * losses).sum() / len(labels)
+    return (weight * binary(logits[:, :K], target)).sum() / len(labels)
 
 
 def softmax_equalization(logits: Tensor, labels: Tensor, rare: np.ndarray, gamma: float) -> Tensor:
@@ -186,14 +189,12 @@ class EqualizationV2:
                 g = float(self.positive[j] / self.negative[j])
                 of_negatives[j] = 1 / (1 + math.exp(-gamma * (g - mu)))
         weight = target * (1 + alpha * (1 - of_negatives)) + (1 - target) * of_negatives
-        p = logits[:, :K].sigmoid()
-        pull = (weight * (p - target)).detach().abs()
+        pull = (weight * (logits[:, :K].sigmoid() - target)).detach().abs()
         self.positive = self.positive + (pull * target).sum(dim=0)
         self.negative = self.negative + (pull * (1 - target)).sum(dim=0)
-        total = -(weight * (target * p.log() + (1 - target) * (1 - p).log())).sum()
+        total = (weight * binary(logits[:, :K], target)).sum()
         if self.background:
-            q, last = logits[:, K].sigmoid(), (labels == K).double()
-            total = total - (last * q.log() + (1 - last) * (1 - q).log()).sum()
+            total = total + binary(logits[:, K], (labels == K).double()).sum()
         return total / len(labels)
 
 
@@ -229,7 +230,9 @@ def federated(logits: Tensor, labels: Tensor, number: int, weights: Tensor) -> T
     if len(unique) < number:
         chances = F.pad(weights.float(), (0, 1))
         chances[unique] = 0
-        kept = torch.cat([unique, torch.multinomial(chances, number - len(unique))])
+        drawn = min(number - len(unique), int((chances > 0).sum()))
+        if drawn:
+            kept = torch.cat([unique, torch.multinomial(chances, drawn)])
     mask = torch.zeros(len(weights) + 1, dtype=torch.float64)
     mask[kept] = 1
     count = len(weights)

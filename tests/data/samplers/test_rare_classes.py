@@ -130,7 +130,7 @@ def test_a_high_temperature_balances_and_a_low_one_takes_the_rarest(maps):
 def test_an_epoch_of_repeats_keeps_the_whole_part(maps):
     """r = 2.6 comes two or three times an epoch, and 2.6 times on average."""
     sampler = build_train_sampler(config(INSTANCES, maps[0]), boxes(), seed=1)
-    r = REPEATED_BOXES[5]
+    r = math.sqrt(0.5 / BOX_FREQUENCY[5])
     assert 2 < r < 3
     counts = [sampler.epoch(number).tolist().count(4) for number in range(2000)]
     assert {*counts} == {2, 3}
