@@ -43,7 +43,10 @@ def save_result(name: str, figures: dict[str, Any], results: Path = RESULTS) -> 
     Returns:
         The file that was written.
     """
-    command = " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    # Of python -m benchmarks.NAME the module, otherwise the script.
+    spec = sys.modules["__main__"].__spec__
+    script = ["-m", spec.name] if spec else [os.path.relpath(sys.argv[0])]
+    command = " ".join(["python", *script, *sys.argv[1:]])
     path = Path(results) / f"{name}.json"
     write_json(
         path,

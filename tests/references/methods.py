@@ -55,8 +55,7 @@ def repeats(classes: Sequence[Sequence[int]], frequency: Mapping[int, float], t:
 
 def normalized_scores(x: Tensor, weight: Tensor, tau: float) -> Tensor:
     """w_j.x / |w_j|^tau, (N, K)."""
-    lengths = [math.sqrt(sum(v * v for v in row)) for row in weight.tolist()]
-    columns = [(x * row).sum(dim=1) / s**tau for row, s in zip(weight, lengths, strict=True)]
+    columns = [(x * row).sum(dim=1) / (row * row).sum().sqrt() ** tau for row in weight]
     return torch.stack(columns, dim=1)
 
 
