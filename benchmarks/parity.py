@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 TRANSCRIPTION = "transcription"
-# Formulas in float64; and those with a constant that is kept in float32, such as class weights.
-EXACT, FLOAT32 = 1e-12, 1e-6
+# Bound and limit: formulas in float64, those with a constant that is kept in float32, such as class
+# weights, and what a numerical fit ends at.
+EXACT, FLOAT32, FITTED = (1e-12, ""), (1e-6, "float32"), (1e-6, "fit")
 Function = Callable[..., Tensor]
 
 
@@ -27,6 +28,7 @@ class Comparison(NamedTuple):
         value: max |ours - other| / max |other|; of samplers, of the expected frequencies.
         gradient: the same of the gradients; None where nothing has one.
         bound: what neither may exceed.
+        limit: what keeps it from being exact: ``""``, ``"float32"`` or ``"fit"``, of an optimizer.
         classes: the numbers of classes that were compared.
     """
 
@@ -37,6 +39,7 @@ class Comparison(NamedTuple):
     value: float
     gradient: float | None
     bound: float
+    limit: str
     classes: tuple[int, ...]
 
 

@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 from detectron2.utils.events import EventStorage
+from timm.loss import compute_class_weights
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -20,7 +21,7 @@ from torchvision.ops import sigmoid_focal_loss
 from benchmarks.parity import EXACT, FLOAT32, TRANSCRIPTION, Comparison, differences, largest
 from longtail.config import get_cfg
 from longtail.data.statistics.class_stats import ClassStats
-from longtail.losses import BOXES, EVERYWHERE, PIXELS, LossTask, build_loss, loss_names
+from longtail.losses import BOXES, EVERYWHERE, IMAGES, PIXELS, LossTask, build_loss, loss_names
 from tests.references import losses as references
 
 NUM_IMAGES = 100_000
@@ -33,6 +34,12 @@ SIZES = {
 IN_FLOAT32 = {
     *("reweighted_cross_entropy", "class_balanced", "ldam_drw", "balanced_softmax"),
     *("balanced_softmax_pixel_prior", "balanced_softmax_region_prior"),
+}
+# What is compared with a package: all of a loss, or its class weights.
+PEERS = {
+    ("focal", BOXES): "torchvision",
+    ("reweighted_cross_entropy", IMAGES): "timm",
+    ("class_balanced", IMAGES): "timm",
 }
 IGNORE = 255
 # Of S logits, labels, and whether the last fifth of the training has begun.
@@ -101,6 +108,11 @@ def definition(name: str, task: LossTask, stats: ClassStats) -> Definition:
 
     inverse = references.mean_one(references.inverse_frequency(counts, 1.0), background)
     bins, rare = ([10, 100, 1000], 8.0), frequency < 1.77e-3
+    if task is IMAGES:
+        inverse, weight = (
+            compute_class_weights(images, NUM_IMAGES, method, beta=0.9999)[1].tolist()
+            for method in ("inv_freq", "effective_num")
+        )
     known: dict[str, Definition] = {
         "cross_entropy": lambda z, y, late: balanced(z, y),
         "reweighted_cross_entropy": lambda z, y, late: balanced(z, y, inverse),
@@ -182,8 +194,8 @@ def compare_losses(sizes: Sequence[int] = tuple(SIZES)) -> Iterator[Comparison]:
     for task in EVERYWHERE:
         for name in loss_names(task):
             value, gradient = largest(pair for K in sizes for pair in compare_loss(name, task, K))
-            against = "torchvision" if (name, task) == ("focal", BOXES) else TRANSCRIPTION
+            against = PEERS.get((name, task), TRANSCRIPTION)
             bound = FLOAT32 if name in IN_FLOAT32 else EXACT
             yield Comparison(
-                "loss", name, task.samples, against, value, gradient, bound, tuple(sizes)
+                "loss", name, task.samples, against, value, gradient, *bound, tuple(sizes)
             )

@@ -122,5 +122,5 @@ def compare_samplers(sizes: Sequence[int] = tuple(SIZES)) -> Iterator[Comparison
             value = max(compare_sampler(name, task, K) for K in sizes)
             bound = FLOAT32 if name == IN_FLOAT32 else EXACT
             yield Comparison(
-                "sampler", name, task.samples, TRANSCRIPTION, value, None, bound, tuple(sizes)
+                "sampler", name, task.samples, TRANSCRIPTION, value, None, *bound, tuple(sizes)
             )

@@ -38,12 +38,12 @@ TITLES = {
     "second stage": "second stages",
 }
 # Said in the text above the table.
-ASSUMED = ("transcription", 1e-12)
+ASSUMED = ("transcription", "")
 SUFFIXES = (f", {FIRST_STAGE}", ", with --eval-only")
 
 
 def key_cell(methods: Sequence[Method]) -> str:
-    """The keys of one method on its tasks: their last parts where its name is all they say."""
+    """The keys of one method on its tasks: of losses their last parts, which tell the task."""
     settings = {}
     for method in methods:
         text = method.settings
@@ -53,7 +53,8 @@ def key_cell(methods: Sequence[Method]) -> str:
     parts = [text.removeprefix("MODEL.").split(", ") for text in settings]
     if all(len(part) == 1 and part[0].endswith(f" {methods[0].name}") for part in parts):
         keys = [part[0].split()[0] for part in parts]
-        keys = keys if len(keys) == 1 else [key.rpartition(".")[2] for key in keys]
+        if methods[0].kind == "loss":
+            keys = [key.rpartition(".")[2] for key in keys]
         return " ".join(f"`{key}`" for key in keys)
     cells = []
     for part, letters in zip(parts, settings.values(), strict=True):
@@ -64,15 +65,15 @@ def key_cell(methods: Sequence[Method]) -> str:
 
 def exactness_cell(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """Largest differences of values and of gradients, by what they are compared with."""
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in comparisons:
-        groups.setdefault((row["against"], row["bound"]), []).append(row)
+        groups.setdefault((row["against"], row["limit"]), []).append(row)
     cells = []
-    for (against, bound), rows in groups.items():
+    for labels, rows in groups.items():
         figures = [max(row["value"] for row in rows)]
         figures += [max(row["gradient"] for row in rows)] if rows[0]["gradient"] is not None else []
         text = ", ".join("0" if figure == 0 else f"{figure:.0e}" for figure in figures)
-        said = [against] * (against != ASSUMED[0]) + ["float32"] * (bound != ASSUMED[1])
+        said = [label for label in labels if label not in ASSUMED]
         letters = [LETTERS[row["task"]] for row in rows] if len(groups) > 1 else []
         cells.append(" ".join([*letters, text, *([f"({', '.join(said)})"] if said else [])]))
     return "; ".join(cells)
