@@ -17,6 +17,7 @@ from .roi_heads import (
 from .sem_seg import (
     FCNHead,
     LongTailSemanticSegmentor,
+    Mask2FormerHead,
     OCRHead,
     PSPHead,
     SemSegHead,
@@ -32,6 +33,7 @@ __all__ = [
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
     "LongTailSemanticSegmentor",
+    "Mask2FormerHead",
     "OCRHead",
     "PSPHead",
     "RetrainedImageClassifier",
