@@ -137,6 +137,11 @@ class Mask2FormerHead(nn.Module):
         """
         head, own = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK2FORMER
         check_levels(head.IN_FEATURES, input_shape)
+        if head.PIXEL_LOSS != "cross_entropy":
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.PIXEL_LOSS {head.PIXEL_LOSS}: a Mask2FormerHead has losses of "
+                "its own and no other one: set it to cross_entropy"
+            )
         channels = head.CONVS_DIM
         check_positive("MODEL.SEM_SEG_HEAD.CONVS_DIM", [channels])
         for key in ("QUERIES", "HEADS", "PIXEL_DECODER_LAYERS", "DECODER_LAYERS", "POINTS"):
@@ -319,7 +324,7 @@ class Mask2FormerHead(nn.Module):
 
 
 def _build(channels: list[int], **options: object) -> nn.Module:
-    """transformers' model for levels of these channels, without a backbone."""
+    """The model of transformers for levels of these channels, without a backbone."""
     transformers = _import_transformers()
     verbosity = transformers.logging.get_verbosity()
     # It warns of backbones other than Swin, here of the one that goes again.

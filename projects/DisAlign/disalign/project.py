@@ -72,7 +72,10 @@ PROJECT = Project(
         )
         for task, setting in (
             ("images", "MODEL.META_ARCHITECTURE DisAlignImageClassifier"),
-            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead (Mask2Former: DisAlignQueryHead)"),
+            (
+                "pixels",
+                "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead (Mask2Former: DisAlignQueryHead)",
+            ),
             ("boxes", "MODEL.META_ARCHITECTURE DisAlignRCNN"),
         )
     ),

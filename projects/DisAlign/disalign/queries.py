@@ -145,3 +145,19 @@ class DisAlignQueryHead(Calibrated, SemSegHeadWrapper):
         """(N, Q, K + 1) logits and (N, Q, D) states to (N, Q, K + 1) calibrated scores."""
         foreground = self.calibration(logits[..., :-1], states)
         return torch.cat([foreground, logits[..., -1:].to(foreground)], dim=-1)
+
+    def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
+        """The divisor of the loss: with it, the losses of parts add up to a batch's.
+
+        Of an image that shows more classes than there are queries, which of them are matched is
+        only known afterwards: the first ones are taken.
+
+        Args:
+            targets: (N, h, w) labels.
+        """
+        head = innermost(self)
+        shape = len(targets), head.mask2former.config.num_queries
+        classes = torch.full(shape, head.num_classes, device=targets.device)
+        for row, present in zip(classes, head.ground_truth(targets)[1], strict=True):
+            row[: len(present)] = present[: len(row)]
+        return {"loss_cross_entropy": self.alignment_normalizer(classes)}
