@@ -229,6 +229,12 @@ def test_both_stages_from_the_command(tmp_path, stripes):
     torch.testing.assert_close(tested, mean, rtol=0, atol=1e-5)
 
 
+def test_images_that_are_not_padded_are_refused_in_one_line(tmp_path, stripes):
+    key = "MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE"
+    with raises_naming(ValueError, key, "Mask2FormerHead", "True"):
+        Trainer.build_model(tiny_config(tmp_path, options(stripes, key, False)))
+
+
 @pytest.mark.parametrize("method", ["tau_norm", "logit_adjustment"])
 def test_methods_after_training_are_refused_in_one_line(tmp_path, stripes, method):
     cfg = tiny_config(tmp_path, options(stripes, "MODEL.POST_HOC.METHOD", method))
