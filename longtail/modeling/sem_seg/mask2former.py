@@ -17,7 +17,6 @@ Shape alphabet:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -29,8 +28,8 @@ from longtail.losses.reduction import mean_over_processes
 
 from .blocks import check_positive, resize
 from .fcn import check_levels, fine_to_coarse
+from .query_decoders import KEY, MaskFeatures, build_query_decoders
 
-KEY = "MODEL.SEM_SEG_HEAD.NAME Mask2FormerHead"
 # transformers normalises groups of 32 channels.
 GROUPS = 32
 # The log of a score is not taken below: a sum of sigmoids may underflow.
@@ -50,19 +49,6 @@ class Queries:
     states: Tensor
     class_logits: list[Tensor]
     mask_logits: list[Tensor]
-
-
-class MaskFeatures(nn.Identity):
-    """Where the mask features (N, C, H, W) enter the products with the queries' embeddings.
-
-    Those products are the head's pixel classifier; they run inside of the decoder. Methods that
-    want its input, such as Region Rebalance, find it here under the name of all heads' classifiers.
-    """
-
-    def __init__(self, in_channels: int) -> None:
-        """Note the number of channels, C."""
-        super().__init__()
-        self.in_channels = in_channels
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -119,7 +105,7 @@ class Mask2FormerHead(nn.Module):
         self.common_stride = strides[0]
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
-        self.mask2former = _build(
+        self.mask2former = build_query_decoders(
             [shape.channels for shape in shapes],
             num_labels=num_classes,
             common_stride=strides[0],
@@ -321,35 +307,3 @@ class Mask2FormerHead(nn.Module):
             "loss_dice": masks,
         }
         return {name: torch.tensor(float(value), device=device) for name, value in values.items()}
-
-
-def _build(channels: list[int], **options: object) -> nn.Module:
-    """The model of transformers for levels of these channels, without a backbone."""
-    transformers = _import_transformers()
-    verbosity = transformers.logging.get_verbosity()
-    # It warns of backbones other than Swin, here of the one that goes again.
-    transformers.logging.set_verbosity_error()
-    try:
-        stand_in = transformers.ResNetConfig(
-            embedding_size=1,
-            hidden_sizes=channels,
-            depths=[1] * len(channels),
-            out_features=[f"stage{number}" for number in range(1, len(channels) + 1)],
-        )
-        config = transformers.Mask2FormerConfig(backbone_config=stand_in, **options)
-        model = transformers.Mask2FormerForUniversalSegmentation(config)
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-    del model.model.pixel_level_module.encoder
-    return model
-
-
-def _import_transformers() -> ModuleType:
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError(
-            f'{KEY} needs transformers: run pip install "detectron2-longtail[mask2former]", or '
-            "choose another head"
-        ) from None
-    return transformers

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from longtail.utils.names import registered
 
-from .mask2former import MaskFeatures
+from .query_decoders import MaskFeatures
 
 BASE_PREFIX = "base_head."
 
