@@ -72,10 +72,9 @@ PROJECT = Project(
         )
         for task, setting in (
             ("images", "MODEL.META_ARCHITECTURE DisAlignImageClassifier"),
-            (
-                "pixels",
-                "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead (Mask2Former: DisAlignQueryHead)",
-            ),
+            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead"),
+            # Of Mask2Former.
+            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignQueryHead"),
             ("boxes", "MODEL.META_ARCHITECTURE DisAlignRCNN"),
         )
     ),
