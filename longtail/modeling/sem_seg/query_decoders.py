@@ -16,7 +16,7 @@ class MaskFeatures(nn.Identity):
     """Where the mask features (N, C, H, W) enter the products with the queries' embeddings.
 
     Those products are the head's pixel classifier; they run inside of the decoder. Methods that
-    want its input, such as Region Rebalance, find it here under the name of all heads' classifiers.
+    want its input find it here under the name of all heads' classifiers.
     """
 
     def __init__(self, in_channels: int) -> None:
