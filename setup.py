@@ -48,6 +48,8 @@ OPTIONAL = {
     # for those whose sizes are fixed.
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "albumentations": ["albumentations>=2,<3"],  # transforms that a config names (MIT licence)
+    # Mask2Former's decoders, matching and losses; tested with 5, whose parts the head calls.
+    "mask2former": ["transformers>=5,<6; python_version >= '3.11'"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits: digits_lt and digit_scenes
 }
 # Services for the log of a training, LOG.WRITERS; tests have stand-ins for them. mlflow-skinny

@@ -140,6 +140,22 @@ def _add_model_config(cfg: CfgNode) -> None:
     head.OCR_CHANNELS = 256
     head.COARSE_LOSS_WEIGHT = 0.4
 
+    # Mask2FormerHead, whose width is SEM_SEG_HEAD.CONVS_DIM; the paper's settings.
+    queries = cfg.MODEL.MASK2FORMER = CfgNode()
+    queries.QUERIES = 100
+    # Layers of the pixel decoder and of the queries' decoder, and heads of their attention.
+    queries.PIXEL_DECODER_LAYERS = 6
+    queries.DECODER_LAYERS = 9
+    queries.HEADS = 8
+    # Points of a mask at which its losses and its matching are computed.
+    queries.POINTS = 12544
+    # Weights of the losses, which are also those of the matching.
+    queries.CLASS_WEIGHT = 2.0
+    queries.MASK_WEIGHT = 5.0
+    queries.DICE_WEIGHT = 5.0
+    # Weight of a query without a mask in the loss of the classes.
+    queries.NO_OBJECT_WEIGHT = 0.1
+
 
 def _add_classifier_config(cfg: CfgNode) -> None:
     # Image classification: META_ARCHITECTURE ImageClassifier (first stage), or a second stage with

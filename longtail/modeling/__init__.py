@@ -18,6 +18,7 @@ from .second_stage_rcnn import RetrainedRCNN, ScaledRCNN, SecondStageRCNN
 from .sem_seg import (
     FCNHead,
     LongTailSemanticSegmentor,
+    Mask2FormerHead,
     OCRHead,
     PSPHead,
     RetrainedSemSegHead,
@@ -36,6 +37,7 @@ __all__ = [
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
     "LongTailSemanticSegmentor",
+    "Mask2FormerHead",
     "OCRHead",
     "PSPHead",
     "RetrainedImageClassifier",

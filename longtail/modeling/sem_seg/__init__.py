@@ -4,6 +4,7 @@
 from .base import SemSegHead
 from .deeplabv3plus import SeparableDeepLabV3PlusHead
 from .fcn import FCNHead
+from .mask2former import Mask2FormerHead
 from .ocr import OCRHead
 from .psp import PSPHead
 from .second_stage import RetrainedSemSegHead, ScaledSemSegHead, SecondStageSemSegHead
@@ -13,6 +14,7 @@ from .uper import UPerHead
 __all__ = [
     "FCNHead",
     "LongTailSemanticSegmentor",
+    "Mask2FormerHead",
     "OCRHead",
     "PSPHead",
     "RetrainedSemSegHead",
