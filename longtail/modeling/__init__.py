@@ -16,6 +16,7 @@ from .roi_heads import (
 )
 from .sem_seg import (
     FCNHead,
+    LinearHead,
     LongTailSemanticSegmentor,
     OCRHead,
     PSPHead,
@@ -28,6 +29,7 @@ __all__ = [
     "CosineLinear",
     "FCNHead",
     "ImageClassifier",
+    "LinearHead",
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",

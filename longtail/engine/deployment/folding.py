@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from longtail.config import Folding, deployed_config, get_value, installed_projects, set_value
+from longtail.modeling.backbone.lora import merge_lora
 from longtail.modeling.classification import RetrainedImageClassifier, ScaledImageClassifier
 
 POST_HOC_KEY = "MODEL.POST_HOC.METHOD"
@@ -60,12 +61,15 @@ def fold_scaling(model: ScaledImageClassifier) -> None:
     layer.bias.copy_(bias)
 
 
-OWN_FOLDINGS = tuple(
-    Folding("MODEL.META_ARCHITECTURE", name, lambda cfg: "ImageClassifier", fold)
-    for name, fold in (
-        (RetrainedImageClassifier.__name__, fold_retrained),
-        (ScaledImageClassifier.__name__, fold_scaling),
-    )
+OWN_FOLDINGS = (
+    *(
+        Folding("MODEL.META_ARCHITECTURE", name, lambda cfg: "ImageClassifier", fold)
+        for name, fold in (
+            (RetrainedImageClassifier.__name__, fold_retrained),
+            (ScaledImageClassifier.__name__, fold_scaling),
+        )
+    ),
+    Folding("MODEL.TIMM.LORA.ENABLED", True, lambda cfg: False, merge_lora),
 )
 
 
@@ -119,4 +123,4 @@ def changes(cfg: CfgNode, baseline: CfgNode) -> list[str]:
     # A head for training alone is left out as well.
     keys = (*(folding.key for folding in foldings()), "MODEL.SEM_SEG_HEAD.NAME", POST_HOC_KEY)
     values = {k: (get_value(cfg, k), get_value(baseline, k)) for k in dict.fromkeys(keys)}
-    return [item for key, (old, new) in values.items() if old != new for item in (key, new)]
+    return [item for key, (old, new) in values.items() if old != new for item in (key, str(new))]

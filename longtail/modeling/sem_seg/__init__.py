@@ -4,6 +4,7 @@
 from .base import SemSegHead
 from .deeplabv3plus import SeparableDeepLabV3PlusHead
 from .fcn import FCNHead
+from .linear import LinearHead
 from .ocr import OCRHead
 from .psp import PSPHead
 from .segmentor import LongTailSemanticSegmentor
@@ -11,6 +12,7 @@ from .uper import UPerHead
 
 __all__ = [
     "FCNHead",
+    "LinearHead",
     "LongTailSemanticSegmentor",
     "OCRHead",
     "PSPHead",
