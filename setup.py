@@ -55,6 +55,9 @@ OPTIONAL = {
 # Services for the log of a training, LOG.WRITERS; tests have stand-ins for them. mlflow-skinny
 # alone cannot write where MLflow writes by default, a database in the current folder.
 SERVICES = {"wandb": ["wandb"], "mlflow": ["mlflow"]}
+# Low-rank adapters of backbones, MODEL.TIMM.LORA, merging included. It brings transformers: not for
+# development, the tests of adapters are skipped without it.
+TUNING = {"lora": ["peft"]}
 # The commands of the projects, by their names.
 COMMANDS = {
     "analyze-conditions": "region_rebalance.commands.analyze_conditions",
@@ -140,6 +143,7 @@ setup(
     extras_require={
         **OPTIONAL,
         **SERVICES,
+        **TUNING,
         "docs": [
             "sphinx",  # the site: pages, search, references that are checked
             "myst-parser",  # docs/*.md as they are on GitHub

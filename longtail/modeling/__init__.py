@@ -17,6 +17,7 @@ from .roi_heads import (
 from .second_stage_rcnn import RetrainedRCNN, ScaledRCNN, SecondStageRCNN
 from .sem_seg import (
     FCNHead,
+    LinearHead,
     LongTailSemanticSegmentor,
     Mask2FormerHead,
     OCRHead,
@@ -33,6 +34,7 @@ __all__ = [
     "CosineLinear",
     "FCNHead",
     "ImageClassifier",
+    "LinearHead",
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
