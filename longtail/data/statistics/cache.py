@@ -31,7 +31,9 @@ def cache_file(folder: str, dataset_name: str, key: str) -> Path:
     return root / folder / f"{as_file_name(dataset_name)}-{key[:12]}.json"
 
 
-def write_sealed(path: Path, dataset_name: str, key: str, values: dict[str, Any]) -> bool:
+def write_sealed(
+    path: Path, dataset_name: str, key: str, values: dict[str, Any], *, warns: bool = True
+) -> bool:
     """Write a file with a checksum against damage and hand edits.
 
     Args:
@@ -39,18 +41,20 @@ def write_sealed(path: Path, dataset_name: str, key: str, values: dict[str, Any]
         dataset_name: the registered name.
         key: the fingerprint of the data set.
         values: plain values for JSON.
+        warns: whether a warning says that the folder could not be written.
 
     Returns:
-        Whether the folder could be written; a warning says if not.
+        Whether the folder could be written.
     """
     content = {"fingerprint": key, **values}
     try:
         write_json(path, {"dataset": dataset_name, "checksum": _checksum(content), **content})
     except OSError as error:
-        logger.warning(
-            f"class statistics of {dataset_name} are not cached ({error}); they will be counted "
-            "again next time, unless LONGTAIL_CACHE names a folder that can be written"
-        )
+        if warns:
+            logger.warning(
+                f"class statistics of {dataset_name} are not cached ({error}); they will be "
+                "counted again next time, unless LONGTAIL_CACHE names a folder that can be written"
+            )
         return False
     return True
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from longtail.data.statistics.annotation_file import annotation_file, file_fingerprint
 from longtail.data.statistics.cache import (
     cache_file,
     from_main_process,
@@ -153,7 +154,8 @@ def get_class_stats(
     """Get the class statistics of one data set, or the sum over several, wherever they are.
 
     ADE20K's and COCO-Stuff164K's training counts come with the package. Others are counted once
-    and kept in ``${LONGTAIL_CACHE:-~/.cache/longtail}/class_stats`` until the data set changes.
+    and kept in ``${LONGTAIL_CACHE:-~/.cache/longtail}/class_stats`` until the data set changes;
+    COCO's and LVIS's JSON is not even parsed then (:mod:`.annotation_file`).
     In a distributed run every process must call this: the main process does the work and sends
     the result, or its error, to the others, which need not see its disk.
 
@@ -194,12 +196,14 @@ def locate_class_stats(
             num_images = PACKAGED[dataset_name]
             return ClassStats(class_names, num_images, pixel_count, image_count, None), path
 
-    source = load_source(dataset_name)
-    key = fingerprint(source)
+    file = annotation_file(dataset_name)
+    source = load_source(dataset_name) if file is None else None
+    key = fingerprint(source) if file is None else file_fingerprint(dataset_name, file)
     path = cache_file("class_stats", dataset_name, key)
     stats = read_sealed(path, key, ClassStats.from_dict)
     if stats is not None:
         return stats, path
+    source = load_source(dataset_name) if source is None else source
     stats, _, is_kept = _count_and_keep(source, key, num_workers)
     return stats, path if is_kept else None
 

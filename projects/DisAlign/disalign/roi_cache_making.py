@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from disalign.roi_cache import write_shard
 from disalign.roi_cache_index import (
+    DTYPE_KEY,
     INDEX_FILE,
     Index,
     check_same,
@@ -90,7 +91,7 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
         for shard in missing:
             images = []
             for _ in index.images(shard):
-                images.append(_compute(model, *next(stream)))
+                images.append(_compute(model, *next(stream), index.dtype))
                 progress.update()
             write_shard(folder / shard_name(shard), images)
 
@@ -117,20 +118,23 @@ def _check_space(model: nn.Module, index: Index, missing: list[int], folder: Pat
     channels = heads.predictors[0].cls_score.in_features
     rois, stages = heads.batch_size_per_image, len(heads.predictors)
     images = sum(len(index.images(shard)) for shard in missing)
-    # float32 features and an int64 class.
-    size = images * rois * stages * (channels * 4 + 8)
+    # Features and an int64 class.
+    size = images * rois * stages * (channels * index.dtype.itemsize + 8)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     of_stages = f"{stages} stages" if stages > 1 else "1 stage"
     print(
-        f"{images} images x {rois} RoIs x {of_stages} x ({channels} channels x 4 + 8 bytes) = up "
-        f"to {_readable(size)} in {folder}, {_readable(free)} are free",
+        f"{images} images x {rois} RoIs x {of_stages} x ({channels} channels x "
+        f"{index.dtype.itemsize} + 8 bytes) = up to {_readable(size)} in {folder}, "
+        f"{_readable(free)} are free",
         flush=True,
     )
     if size > free:
         raise ValueError(
             f"the features take up to {_readable(size)}, but {folder} has {_readable(free)} free: "
             "name another --output, or lower --epochs or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
+            + f", or set {DTYPE_KEY} to float16"
+            * (index.dtype == torch.float32)
         )
 
 
@@ -139,13 +143,22 @@ def _readable(size: int) -> str:
 
 
 @torch.no_grad()
-def _compute(model: nn.Module, number: int, item: dict) -> list[RoIs]:
+def _compute(model: nn.Module, number: int, item: dict, dtype: torch.dtype) -> list[RoIs]:
     """The RoIs of one image, a function of the number and the image alone.
 
     Alone in its batch: padding to the size of another image would change its features.
+
+    Raises:
+        ValueError: a feature is beyond the range of the type.
     """
     seed_all_rng(number)
     # The heads count foreground and background into it.
     with EventStorage():
         rois = model.sample_rois([item])
-    return [RoIs(features.float().cpu(), classes.cpu()) for features, classes in rois]
+    found = [RoIs(features.to(dtype).cpu(), classes.cpu()) for features, classes in rois]
+    if any(stage.features.isinf().any() for stage in found):
+        raise ValueError(
+            f"a feature of {item['file_name']} is beyond the range of {str(dtype)[6:]}: set "
+            f"{DTYPE_KEY} to float32, or look whether the weights are sound"
+        )
+    return found
