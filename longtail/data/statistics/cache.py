@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that keep what was counted until a data set changes, and processes that share it."""
+"""Files that keep what was counted until a data set changes."""
 
 import hashlib
 import json
@@ -8,9 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch.distributed as dist
-from detectron2.utils import comm
 
 from longtail.utils.io import write_json
 from longtail.utils.text import as_file_name
@@ -80,29 +77,6 @@ def read_sealed(path: Path, key: str, build: Callable[[dict[str, Any]], T]) -> T
     except (OSError, ValueError) as error:
         logger.warning(f"{path} is damaged ({error}); the class statistics are counted again")
         return None
-
-
-def from_main_process(function: Callable[[], T]) -> T:
-    """Call ``function`` in the main process, and share its result or its error with the others."""
-    if comm.get_world_size() == 1:
-        return function()
-    message: list[Any] = [None, None, None]
-    failure = None
-    if comm.is_main_process():
-        try:
-            message[0] = function()
-        except Exception as error:
-            # Not the object itself: not every exception survives pickling.
-            failure = error
-            kinds = (FileNotFoundError, OSError, ValueError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
-            message[1:] = [kind, str(error)]
-    dist.broadcast_object_list(message, src=0)
-    if failure is not None:
-        raise failure
-    if message[1] is not None:
-        raise message[1](message[2])
-    return message[0]
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from longtail.data.statistics.annotation_file import annotation_file, file_fingerprint
 from longtail.data.statistics.cache import (
     cache_file,
-    from_main_process,
     read_sealed,
     write_sealed,
 )
@@ -31,6 +30,7 @@ from longtail.data.statistics.counting import (
     fingerprint,
     load_source,
 )
+from longtail.data.statistics.processes import from_main_process
 
 COUNTS = ("pixel_count", "image_count", "instance_count")
 
@@ -156,8 +156,9 @@ def get_class_stats(
     ADE20K's and COCO-Stuff164K's training counts come with the package. Others are counted once
     and kept in ``${LONGTAIL_CACHE:-~/.cache/longtail}/class_stats`` until the data set changes;
     COCO's and LVIS's JSON is not even parsed then (:mod:`.annotation_file`).
-    In a distributed run every process must call this: the main process does the work and sends
-    the result, or its error, to the others, which need not see its disk.
+    In a distributed run every process must call this: the main process sends the result, or its
+    error, to the others, which need not see its disk. If they do, each counts a part of the label
+    maps.
 
     Args:
         dataset_name: a registered name, or several (``cfg.DATASETS.TRAIN``).

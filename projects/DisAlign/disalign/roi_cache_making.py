@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -58,7 +59,9 @@ class AugmentedImages(Dataset):
 
 
 def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
-    """Write what is missing of a cache.
+    """Write what is missing of a cache; in a distributed run each process writes a part of it.
+
+    The processes need a folder that they share; the files are those of one process, bit for bit.
 
     Args:
         cfg: config of a second stage.
@@ -71,13 +74,19 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
     records = training_records(cfg)
     index = _index(folder, expected_index(cfg, records, epochs))
     missing = index.missing_shards(folder)
+    is_main = comm.is_main_process()
     if not missing:
-        print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
+        if is_main:
+            print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
         return
     model = Trainer.build_model(cfg)
     load_second_stage(model, cfg.MODEL.WEIGHTS, index.class_names)
-    _check_space(model, index, missing, folder)
-    write_index(folder, index)
+    if is_main:
+        _check_space(model, index, missing, folder)
+        write_index(folder, index)
+    # Whoever is late would find the index of this very cache, or miss its folder.
+    comm.synchronize()
+    missing = missing[comm.get_rank() :: comm.get_world_size()]
     numbers = [e * index.num_images + image for s in missing for e, image in index.images(s)]
     inputs = DataLoader(
         AugmentedImages(records, build_mapper(cfg, cfg.DATASETS.TRAIN[0], True), numbers),
@@ -87,13 +96,15 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
         collate_fn=_as_it_is,
     )
     stream = zip(numbers, inputs, strict=True)
-    with tqdm(total=len(numbers), desc="RoI features", unit="image") as progress:
+    total = len(numbers)
+    with tqdm(total=total, desc="RoI features", unit="image", disable=not is_main) as progress:
         for shard in missing:
             images = []
             for _ in index.images(shard):
                 images.append(_compute(model, *next(stream), index.dtype))
                 progress.update()
             write_shard(folder / shard_name(shard), images)
+    comm.synchronize()
 
 
 def _as_it_is(item: dict) -> dict:
