@@ -3,14 +3,14 @@
 
     python benchmarks/scale.py
 
-Three minutes on one core. Seconds are the processor's, so that a busy machine does not count,
-except of several processes. The exponent is that of the last step of a curve, log(cost ratio) /
-log(size ratio): 1 is linear, and what is above 1.15 is said to be worse. A start with kept
-statistics has to read the file's size and time alone.
+Three minutes on one core. Seconds are the processor's, so that a busy machine does not count. The
+exponent is that of the last step of a curve, log(cost ratio) / log(size ratio): 1 is linear, and
+what is above 1.15 is said to be worse. Of processes it is -1 where work is shared without loss.
 """
 
 import argparse
 import math
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from class_statistics import NUM_CLASSES, generate_labels
 from common import save_result
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from disalign.calibration import AdaptiveCalibration
 from disalign.functional import alignment_loss
 from generated_annotations import write_annotations
@@ -125,6 +127,31 @@ def metric_curves(folder: Path, images: int) -> dict[str, Curve]:
     return curves
 
 
+def process_curve(folder: Path, images: int) -> Curve:
+    """Class statistics of label maps by processes: seconds of the one that takes longest."""
+    generate_labels(folder, images)
+    curve = {}
+    for size in (1, 2):
+        queue = multiprocessing.get_context("spawn").SimpleQueue()
+        torch.multiprocessing.spawn(_count_maps, (size, folder, queue), size)
+        curve[size] = max(queue.get() for _ in range(size))
+    return curve
+
+
+def _count_maps(rank: int, size: int, folder: Path, queue: Any) -> None:
+    os.environ["LONGTAIL_CACHE"] = str(folder / f"cache of {size}")
+    files = sorted(map(str, folder.glob("*.png")))
+    records = [{"file_name": file, "sem_seg_file_name": file} for file in files]
+    DatasetCatalog.register(NAME, lambda: records)
+    names = [str(index) for index in range(NUM_CLASSES)]
+    MetadataCatalog.get(NAME).set(stuff_classes=names, ignore_label=255)
+    store = f"file://{folder / f'meeting of {size}'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    queue.put(seconds(lambda: get_class_stats(NAME, num_workers=1)))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def exponent(curve: Curve) -> float:
     """The growth of the last step of a curve: cost ~ size^exponent."""
     (size, cost), (last_size, last) = list(curve.items())[-2:]
@@ -153,14 +180,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--annotations", type=int, nargs="+", default=[10**n for n in range(3, 7)])
     parser.add_argument("--images", type=int, default=50, help="of the metrics' curves")
+    parser.add_argument("--label-maps", type=int, default=200, help="of the processes' curve")
     parser.add_argument("--no-save", action="store_true", help="do not write the result")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         curves = statistics_curves(folder, tuple(options.annotations))
         curves |= class_curves()
         curves |= metric_curves(folder, options.images)
+        labels = folder / "labels"
+        labels.mkdir()
+        name = "class statistics of label maps by processes, the longest"
+        curves[name] = process_curve(labels, options.label_maps)
     figures = report(curves)
     if not options.no_save:
         save_result("scale", figures)
