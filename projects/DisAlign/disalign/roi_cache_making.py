@@ -27,6 +27,7 @@ from disalign.roi_cache_index import (
     write_index,
 )
 from disalign.roi_heads import RoIs
+from longtail.data.datasets.sharing import records_read_once
 from longtail.engine import Trainer
 from longtail.engine.training.stages import load_second_stage
 from longtail.engine.training.trainer import build_mapper, training_records
@@ -58,6 +59,7 @@ class AugmentedImages(Dataset):
         return self.mapper(self.records[number % len(self.records)])
 
 
+@records_read_once()
 def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
     """Write what is missing of a cache; in a distributed run each process writes a part of it.
 
