@@ -23,6 +23,7 @@ def test_defaults():
         "BASE_HEAD_NAME": "SeparableDeepLabV3PlusHead",
         "PIXEL_CLASSIFIER": "predictor",
         "ROI_FEATURE_CACHE": "",
+        "ROI_FEATURE_DTYPE": "float32",
     }
 
 
