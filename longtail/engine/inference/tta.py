@@ -87,7 +87,11 @@ class SemanticSegmentorWithTTA(nn.Module):
 
 
 def _add_softmax(total: Tensor, logits: Tensor, flip: bool) -> None:
-    """Add the softmax over K of (K, H, W) logits, flipped or not, in place, rows at a time."""
+    """Add the softmax over K of (K, H, W) logits, flipped or not, in place, rows at a time.
+
+    A probability differs from that of the whole map in its last bit at most where several parts
+    are needed: by no more than 2e-7.
+    """
     rows = max(1, _PART // logits[:, 0].numel())
     for start in range(0, logits.shape[1], rows):
         part = logits[:, start : start + rows].softmax(dim=0)
