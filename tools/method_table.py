@@ -113,12 +113,14 @@ def table(
         lines.append(f"| **{TITLES[kind]}** | | | | |")
         for pair in pairs:
             found = by_name[pair]
+            # A task may have several models.
+            tasks = list(dict.fromkeys(method.task for method in found))
             cells = [
                 f"`{pair[1]}`" if " " in key_of(found[0]) else pair[1],
-                " ".join(LETTERS[method.task] for method in found),
+                " ".join(LETTERS[task] for task in tasks),
                 key_cell(found),
                 listed[pair],
-                exactness_cell([measured[(*pair, method.task)] for method in found]),
+                exactness_cell([measured[(*pair, task)] for task in tasks]),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return lines

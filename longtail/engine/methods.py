@@ -22,7 +22,8 @@ from longtail.modeling import (
 FIRST_STAGE = "MODEL.WEIGHTS of the first stage"
 BALANCED = "DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler"
 REWEIGHTED = f"{PIXELS.loss_key} reweighted_cross_entropy"
-ARCHITECTURE, HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
+ARCHITECTURE = "MODEL.META_ARCHITECTURE"
+HEAD = "MODEL.SEM_SEG_HEAD.NAME"
 # By the name of the method and the task: what is chosen, by which key, and with what.
 SECOND_STAGES = (
     ("cRT", IMAGES, RetrainedImageClassifier, ARCHITECTURE, BALANCED),
