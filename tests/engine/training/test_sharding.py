@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model in shards trains as one in DistributedDataParallel does."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+
+from longtail.engine import Trainer
+from longtail.engine.training.sharding import whole_state
+from tests.processes import run_in_two_processes
+from tests.tiny import register_stripes, tiny_config
+from tests.tiny_classification import classification_config, register_colors
+
+FSDP = ("SOLVER.FSDP.ENABLED", True)
+SMOOTH = ("MODEL.TIMM.NAME", "test_convnext")
+ADAMW = ("SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 1e-3)
+CLIP = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm")
+CLIP = (*CLIP, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.01)
+AMP = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE")
+REGIONS = (
+    *("MODEL.SEM_SEG_HEAD.NAME", "RegionRebalanceHead"),
+    *("MODEL.REGION_REBALANCE.BASE_HEAD_NAME", "FCNHead", "MODEL.SEM_SEG_HEAD.DROPOUT", 0.0),
+)
+
+
+def images(folder: Path, *keys: object) -> CfgNode:
+    sets = ("DATASETS.TRAIN", ("shard_colors",), "DATASETS.TEST", ())
+    return classification_config(folder, [*sets, *keys])
+
+
+def pixels(folder: Path, *keys: object) -> CfgNode:
+    sets = ("DATASETS.TRAIN", ("shard_stripes",), "DATASETS.TEST", ())
+    return tiny_config(folder, [*sets, "SOLVER.WARMUP_ITERS", 0, *REGIONS, *keys])
+
+
+# Batch statistics of two values have steps where rounding decides: ConvNeXt has none.
+CASES = {
+    "SGD, clipped": (images, (*SMOOTH, *CLIP)),
+    "AdamW, clipped": (images, (*SMOOTH, *ADAMW, *CLIP)),
+    "accumulation": (images, (*SMOOTH, "SOLVER.ACCUMULATION_STEPS", 2)),
+    "bfloat16": (images, (*SMOOTH, *AMP, "bfloat16")),
+    "float16": (images, (*SMOOTH, *AMP, "float16")),
+    "batch statistics, hooks, regions": (pixels, ()),
+}
+
+
+def register(folder: Path) -> None:
+    """Each process has its own copy: it may be slower than the other one."""
+    os.environ["LONGTAIL_CACHE"] = str(folder / "cache")
+    register_colors("shard_colors", folder / "colors")
+    register_stripes("shard_stripes", folder / "stripes", count=8)
+
+
+def steps(cfg: CfgNode, rank: int) -> tuple[Trainer, list[dict]]:
+    """Three of them; weights differ by rank until they are shared, as with a seed of each."""
+    torch.manual_seed(rank)
+    trainer = Trainer(cfg)
+    losses = []
+    trainer.model.register_forward_hook(
+        lambda model, inputs, output: losses.append({k: v.item() for k, v in output.items()})
+    )
+    with EventStorage() as storage:
+        for storage.iter in range(3):
+            trainer._trainer.run_step()
+    return trainer, losses
+
+
+def sizes(trainer: Trainer) -> int:
+    """Bytes of parameters, gradients and the optimizer's state that this process holds."""
+    held = [tensor for p in trainer.model.parameters() for tensor in (p, p.grad)]
+    for state in trainer.optimizer.state.values():
+        held += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    local = [t.to_local() if hasattr(t, "to_local") else t for t in held]
+    return sum(t.numel() * t.element_size() for t in local)
+
+
+def train_both(rank: int, folder: Path) -> None:
+    own = folder / str(rank)
+    own.mkdir()
+    register(own)
+    results = {}
+    for name, (build, keys) in CASES.items():
+        plain, expected = steps(build(own, *keys), rank)
+        sharded, losses = steps(build(own, *FSDP, *keys), rank)
+        results[name] = {
+            "losses": (losses, expected),
+            "weights": (whole_state(sharded.model), plain.model.module.state_dict()),
+            "bytes": (sizes(sharded), sizes(plain)),
+        }
+    torch.save(results, folder / f"{rank}.pth")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("both")
+    run_in_two_processes(train_both, folder)
+    return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shards_compute_what_copies_do(results, case):
+    for of_rank in (result[case] for result in results):
+        actual, expected = of_rank["losses"]
+        # Mixed precision rounds to 8 or 11 bits, and may do so differently after a last bit.
+        low = case in ("bfloat16", "float16")
+        assert len(actual) == len(expected) == (6 if case == "accumulation" else 3)
+        for a, e in zip(actual, expected, strict=True):
+            assert a == pytest.approx(e, abs=1e-3 if low else 1e-6)
+        actual, expected = of_rank["weights"]
+        assert list(actual) == list(expected)
+        for name, value in expected.items():
+            difference = (actual[name].double() - value.double()).abs().max().item()
+            assert difference <= (1e-3 if low else 1e-6), name
+    # The data of the two processes are not the same.
+    assert results[0][case]["losses"] != results[1][case]["losses"]
+
+
+def test_each_process_holds_half(results):
+    sharded, plain = results[0]["AdamW, clipped"]["bytes"]
+    print("BYTES", [r["AdamW, clipped"]["bytes"] for r in results])
+    # Parameters, gradients and two averages, in float32, and a count of steps a tensor.
+    number = 0
