@@ -197,4 +197,5 @@ def _on_main(work: Callable[[], None]) -> None:
 def _write_error(error: CheckpointException, folder: Path) -> OSError:
     rank, (first, _) = next(iter(error.failures.items()))
     number = getattr(first, "errno", None) or 0
-    return OSError(number, f"process {rank} could not write its part: {one_line(first)}", str(folder))
+    message = f"process {rank} could not write its part: {one_line(first)}"
+    return OSError(number, message, str(folder))

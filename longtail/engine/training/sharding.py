@@ -106,18 +106,17 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def _check_model(model: nn.Module) -> None:
-    problem = ""
+    problem, remedy = "", "set it to False"
     if is_second_stage(model):
-        problem = "a second stage trains a few layers, which fit"
+        problem = "a second stage trains a few layers, for which no shards are needed"
     elif any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-        problem = "synchronised batch statistics were not tried with it; with MODEL.SYNC_BN False"
-        raise ValueError(f"{KEY}: {problem} it works")
+        problem, remedy = "it was not tried with MODEL.SYNC_BN", "set that to False"
     elif single := [name for name, p in model.named_parameters() if not p.dim()]:
-        problem = f"{single[0]} is a single number, which cannot be divided"
+        problem = f"the parameter {single[0]} is a single number, which cannot be divided"
     elif not blocks(getattr(model, "backbone", nn.Module())):
         problem = f"the backbone of {type(model).__name__} has no blocks to divide"
     if problem:
-        raise ValueError(f"{KEY}: {problem}: set it to False")
+        raise ValueError(f"{KEY}: {problem}: {remedy}")
 
 
 def _cut(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
@@ -126,13 +125,12 @@ def _cut(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
 
     for name, own in model.state_dict().items():
         value = state.get(name)
-        if isinstance(own, DTensor) and isinstance(value, Tensor) and value.shape == own.shape:
-            if not isinstance(value, DTensor):
-                # Every process has the file: nothing is sent.
-                value = value.to(own.device)
-                state[name] = distribute_tensor(
-                    value, own.device_mesh, own.placements, src_data_rank=None
-                )
+        is_whole = isinstance(value, Tensor) and not isinstance(value, DTensor)
+        if is_whole and isinstance(own, DTensor) and value.shape == own.shape:
+            # Every process has the file: nothing is sent.
+            state[name] = distribute_tensor(
+                value.to(own.device), own.device_mesh, own.placements, src_data_rank=None
+            )
 
 
 def whole_state(model: nn.Module, *, on_main: bool = False) -> dict[str, Tensor]:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from longtail.engine import Trainer
-from longtail.engine.training.sharding import whole_state
+from longtail.engine.training.sharding import blocks, check_sharding, shard, whole_state
+from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import classification_config, register_colors
@@ -120,7 +123,97 @@ def test_shards_compute_what_copies_do(results, case):
 
 
 def test_each_process_holds_half(results):
-    sharded, plain = results[0]["AdamW, clipped"]["bytes"]
-    print("BYTES", [r["AdamW, clipped"]["bytes"] for r in results])
-    # Parameters, gradients and two averages, in float32, and a count of steps a tensor.
-    number = 0
+    """A count of steps apart, 4 bytes for each of n tensors, which both have."""
+    values = results[0]["AdamW, clipped"]["weights"][0].values()
+    # Parameters, gradients and two averages, in float32.
+    whole = 16 * sum(value.numel() for value in values)
+    counts = 4 * len(values)
+    both = [result["AdamW, clipped"]["bytes"] for result in results]
+    assert [plain for _, plain in both] == [whole + counts] * 2
+    assert sum(sharded for sharded, _ in both) == whole + 2 * counts
+    # Uneven where a number of rows is odd.
+    assert abs(both[0][0] - both[1][0]) < 0.01 * whole
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+
+class Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        self.stages = nn.ModuleList(nn.Sequential(Block(), Block()) for _ in range(2))
+
+
+def test_blocks_are_what_stages_consist_of():
+    backbone = Backbone()
+    first, second = backbone.stages
+    expected = {first[0], first[1], second[0], second[1]}
+    found = blocks(backbone)
+    assert len(found) == 4 and set(found) == expected
+    # Inner ones first.
+    outer = Block()
+    outer.stages = backbone.stages
+    found = blocks(nn.ModuleDict({"all": nn.ModuleList([outer])}))
+    assert set(found) == expected | {outer} and found[-1] is outer
+
+
+class Model(nn.Module):
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+class Temperature(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+def second_stage() -> nn.Module:
+    model = Model(classifier=nn.Linear(1, 1))
+    model.trained_module_names = ("classifier",)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        (second_stage(), "second stage"),
+        (Model(norm=nn.SyncBatchNorm(1)), "MODEL.SYNC_BN"),
+        (Model(head=Temperature()), "head.scale"),
+        (Model(backbone=nn.Linear(1, 1)), "Model"),
+        (nn.Linear(1, 1), "Linear"),
+    ],
+)
+def test_models_that_cannot_be_divided(model, part):
+    with raises_naming(ValueError, "SOLVER.FSDP.ENABLED", part, "False"):
+        shard(model)
+
+
+def test_one_process(tmp_path):
+    with raises_naming(ValueError, "SOLVER.FSDP.ENABLED", "torchrun", "False"):
+        Trainer(images(tmp_path, *FSDP))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.COMPILE", True),
+        ("MODEL.CHANNELS_LAST", True),
+        ("SOLVER.CHECKPOINT_MINUTES", 5.0),
+        ("SOLVER.BEST_CHECKPOINT_METRIC", "classification/top1"),
+        ("TEST.AUG.ENABLED", True),
+    ],
+)
+def test_what_does_not_work_with_shards(tmp_path, monkeypatch, key, value):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    check_sharding(images(tmp_path, *FSDP))
+    check_sharding(images(tmp_path, key, value))
+    with raises_naming(ValueError, "SOLVER.FSDP.ENABLED", key, str(value)):
+        check_sharding(images(tmp_path, *FSDP, key, value))
