@@ -48,11 +48,16 @@ OPTIONAL = {
     # for those whose sizes are fixed.
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "albumentations": ["albumentations>=2,<3"],  # transforms that a config names (MIT licence)
+    # Mask2Former's decoders, matching and losses; tested with 5, whose parts the head calls.
+    "mask2former": ["transformers>=5,<6; python_version >= '3.11'"],
     "digits-lt": ["scikit-learn"],  # its handwritten digits: digits_lt and digit_scenes
 }
 # Services for the log of a training, LOG.WRITERS; tests have stand-ins for them. mlflow-skinny
 # alone cannot write where MLflow writes by default, a database in the current folder.
 SERVICES = {"wandb": ["wandb"], "mlflow": ["mlflow"]}
+# Low-rank adapters of backbones, MODEL.TIMM.LORA, merging included. It brings transformers: not for
+# development, the tests of adapters are skipped without it.
+TUNING = {"lora": ["peft"]}
 # The commands of the projects, by their names.
 COMMANDS = {
     "analyze-conditions": "region_rebalance.commands.analyze_conditions",
@@ -138,6 +143,7 @@ setup(
     extras_require={
         **OPTIONAL,
         **SERVICES,
+        **TUNING,
         "docs": [
             "sphinx",  # the site: pages, search, references that are checked
             "myst-parser",  # docs/*.md as they are on GitHub

@@ -5,7 +5,9 @@
 
 Each line is the peak of a fresh process that tests the quick start's model with random weights: on
 so many images of 160 x 160 (links to 50 generated ones, 24 classes), and on single images with 150
-classes, as a whole and in windows of 512 x 512.
+classes, as a whole, in windows of 512 x 512, and at two scales with flips. Of the single ones also
+what lies beyond the libraries and the model; and for whole images, what of that the model's layers
+take alone, without any logits of the size of the image.
 """
 
 import argparse
@@ -16,8 +18,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import in_child, memory, save_result
+import torch
+from common import in_child, memory, save_result, start_memory
+from detectron2.config import CfgNode
 from PIL import Image
+
+from longtail.config import load_config
+from longtail.data.datasets import register_sem_seg
+from longtail.engine import Trainer
 
 CONFIG = "quickstart/deeplabv3plus_lite0.yaml"
 # Mode, size of the image, shorter side that the model reads.
@@ -28,22 +36,40 @@ LARGE = [
     ("slide", 1500, 2000, 1500),
     ("slide", 3000, 4000, 3000),
     ("whole", 3000, 4000, 3000),
+    ("scales 0.5 and 1, flips", 1500, 2000, 512),
 ]
 
 
-def test_memory(folder: Path, classes: int, keys: list[object]) -> float:
-    """Peak memory of this process in MB, with libraries, after a test of the folder's images."""
-    from longtail.config import load_config
-    from longtail.data.datasets import register_sem_seg
-    from longtail.engine import Trainer
+def test_memory(folder: Path, classes: int, keys: list[object]) -> dict[str, float]:
+    """Peak memory of this process in MB after a test of the folder's images."""
+    cfg, model, before = open_model(folder, classes, keys)
+    if cfg.TEST.AUG.ENABLED:
+        Trainer.test_with_TTA(cfg, model)
+    else:
+        Trainer.test(cfg, model)
+    peak = memory("VmHWM")
+    return {"peak": peak, "beyond the model": peak - before}
 
+
+@torch.no_grad()
+def layers_memory(folder: Path, classes: int, keys: list[object], size: tuple[int, int]) -> float:
+    """What the layers alone take for an image of this size, in MB, without enlarging the logits."""
+    _, model, before = open_model(folder, classes, keys)
+    model.eval().logit_maps([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])
+    return memory("VmHWM") - before
+
+
+def open_model(
+    folder: Path, classes: int, keys: list[object]
+) -> tuple[CfgNode, torch.nn.Module, float]:
+    """The config, the model, and the MB that the process holds with it."""
     names = [str(index) for index in range(classes)]
     register_sem_seg("measured", folder / "images", folder / "labels", names)
     keys = ["DATASETS.TEST", ("measured",), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes, *keys]
     keys += ["MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "DATALOADER.NUM_WORKERS", 0]
     cfg = load_config(CONFIG, [*keys, "OUTPUT_DIR", str(folder / "output")])
-    Trainer.test(cfg, Trainer.build_model(cfg))
-    return memory("VmHWM")
+    model = Trainer.build_model(cfg)
+    return cfg, model, start_memory()
 
 
 def many(folder: Path, number: int) -> Path:
@@ -86,21 +112,27 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
+    figures: dict[str, dict[str, float]] = {}
     for number in options.images:
-        figures[f"{number} images of 160 x 160"] = in_child(
-            test_memory, many(folder, number), 24, []
-        )
-        print(figures, flush=True)
+        measured = in_child(test_memory, many(folder, number), 24, [])
+        figures[f"{number} images of 160 x 160"] = measured
+        print(number, measured, flush=True)
     for mode, height, width, side in LARGE:
         keys = ["INPUT.MIN_SIZE_TEST", side, "INPUT.MAX_SIZE_TEST", 4000]
-        keys += ["TEST.SEM_SEG.MODE", mode, "TEST.SEM_SEG.CROP_SIZE", [512, 512]]
-        keys += ["TEST.SEM_SEG.STRIDE", [341, 341]]
+        if mode in ("whole", "slide"):
+            keys += ["TEST.SEM_SEG.MODE", mode, "TEST.SEM_SEG.CROP_SIZE", [512, 512]]
+            keys += ["TEST.SEM_SEG.STRIDE", [341, 341]]
+        else:
+            keys += ["TEST.AUG.ENABLED", True, "TEST.AUG.SCALES", [0.5, 1.0]]
         name = f"{height} x {width}, 150 classes, shorter side {side}, {mode}"
-        figures[name] = in_child(test_memory, large(folder, height, width), 150, keys)
+        image = large(folder, height, width)
+        figures[name] = in_child(test_memory, image, 150, keys)
+        if mode == "whole":
+            size = (side, side * width // height)
+            figures[name]["of it the layers"] = in_child(layers_memory, image, 150, keys, size)
         print(name, figures[name], flush=True)
     if not options.no_save:
-        save_result("evaluation_memory", {"peak, MB": figures})
+        save_result("evaluation_memory", {"MB": figures})
 
 
 if __name__ == "__main__":

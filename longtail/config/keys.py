@@ -92,7 +92,8 @@ def _add_model_config(cfg: CfgNode) -> None:
     # "FrozenBN" with fixed statistics, scale and shift (batches of detection are small).
     cfg.MODEL.TIMM.NORM = "BN"
     # What has no gradient and fixed batch statistics: 0 nothing, 1 the stem, 2 also res2,
-    # .. 5 everything.
+    # .. 5 everything, then in evaluation mode. TimmPlainBackbone: 0, 1 (the embedding), 5 (all but
+    # the neck).
     cfg.MODEL.TIMM.FREEZE_AT = 0
     # Stochastic depth: rate of the last block, in [0, 1); it grows linearly from 0 at the first.
     cfg.MODEL.TIMM.DROP_PATH = 0.0
@@ -105,6 +106,17 @@ def _add_model_config(cfg: CfgNode) -> None:
     # are resized for others. And the blocks, counted from 0, whose outputs become res2 .. res5.
     cfg.MODEL.TIMM.IMAGE_SIZE = 640
     cfg.MODEL.TIMM.OUT_BLOCKS = [7, 11, 15, 23]
+    # TimmPlainBackbone: "pyramid" brings res2 .. res5 to a quarter, half, once and twice the patch;
+    # "none" leaves all at the patch's stride, after timm's final normalization: frozen features.
+    cfg.MODEL.TIMM.NECK = "pyramid"
+    # Low-rank adapters (LoRA) of the timm model, the extra "lora" (peft, whose names these are):
+    # then they are all that is trained of it. Layers by the ends of their names, such as "qkv",
+    # "proj", "fc1", "fc2"; what is added to a layer is LORA_ALPHA / R times the product of rank R.
+    cfg.MODEL.TIMM.LORA = CfgNode()
+    cfg.MODEL.TIMM.LORA.ENABLED = False
+    cfg.MODEL.TIMM.LORA.R = 8
+    cfg.MODEL.TIMM.LORA.LORA_ALPHA = 8.0
+    cfg.MODEL.TIMM.LORA.TARGET_MODULES = ["qkv"]
     # Batch statistics over all processes of a run on GPUs.
     cfg.MODEL.SYNC_BN = True
     # Weights and activations in channels-last memory format: the same function, often faster.
@@ -139,6 +151,22 @@ def _add_model_config(cfg: CfgNode) -> None:
     # OCRHead: channels of the attention, and the weight of the first stage's loss.
     head.OCR_CHANNELS = 256
     head.COARSE_LOSS_WEIGHT = 0.4
+
+    # Mask2FormerHead, whose width is SEM_SEG_HEAD.CONVS_DIM; the paper's settings.
+    queries = cfg.MODEL.MASK2FORMER = CfgNode()
+    queries.QUERIES = 100
+    # Layers of the pixel decoder and of the queries' decoder, and heads of their attention.
+    queries.PIXEL_DECODER_LAYERS = 6
+    queries.DECODER_LAYERS = 9
+    queries.HEADS = 8
+    # Points of a mask at which its losses and its matching are computed.
+    queries.POINTS = 12544
+    # Weights of the losses, which are also those of the matching.
+    queries.CLASS_WEIGHT = 2.0
+    queries.MASK_WEIGHT = 5.0
+    queries.DICE_WEIGHT = 5.0
+    # Weight of a query without a mask in the loss of the classes.
+    queries.NO_OBJECT_WEIGHT = 0.1
 
 
 def _add_classifier_config(cfg: CfgNode) -> None:

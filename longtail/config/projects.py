@@ -48,8 +48,8 @@ class Folding:
     """
 
     key: str
-    value: str
-    baseline: Callable[[CfgNode], str]
+    value: str | bool
+    baseline: Callable[[CfgNode], str | bool]
     fold: Callable[[nn.Module], None]
 
 

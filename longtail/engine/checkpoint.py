@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from torch import nn
 
 from longtail.config import deployed_state
 from longtail.data.datasets.classes import check_same_order
@@ -23,12 +24,15 @@ from longtail.engine.run_folder import (
     wrong_checksum,
 )
 from longtail.engine.weights_file import is_safetensors, read_safetensors
+from longtail.modeling.backbone.lora import LORA_A
 from longtail.utils import downloads, model_zoo  # noqa: F401  (what MODEL.WEIGHTS may name)
 from longtail.utils.errors import first_line, one_line
 from longtail.utils.io import atomic_write
 
 # Where a checkpoint has the names of its classes, in the order of the classifier.
 CLASS_NAMES = "class_names"
+# Where a checkpoint has the parts of the model that were not trained.
+FROZEN = "frozen"
 
 # What detectron2's model zoo files (.pkl) consist of; a pickle may name any other function, and
 # naming it is enough to run it.
@@ -86,7 +90,8 @@ class Checkpointer(DetectionCheckpointer):
             torch.save({"model": self.model.state_dict(), **self._notes()}, file)
 
     def _notes(self) -> dict[str, list[str]]:
-        return {CLASS_NAMES: list(self.class_names)} if self.class_names else {}
+        notes = {CLASS_NAMES: list(self.class_names), FROZEN: list(frozen_parts(self.model))}
+        return {name: value for name, value in notes.items() if value}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that ``--resume`` continues from."""
@@ -172,7 +177,18 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self._compare_classes(checkpoint)
         self._names = list(checkpoint["model"])
+        self._check_adapters()
         return super()._load_model(checkpoint)
+
+    def _check_adapters(self) -> None:
+        """Refuse weights that are less without their low-rank adapters, which the model lacks."""
+        adapters = [name for name in self._names if LORA_A in name]
+        if adapters and not any(LORA_A in name for name in self.model.state_dict()):
+            raise ValueError(
+                f"the weights {self._path} were trained with MODEL.TIMM.LORA ({adapters[0]}), "
+                "which this config leaves out: give the config that they were trained with, or "
+                "what longtail export has made of them, where adapters are part of the weights"
+            )
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         # What has another shape was taken out before loading, so it is missing as well. Counts, not
@@ -226,6 +242,17 @@ class Checkpointer(DetectionCheckpointer):
         blobs = data.get("blobs", data)
         weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def frozen_parts(model: nn.Module) -> dict[str, int]:
+    """The parts of a model that are not trained, such as ``backbone.model.*``, with parameters."""
+    frozen: dict[str, int] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            module, tensor = name.split(".")[:2], name.split(".")[2:]
+            part = ".".join([*module, "*"] if tensor else module)
+            frozen[part] = frozen.get(part, 0) + p.numel()
+    return frozen
 
 
 def _checked(file: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from longtail.config import deployed_config, find_config_file, load_config
+from longtail.data.datasets.sharing import records_read_once
 from longtail.engine import Trainer, launch_training
 from longtail.engine.checkpoint import CLASS_NAMES, CompleteCheckpointer
 from longtail.engine.console import say_what_is_trained, set_up_run
@@ -121,9 +122,10 @@ def _check(cfg: CfgNode, eval_only: bool) -> None:
 
 def train(cfg: CfgNode, *, resume: bool) -> None:
     """Train, from the last checkpoint in OUTPUT_DIR if ``resume``, and evaluate."""
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    say_what_is_trained(cfg, trainer.model)
+    with records_read_once():
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        say_what_is_trained(cfg, trainer.model)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
     with explained_verification():

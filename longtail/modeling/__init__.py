@@ -17,7 +17,9 @@ from .roi_heads import (
 from .second_stage_rcnn import RetrainedRCNN, ScaledRCNN, SecondStageRCNN
 from .sem_seg import (
     FCNHead,
+    LinearHead,
     LongTailSemanticSegmentor,
+    Mask2FormerHead,
     OCRHead,
     PSPHead,
     RetrainedSemSegHead,
@@ -32,10 +34,12 @@ __all__ = [
     "CosineLinear",
     "FCNHead",
     "ImageClassifier",
+    "LinearHead",
     "LongTailCascadeROIHeads",
     "LongTailFastRCNNOutputLayers",
     "LongTailROIHeads",
     "LongTailSemanticSegmentor",
+    "Mask2FormerHead",
     "OCRHead",
     "PSPHead",
     "RetrainedImageClassifier",

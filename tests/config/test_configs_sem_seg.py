@@ -15,7 +15,10 @@ from tests.config.common import (
 )
 
 LENGTHS = {"ADE20K": "160k", "COCO-Stuff164K": "320k", "COCO-Stuff10K": "40k"}
-ROWS = leaves_in(*LENGTHS)
+# In neither paper: recipes of their own.
+FOUNDATION = ("linear_dinov2_S", "upernet_clip_B", "upernet_convnext_T")
+ROWS = [n for n in leaves_in(*LENGTHS) if not stem_of(n).startswith(FOUNDATION)]
+OTHERS = [n for n in leaves_in("ADE20K") if stem_of(n).startswith(FOUNDATION)]
 SMALL = leaves_in("CamVid", "CCP", "quickstart", "digit-scenes")
 ABLATIONS = [name for name in ROWS if "/ablations/" in name]
 # By stem: the one key that differs from a config beside the folder.
@@ -94,7 +97,7 @@ def test_the_recipe_of_ccp(name):
     assert_values(name, expected)
 
 
-@each([name for name in [*ROWS, *SMALL] if name.endswith("_rr")])
+@each([name for name in [*ROWS, *OTHERS, *SMALL] if name.endswith("_rr")])
 def test_region_rebalance_adds_the_branch_to_its_baseline(name):
     baseline = loaded(name.removesuffix("_rr"))
     head, branch = "MODEL.SEM_SEG_HEAD.NAME", "MODEL.REGION_REBALANCE.BASE_HEAD_NAME"
@@ -110,12 +113,14 @@ def test_region_rebalance_adds_the_branch_to_its_baseline(name):
     assert_values(name, expected)
 
 
-@each([name for name in [*ROWS, *SMALL] if name.endswith("_disalign")])
+@each([name for name in [*ROWS, *OTHERS, *SMALL] if name.endswith("_disalign")])
 def test_a_second_stage_calibrates_its_first(name):
     first = loaded(base_of(name))
-    published = name in ROWS
+    published = name in [*ROWS, *OTHERS]
     expected = {
-        "MODEL.SEM_SEG_HEAD.NAME": "DisAlignSemSegHead",
+        "MODEL.SEM_SEG_HEAD.NAME": (
+            "DisAlignQueryHead" if "/mask2former" in name else "DisAlignSemSegHead"
+        ),
         "MODEL.DISALIGN.BASE_HEAD_NAME": first.MODEL.SEM_SEG_HEAD.NAME,
         "MODEL.DISALIGN.RHO": 0.3,
         "MODEL.TIMM.PRETRAINED": "",
@@ -222,6 +227,26 @@ def test_recipe_and_data(name):
         model = loaded(name).MODEL
         assert (model.WEIGHTS == "") == (model.TIMM.PRETRAINED == "timm")
         assert model.WEIGHTS in ("", f"weights/{model.TIMM.NAME}_imagenet.pth")
+
+
+@each(OTHERS)
+def test_foundation_backbones(name):
+    """What is frozen, and windows of whole patches where images are padded to them."""
+    cfg = loaded(name)
+    timm = cfg.MODEL.TIMM
+    linear, lora = "linear" in name, name.endswith("_lora")
+    assert ((5, "none") if linear else (0, "pyramid")) == (timm.FREEZE_AT, timm.NECK)
+    assert (lora, 2.0 if lora else 1.0) == (timm.LORA.ENABLED, timm.LORA.LORA_ALPHA / timm.LORA.R)
+    second = name.endswith("_disalign")
+    assert (8000 if second else 40000 if linear else 160000) == cfg.SOLVER.MAX_ITER
+    assert bool(cfg.MODEL.WEIGHTS) == second and ("" if second else "timm") == timm.PRETRAINED
+    plain = cfg.MODEL.BACKBONE.NAME == "TimmPlainBackbone"
+    assert cfg.MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE == plain == (cfg.TEST.SEM_SEG.MODE == "slide")
+    if plain:
+        patch = 14 if linear else 16
+        assert timm.IMAGE_SIZE % patch == 0
+        sides = [timm.IMAGE_SIZE, timm.IMAGE_SIZE]
+        assert cfg.INPUT.CROP.SIZE == cfg.TEST.SEM_SEG.CROP_SIZE == sides
 
 
 @pytest.mark.parametrize("folder", LENGTHS)

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from longtail.config import load_config
 from longtail.engine import Trainer
 from tests.config.common import CONFIGS, built, each, loaded, stem_of
-from tests.config.test_configs_sem_seg import BEIT, CNN, ROWS, SWIN
+from tests.config.test_configs_sem_seg import BEIT, CNN, OTHERS, ROWS, SWIN
 
 # Millions of parameters with 150 classes. Heads are counted without auxiliary head and OCR's first
 # stage; Swin with the normalization of its outputs, BEiT with its neck.
@@ -57,6 +57,34 @@ def test_builds_the_model(name):
     assert count == pytest.approx(expected, abs=6e-4)
     backbone = next(value for key, value in BACKBONES.items() if f"_{key}_" in stem)
     assert millions(model.backbone) == pytest.approx(backbone, abs=6e-4)
+
+
+# A vision transformer of C channels has 12 C^2 + 13 C parameters a block, DINOv2's 2 C more for
+# LayerScale, CLIP's a normalization before the blocks; ConvNeXt's number is timm's without its
+# classifier of 1000 classes and the normalization before that.
+VIT_S = 12 * (12 * 384**2 + 15 * 384) + (37**2 + 2) * 384 + (3 * 14**2 + 1) * 384 + 2 * 384
+LINEAR = 2 * 384 + 150 * 385
+CLIP_B = 12 * (12 * 768**2 + 13 * 768) + (32**2 + 2) * 768 + 3 * 16**2 * 768 + 2 * 768
+CLIP_NECK = 3 * (4 * 768**2 + 768) + 2 * 768
+CONVNEXT_T = 28_589_128 - 1000 * 769 - 2 * 768
+
+
+@each(OTHERS)
+def test_builds_the_foundation_models(name):
+    """Adapters of rank 8 on qkv have 8 (384 + 3 384) parameters each."""
+    if name.endswith("_lora"):
+        pytest.importorskip("peft")
+    options = ["MODEL.DEVICE", "cpu" if name.endswith("_disalign") else "meta"]
+    model = built(load_config(f"{CONFIGS}/{name}.yaml", [*options, "MODEL.TIMM.PRETRAINED", ""]))
+    number = sum(p.numel() for p in model.backbone.parameters())
+    trained = sum(p.numel() for p in model.backbone.parameters() if p.requires_grad)
+    if "linear" in name:
+        adapters = 12 * 8 * (384 + 3 * 384) if name.endswith("_lora") else 0
+        assert (number, trained) == (VIT_S + adapters, adapters)
+        head = getattr(model.sem_seg_head, "base_head", model.sem_seg_head)
+        assert sum(p.numel() for p in head.parameters()) == LINEAR
+    else:
+        assert number == trained == (CLIP_B + CLIP_NECK if "clip" in name else CONVNEXT_T)
 
 
 # By config: a small timm model of the same kind.

@@ -16,11 +16,14 @@ def test_defaults():
         "CONFIDENCE": True,
         "INIT": "identity",
         "CONFIDENCE_BIAS": True,
+        "CONFIDENCE_BRANCH": "linear",
+        "FORM": "eq5",
         "WEIGHTED_MEAN": True,
         "CLAMP_ZERO_COUNTS": False,
         "BASE_HEAD_NAME": "SeparableDeepLabV3PlusHead",
         "PIXEL_CLASSIFIER": "predictor",
         "ROI_FEATURE_CACHE": "",
+        "ROI_FEATURE_DTYPE": "float32",
     }
 
 

@@ -182,7 +182,9 @@ def test_the_index_holds_what_was_asked_for(made):
     content = json.loads((made[2] / "cache.json").read_text())
     assert (content["num_images"], content["images_per_shard"], content["epochs"]) == (6, 4, 2)
     assert content["config"]["DATASETS.TRAIN"] == ["tiny_roi_cache_train"]
-    assert not [key for key in content["config"] if "DISALIGN" in key or "TEST" in key]
+    own = {key: value for key, value in content["config"].items() if "DISALIGN" in key}
+    assert own == {"MODEL.DISALIGN.ROI_FEATURE_DTYPE": "float32"}
+    assert not [key for key in content["config"] if "TEST" in key]
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,9 @@ def test_frozen_batch_normalization():
     [
         ({"name": "resnet51"}, "NAME", ["'resnet51'", "resnet50"]),
         (
-            {"name": "vit_tiny_patch16_224", "image_size": 96},
+            {"name": "vit_tiny_patch16_224", "image_size": 8},
             "NAME",
-            ["vit_tiny_patch16_224", "96 x 96", "INPUT.CLASSIFICATION.SIZE"],
+            ["vit_tiny_patch16_224", "8 x 8", "INPUT.CLASSIFICATION.SIZE"],
         ),
         ({"name": "test_vit", "image_size": 160, "freeze_at": 1}, "FREEZE_AT", ["test_vit", "1"]),
         ({"freeze_at": 6}, "FREEZE_AT", ["0 .. 5", "6"]),

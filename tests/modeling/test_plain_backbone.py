@@ -322,11 +322,6 @@ def test_from_config():
         ({"name": SWIN}, "NAME", [SWIN, "[4, 8, 16, 32]", "MODEL.BACKBONE.NAME TimmBackbone"]),
         ({"name": "resnet18"}, "NAME", ["resnet18"]),
         ({"name": "hiera_tiny_224", "image_size": 224}, "NAME", ["hiera_tiny_224"]),
-        (
-            {"name": "vit_base_patch14_dinov2", "image_size": 56},
-            "NAME",
-            ["vit_base_patch14_dinov2", "4", "14"],
-        ),
         ({"image_size": 72}, "IMAGE_SIZE", [BEIT, "16", "72"]),
         ({"image_size": 16}, "IMAGE_SIZE", ["32", "16"]),
         *(

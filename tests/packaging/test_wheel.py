@@ -109,7 +109,15 @@ def test_extras(metadata):
         for path in ROOT.glob("longtail/**/*.py")
         for name in re.findall(r"detectron2-longtail\[([\w-]+)\]", path.read_text(encoding="utf-8"))
     }
-    assert named == {"albumentations", "demo", "digits-lt", "lite", "onnx"}
+    assert named == {
+        "albumentations",
+        "demo",
+        "digits-lt",
+        "lite",
+        "lora",
+        "mask2former",
+        "onnx",
+    }
 
 
 # Each command's help goes into the file <name>.txt; then every module is imported, which is more

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that keep what was counted until a data set changes, and processes that share it."""
+"""Files that keep what was counted until a data set changes."""
 
 import hashlib
 import json
@@ -8,9 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch.distributed as dist
-from detectron2.utils import comm
 
 from longtail.utils.io import write_json
 from longtail.utils.text import as_file_name
@@ -31,7 +28,9 @@ def cache_file(folder: str, dataset_name: str, key: str) -> Path:
     return root / folder / f"{as_file_name(dataset_name)}-{key[:12]}.json"
 
 
-def write_sealed(path: Path, dataset_name: str, key: str, values: dict[str, Any]) -> bool:
+def write_sealed(
+    path: Path, dataset_name: str, key: str, values: dict[str, Any], *, warns: bool = True
+) -> bool:
     """Write a file with a checksum against damage and hand edits.
 
     Args:
@@ -39,18 +38,20 @@ def write_sealed(path: Path, dataset_name: str, key: str, values: dict[str, Any]
         dataset_name: the registered name.
         key: the fingerprint of the data set.
         values: plain values for JSON.
+        warns: whether a warning says that the folder could not be written.
 
     Returns:
-        Whether the folder could be written; a warning says if not.
+        Whether the folder could be written.
     """
     content = {"fingerprint": key, **values}
     try:
         write_json(path, {"dataset": dataset_name, "checksum": _checksum(content), **content})
     except OSError as error:
-        logger.warning(
-            f"class statistics of {dataset_name} are not cached ({error}); they will be counted "
-            "again next time, unless LONGTAIL_CACHE names a folder that can be written"
-        )
+        if warns:
+            logger.warning(
+                f"class statistics of {dataset_name} are not cached ({error}); they will be "
+                "counted again next time, unless LONGTAIL_CACHE names a folder that can be written"
+            )
         return False
     return True
 
@@ -76,29 +77,6 @@ def read_sealed(path: Path, key: str, build: Callable[[dict[str, Any]], T]) -> T
     except (OSError, ValueError) as error:
         logger.warning(f"{path} is damaged ({error}); the class statistics are counted again")
         return None
-
-
-def from_main_process(function: Callable[[], T]) -> T:
-    """Call ``function`` in the main process, and share its result or its error with the others."""
-    if comm.get_world_size() == 1:
-        return function()
-    message: list[Any] = [None, None, None]
-    failure = None
-    if comm.is_main_process():
-        try:
-            message[0] = function()
-        except Exception as error:
-            # Not the object itself: not every exception survives pickling.
-            failure = error
-            kinds = (FileNotFoundError, OSError, ValueError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
-            message[1:] = [kind, str(error)]
-    dist.broadcast_object_list(message, src=0)
-    if failure is not None:
-        raise failure
-    if message[1] is not None:
-        raise message[1](message[2])
-    return message[0]
 
 
 def _checksum(content: dict[str, Any]) -> str:

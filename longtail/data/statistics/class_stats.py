@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from longtail.data.statistics.annotation_file import annotation_file, file_fingerprint
 from longtail.data.statistics.cache import (
     cache_file,
-    from_main_process,
     read_sealed,
     write_sealed,
 )
@@ -30,6 +30,7 @@ from longtail.data.statistics.counting import (
     fingerprint,
     load_source,
 )
+from longtail.data.statistics.processes import from_main_process
 
 COUNTS = ("pixel_count", "image_count", "instance_count")
 
@@ -153,9 +154,11 @@ def get_class_stats(
     """Get the class statistics of one data set, or the sum over several, wherever they are.
 
     ADE20K's and COCO-Stuff164K's training counts come with the package. Others are counted once
-    and kept in ``${LONGTAIL_CACHE:-~/.cache/longtail}/class_stats`` until the data set changes.
-    In a distributed run every process must call this: the main process does the work and sends
-    the result, or its error, to the others, which need not see its disk.
+    and kept in ``${LONGTAIL_CACHE:-~/.cache/longtail}/class_stats`` until the data set changes;
+    COCO's and LVIS's JSON is not even parsed then (:mod:`.annotation_file`).
+    In a distributed run every process must call this: the main process sends the result, or its
+    error, to the others, which need not see its disk. If they do, each counts a part of the label
+    maps.
 
     Args:
         dataset_name: a registered name, or several (``cfg.DATASETS.TRAIN``).
@@ -194,12 +197,14 @@ def locate_class_stats(
             num_images = PACKAGED[dataset_name]
             return ClassStats(class_names, num_images, pixel_count, image_count, None), path
 
-    source = load_source(dataset_name)
-    key = fingerprint(source)
+    file = annotation_file(dataset_name)
+    source = load_source(dataset_name) if file is None else None
+    key = fingerprint(source) if file is None else file_fingerprint(dataset_name, file)
     path = cache_file("class_stats", dataset_name, key)
     stats = read_sealed(path, key, ClassStats.from_dict)
     if stats is not None:
         return stats, path
+    source = load_source(dataset_name) if source is None else source
     stats, _, is_kept = _count_and_keep(source, key, num_workers)
     return stats, path if is_kept else None
 

@@ -5,6 +5,7 @@ Shapes: N images, K classes.
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from longtail.data.formats.images import label_image
 from longtail.data.statistics.groups import LVIS_BOUNDS, FrequencyBounds
+from longtail.data.statistics.processes import in_all_processes
 from longtail.utils.cores import available_cores
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
@@ -205,6 +207,8 @@ def count_label_maps(
 ) -> tuple[np.ndarray, np.ndarray, ClassesOfImages]:
     """Count pixels and images of every class over the label maps of ``source``, and in each.
 
+    Within :func:`.processes.from_main_process` all processes count a part of them.
+
     Args:
         source: a source with 8-bit label files; of a palette the indices are the labels.
         num_workers: threads; by default one for each core. Threads are enough: Pillow decodes and
@@ -224,24 +228,18 @@ def count_label_maps(
     num_classes = len(source.class_names)
     pixel_count = np.zeros(num_classes, dtype=np.int64)
     image_count = np.zeros(num_classes, dtype=np.int64)
-    classes_of_images = []
-
-    def count(file: str) -> np.ndarray:
-        return _class_histogram(file, num_classes, source.ignore_label)
-
-    with tqdm(
-        total=len(files),
-        desc=f"class statistics of {source.dataset_name}",
-        unit="image",
-        disable=not comm.is_main_process(),
-    ) as progress:
-        for histogram in _in_threads(count, files, num_workers):
-            pixel_count += histogram
-            image_count += histogram > 0
-            classes = np.flatnonzero(histogram)
-            pairs = zip(classes.tolist(), histogram[classes].tolist(), strict=True)
-            classes_of_images.append(dict(pairs))
-            progress.update()
+    count = functools.partial(
+        _classes_of_files,
+        num_classes=num_classes,
+        ignore_label=source.ignore_label,
+        num_workers=num_workers,
+        title=f"class statistics of {source.dataset_name}",
+    )
+    classes_of_images = in_all_processes(count, files)
+    for classes in classes_of_images:
+        indices = list(classes)
+        pixel_count[indices] += np.array(list(classes.values()), dtype=np.int64)
+        image_count[indices] += 1
     return pixel_count, image_count, classes_of_images
 
 
@@ -275,6 +273,24 @@ def check_num_workers(num_workers: int | None) -> int:
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return num_workers
+
+
+def _classes_of_files(
+    files: Sequence[str], *, num_classes: int, ignore_label: int, num_workers: int, title: str
+) -> ClassesOfImages:
+    """Count the pixels of the classes in each label map."""
+
+    def count(file: str) -> np.ndarray:
+        return _class_histogram(file, num_classes, ignore_label)
+
+    found = []
+    hidden = not comm.is_main_process()
+    with tqdm(total=len(files), desc=title, unit="image", disable=hidden) as progress:
+        for histogram in _in_threads(count, files, num_workers):
+            classes = np.flatnonzero(histogram)
+            found.append(dict(zip(classes.tolist(), histogram[classes].tolist(), strict=True)))
+            progress.update()
+    return found
 
 
 def _class_histogram(file: str, num_classes: int, ignore_label: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from longtail.modeling import (
     ScaledRCNN,
     ScaledSemSegHead,
 )
+from longtail.modeling.backbone.lora import merge_lora
 from longtail.modeling.linear_classifiers import is_linear
 from longtail.modeling.post_hoc import NearestClassMean
 from longtail.modeling.sem_seg.wrapping import innermost
@@ -127,6 +128,7 @@ OWN_FOLDINGS = (
     _folding(ScaledRCNN, fold_scaled_detector, "GeneralizedRCNN"),
     _folding(RetrainedSemSegHead, fold_retrained_segmentor),
     _folding(ScaledSemSegHead, fold_scaled_segmentor),
+    Folding("MODEL.TIMM.LORA.ENABLED", True, lambda cfg: False, merge_lora),
 )
 
 
@@ -185,4 +187,4 @@ def changes(cfg: CfgNode, baseline: CfgNode) -> list[str]:
     # A head for training alone is left out as well.
     keys = (*(folding.key for folding in foldings()), "MODEL.SEM_SEG_HEAD.NAME", POST_HOC_KEY)
     values = {k: (get_value(cfg, k), get_value(baseline, k)) for k in dict.fromkeys(keys)}
-    return [item for key, (old, new) in values.items() if old != new for item in (key, new)]
+    return [item for key, (old, new) in values.items() if old != new for item in (key, str(new))]

@@ -110,8 +110,12 @@ class SlidingWindowInference(nn.Module):
         logits = self.logits(record["image"])
         return at_original_size(logits, logits.shape[1:], record)
 
+    @torch.no_grad()
     def logits(self, image: Tensor) -> Tensor:
-        """Mean logits at the size of the image.
+        """Mean logits at the size of the image, summed up in place.
+
+        The memory is that of the result and of the window that is seen: not of its logits at its
+        full size, but of a group of classes, see :func:`finished_groups`.
 
         Args:
             image: (3, h, w).
@@ -119,13 +123,16 @@ class SlidingWindowInference(nn.Module):
         Returns:
             (K, h, w).
         """
-        result, row = None, 0
-        for band in self.bands(image):
-            if result is None:
-                result = band.new_empty(len(band), *image.shape[1:])
-            result[:, row : row + band.shape[1]] = band
-            row += band.shape[1]
-        return result
+        total = count = None
+        for rows in self._sides(image, 0):
+            for columns in self._sides(image, 1):
+                maps, finish = self._window(image[:, rows, columns])
+                if total is None:
+                    total = maps.new_zeros(len(maps), *image.shape[1:])
+                    count = maps.new_zeros(total.shape[1:])
+                _add(total[:, rows, columns], maps, finish)
+                count[rows, columns] += 1
+        return total.div_(count)
 
     @torch.no_grad()
     def bands(self, image: Tensor) -> Iterator[Tensor]:
@@ -139,25 +146,27 @@ class SlidingWindowInference(nn.Module):
         Yields:
             (K, rows, w) logits, which are overwritten afterwards; their rows add up to h.
         """
-        height, width = image.shape[1:]
-        tops = window_starts(height, self.crop_size[0], self.stride[0])
-        lefts = window_starts(width, self.crop_size[1], self.stride[1])
+        rows, width = self._sides(image, 0), image.shape[2]
+        ends = [*(part.start for part in rows[1:]), image.shape[1]]
         total = count = None
-        for top, following in zip(tops, [*tops[1:], height], strict=True):
-            for left in lefts:
-                columns = slice(left, left + self.crop_size[1])
-                crop = image[:, top : top + self.crop_size[0], columns]
-                maps, finish = self._window(crop)
+        for part, end in zip(rows, ends, strict=True):
+            for columns in self._sides(image, 1):
+                maps, finish = self._window(image[:, part, columns])
                 if total is None:
-                    total = maps.new_zeros(len(maps), crop.shape[1], width)
+                    total = maps.new_zeros(len(maps), part.stop - part.start, width)
                     count = maps.new_zeros(total.shape[1:])
-                for first, logits in finished_groups(maps, finish):
-                    total[first : first + len(logits), :, columns] += logits
+                _add(total[..., columns], maps, finish)
                 count[:, columns] += 1
-            done = following - top
+            done = end - part.start
             yield total[:, :done].div_(count[:done])
             for sums in (total, count):
                 _move_up(sums, done)
+
+    def _sides(self, image: Tensor, axis: int) -> list[slice]:
+        """The windows along the height (0) or the width (1) of (3, h, w)."""
+        length, window = image.shape[1 + axis], self.crop_size[axis]
+        starts = window_starts(length, window, self.stride[axis])
+        return [slice(start, min(start + window, length)) for start in starts]
 
     def _window(self, crop: Tensor) -> tuple[Tensor, Finish]:
         """(3, rows, columns) to logits, and what brings them to that size."""
@@ -165,6 +174,12 @@ class SlidingWindowInference(nn.Module):
         if isinstance(self.model, LongTailSemanticSegmentor):
             return self.model.logit_maps([inputs])[0]
         return self.model([inputs])[0]["sem_seg"], unchanged
+
+
+def _add(total: Tensor, maps: Tensor, finish: Finish) -> None:
+    """Add a window's logits to (K, rows, columns), a group of classes at a time."""
+    for first, logits in finished_groups(maps, finish):
+        total[first : first + len(logits)] += logits
 
 
 def _move_up(sums: Tensor, rows: int) -> None:

@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from longtail.data.formats.images import read_image
 from longtail.data.mappers.resizing import ShortestEdgeResize
 
+# Probabilities at a time: 64 MB in float32.
+_PART = 2**24
+
 
 class SemanticSegmentorWithTTA(nn.Module):
     """Average a model's softmax over scaled and flipped copies of an image.
 
     The copies fit (MAX_SIZE_TEST, MIN_SIZE_TEST) times each of ``TEST.AUG.SCALES``, with and,
     if ``TEST.AUG.FLIP``, without a horizontal flip.
+
+    The memory is that of two (K, H, W) maps, the sum and the logits of a copy, however many copies
+    there are.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
@@ -72,8 +78,21 @@ class SemanticSegmentorWithTTA(nn.Module):
                 copy = resized[:, ::-1] if flip else resized
                 tensor = torch.as_tensor(np.ascontiguousarray(copy.transpose(2, 0, 1)))
                 inputs = {"image": tensor, "height": height, "width": width}
-                probabilities = self.model([inputs])[0]["sem_seg"].softmax(dim=0)
-                if flip:
-                    probabilities = probabilities.flip(2)
-                total = probabilities if total is None else total.add_(probabilities)
+                logits = self.model([inputs])[0]["sem_seg"]
+                if total is None:
+                    total = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+                _add_softmax(total, logits, flip)
+                del logits  # before the next copy's
         return total.div_(len(self.resizes) * len(self.flips))
+
+
+def _add_softmax(total: Tensor, logits: Tensor, flip: bool) -> None:
+    """Add the softmax over K of (K, H, W) logits, flipped or not, in place, rows at a time.
+
+    A probability differs from that of the whole map in its last bit at most where several parts
+    are needed: by no more than 2e-7.
+    """
+    rows = max(1, _PART // logits[:, 0].numel())
+    for start in range(0, logits.shape[1], rows):
+        part = logits[:, start : start + rows].softmax(dim=0)
+        total[:, start : start + rows] += part.flip(2) if flip else part

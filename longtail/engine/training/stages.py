@@ -13,7 +13,7 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.checkpoint import Checkpointer, frozen_parts
 
 # Problems that an error about weights spells out.
 SHOWN = 5
@@ -80,19 +80,25 @@ def evaluate_frozen_modules(model: nn.Module, inputs: Any = None) -> None:
 
 def trained_parameters_report(model: nn.Module) -> str:
     """List what is trained, tensor by tensor, and what is frozen, with parameter counts."""
-    parameters = list(model.named_parameters())
-    trained = [(name, tuple(p.shape), p.numel()) for name, p in parameters if p.requires_grad]
-    frozen: dict[str, int] = {}
-    for name, p in parameters:
-        if not p.requires_grad:
-            module, tensor = name.split(".")[:2], name.split(".")[2:]
-            part = ".".join([*module, "*"] if tensor else module)
-            frozen[part] = frozen.get(part, 0) + p.numel()
+    trained = [
+        (n, tuple(p.shape), p.numel()) for n, p in model.named_parameters() if p.requires_grad
+    ]
+    frozen = frozen_parts(model)
     rows = [*trained, *((part, "frozen", count) for part, count in frozen.items())]
     total = sum(count for *_, count in trained)
     return (
         f"second stage: {total:,} parameters are trained, {sum(frozen.values()):,} are frozen\n"
         + tabulate(rows, headers=["tensor", "shape", "parameters"], intfmt=",")
+    )
+
+
+def frozen_parameters_line(model: nn.Module) -> str:
+    """How many parameters of a first stage are trained and frozen, and where the latter are."""
+    frozen = frozen_parts(model)
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return (
+        f"{total:,} parameters are trained, {sum(frozen.values()):,} are frozen "
+        f"({', '.join(frozen)})"
     )
 
 

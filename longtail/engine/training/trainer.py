@@ -31,7 +31,7 @@ from longtail.config import installed_projects, say_if_there_is_no_gpu
 from longtail.data.mappers.classification import ClassificationDatasetMapper
 from longtail.data.mappers.copy_paste import with_copy_paste
 from longtail.data.samplers.training import build_train_sampler
-from longtail.engine.checkpoint import Checkpointer
+from longtail.engine.checkpoint import Checkpointer, frozen_parts
 from longtail.engine.inference.build import build_inference
 from longtail.engine.inference.tta import SemanticSegmentorWithTTA
 from longtail.engine.training.checkpoints import BestCheckpoint, PeriodicCheckpoint
@@ -60,6 +60,7 @@ from longtail.engine.training.speed import apply_speed_options
 from longtail.engine.training.stages import (
     SecondStageCheckpointer,
     freeze,
+    frozen_parameters_line,
     is_second_stage,
     trained_parameters_report,
 )
@@ -117,6 +118,8 @@ class Trainer(StatefulTrainer):
             freeze(model)
             logging.getLogger(__name__).info(trained_parameters_report(model))
             checkpointer = SecondStageCheckpointer
+        elif frozen_parts(model):
+            logging.getLogger(__name__).info(frozen_parameters_line(model))
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

@@ -10,19 +10,21 @@ import timm
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from longtail.utils.errors import first_line
 
 from . import resnext  # noqa: F401  (registers with timm)
+from .base import TunedBackbone
 from .freezing import NORMS, freeze_batch_norm, freeze_modules, paths_up_to_level
+from .lora import Lora
 from .pretrained import check_name, create_model
 from .timm_backbone import LAST_LEVEL
 
 
 @BACKBONE_REGISTRY.register()
-class TimmClassificationBackbone(Backbone):
+class TimmClassificationBackbone(TunedBackbone):
     """A timm model up to what enters its classifier: pooled, or made of a class token."""
 
     @configurable
@@ -35,31 +37,40 @@ class TimmClassificationBackbone(Backbone):
         norm: str = "BN",
         freeze_at: int = 0,
         drop_path: float = 0.0,
+        lora: Lora | None = None,
     ) -> None:
         """Create a timm model without its classifier.
 
         Args:
             name: timm's name of the model, such as ``resnext50_32x4d``.
-            image_size: side of the square images, in pixels; many models take any.
+            image_size: side of the square images, in pixels; many models take any, and position
+                tables of vision transformers are resized.
             pretrained: initial weights, see :func:`.pretrained.create_model`.
             norm: ``"BN"``, or ``"FrozenBN"`` for batch normalization with fixed statistics, scale
                 and shift, in training as in testing. Other normalizations stay.
             freeze_at: what has no gradient and fixed batch normalization: 0 nothing, 1 the stem,
                 2 also the level of stride 4 (a ResNet's first block), .. 4 all but the level of
-                stride 32 and what follows it, 5 everything.
+                stride 32 and what follows it, 5 everything, which is then in evaluation mode as
+                well.
             drop_path: rate of stochastic depth of the last block, in [0, 1).
+            lora: adapters of the model's layers, all that is trained of it; None for none.
 
         Raises:
+            ImportError: a package for adapters is missing.
             ValueError: timm does not have such a model, or the model does not take images of this
                 size, make a vector of them, or have this option.
         """
         super().__init__()
         check_name(name)
         self._out_features = ["pooled"]
-        self._out_feature_channels = {"pooled": _num_channels(name, image_size)}
+        channels, options = _look(name, image_size)
+        self._out_feature_channels = {"pooled": channels}
         self._out_feature_strides = {"pooled": None}
-        self.model = create_model(name, num_classes=0, drop_path=drop_path, pretrained=pretrained)
+        self.model = create_model(
+            name, num_classes=0, drop_path=drop_path, pretrained=pretrained, **options
+        )
         self._freeze(name, norm, freeze_at)
+        self.add_lora(name, lora, image_size)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -82,6 +93,7 @@ class TimmClassificationBackbone(Backbone):
             "norm": options.NORM,
             "freeze_at": options.FREEZE_AT,
             "drop_path": options.DROP_PATH,
+            "lora": Lora.from_config(cfg),
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -97,7 +109,9 @@ class TimmClassificationBackbone(Backbone):
             )
         if norm == "FrozenBN":
             freeze_batch_norm(self.model)
-        if freeze_at:
+        if freeze_at == LAST_LEVEL:
+            self.freeze_model()
+        elif freeze_at:
             ends = _level_ends(self.model)
             if not ends:
                 raise ValueError(
@@ -107,21 +121,29 @@ class TimmClassificationBackbone(Backbone):
             freeze_modules(self.model, paths_up_to_level(self.model, ends, freeze_at))
 
 
-def _num_channels(name: str, image_size: int) -> int:
-    """C, seen without memory."""
+def _look(name: str, image_size: int) -> tuple[int, dict]:
+    """C, and timm's options for images of this size, seen without memory."""
     try:
-        with torch.device("meta"), torch.no_grad():
-            look = timm.create_model(name, num_classes=0).eval()
-            output = look(torch.empty(1, 3, image_size, image_size))
+        output, options = _output(name, image_size), {}
     # What timm raises depends on the model, and may be an assertion without a message.
     except Exception as error:
-        raise ValueError(
-            f"MODEL.TIMM.NAME: {name} does not take images of {image_size} x {image_size} pixels "
-            f"(INPUT.CLASSIFICATION.SIZE): {first_line(error)}"
-        ) from None
+        options = {"img_size": image_size}
+        try:
+            output = _output(name, image_size, **options)
+        except Exception:
+            raise ValueError(
+                f"MODEL.TIMM.NAME: {name} does not take images of {image_size} x {image_size} "
+                f"pixels (INPUT.CLASSIFICATION.SIZE): {first_line(error)}"
+            ) from None
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise ValueError(f"MODEL.TIMM.NAME: {name} does not make one vector of an image")
-    return output.shape[1]
+    return output.shape[1], options
+
+
+def _output(name: str, image_size: int, **options: int) -> Tensor:
+    with torch.device("meta"), torch.no_grad():
+        look = timm.create_model(name, num_classes=0, **options).eval()
+        return look(torch.empty(1, 3, image_size, image_size))
 
 
 def _level_ends(model: nn.Module) -> dict[int, str]:

@@ -40,6 +40,11 @@ def freeze_modules(model: nn.Module, paths: list[str]) -> None:
             freeze_batch_norm(model, path)
 
 
+def freeze_all(model: nn.Module) -> None:
+    """No gradient for a model, fixed batch normalization; in place."""
+    freeze_modules(model, [path for path, _ in model.named_modules()])
+
+
 def paths_up_to_level(model: nn.Module, ends: dict[int, str], level: int) -> list[str]:
     """Paths of the modules that run before a level of a pyramid is done.
 

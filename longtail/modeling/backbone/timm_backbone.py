@@ -17,6 +17,7 @@ from longtail.utils.errors import first_line
 from .base import StridedBackbone
 from .freezing import NORMS, freeze_batch_norm, freeze_modules, paths_up_to_level
 from .hrnet import HRNET_OPTIONS, LAST_MODULES, adapt_hrnet
+from .lora import Lora
 from .pretrained import check_name, create_model
 from .resnest import adapt_resnest
 from .swin import SWIN_OPTIONS, adapt_swin
@@ -49,6 +50,7 @@ class TimmBackbone(StridedBackbone):
         freeze_at: int = 0,
         drop_path: float = 0.0,
         checkpointing: bool = False,
+        lora: Lora | None = None,
     ) -> None:
         """Create a timm model that returns a pyramid of feature maps.
 
@@ -61,11 +63,14 @@ class TimmBackbone(StridedBackbone):
             norm: ``"BN"``, or ``"FrozenBN"`` for batch normalization with fixed statistics, scale
                 and shift, in training as in testing. Other normalizations stay.
             freeze_at: what has no gradient and fixed batch normalization: 0 nothing, 1 the stem,
-                2 also res2, .. 5 everything.
+                2 also res2, .. 5 everything, which is then in
+                evaluation mode as well.
             drop_path: rate of stochastic depth of the last block, in [0, 1).
             checkpointing: of activations, where timm can: less memory for one more forward pass.
+            lora: adapters of the model's layers, all that is trained of it; None for none.
 
         Raises:
+            ImportError: a package for adapters is missing.
             ValueError: timm does not have such a model, or the model a pyramid or this option.
         """
         super().__init__()
@@ -102,8 +107,9 @@ class TimmBackbone(StridedBackbone):
         )
         self._least = 1 if rounds_up else self._divisibility
         self._freeze(name, norm, freeze_at, levels)
-        if checkpointing:
+        if checkpointing and not self.frozen:
             _checkpoint(self.model, name)
+        self.add_lora(name, lora, 2 * self._divisibility)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -138,7 +144,10 @@ class TimmBackbone(StridedBackbone):
             )
         if norm == "FrozenBN":
             freeze_batch_norm(self.model)
-        if freeze_at:
+        if freeze_at == LAST_LEVEL:
+            self.freeze_model()
+            self.norms.requires_grad_(False)
+        elif freeze_at:
             ends = {int(level[3:]): path for level, path in _ends(self.model, levels).items()}
             if not {int(level[3:]) for level in self._out_features} <= ends.keys():
                 raise ValueError(

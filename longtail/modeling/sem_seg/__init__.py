@@ -4,6 +4,8 @@
 from .base import SemSegHead
 from .deeplabv3plus import SeparableDeepLabV3PlusHead
 from .fcn import FCNHead
+from .linear import LinearHead
+from .mask2former import Mask2FormerHead
 from .ocr import OCRHead
 from .psp import PSPHead
 from .second_stage import RetrainedSemSegHead, ScaledSemSegHead, SecondStageSemSegHead
@@ -12,7 +14,9 @@ from .uper import UPerHead
 
 __all__ = [
     "FCNHead",
+    "LinearHead",
     "LongTailSemanticSegmentor",
+    "Mask2FormerHead",
     "OCRHead",
     "PSPHead",
     "RetrainedSemSegHead",

@@ -53,7 +53,7 @@ class SemSegHead(nn.Module, ABC):
         *,
         channels: int,
         num_classes: int,
-        common_stride: int,
+        common_stride: float,
         pixel_loss: nn.Module,
         loss_weight: float = 1.0,
         loss_name: str = "loss_sem_seg",
@@ -66,7 +66,7 @@ class SemSegHead(nn.Module, ABC):
         Args:
             channels: C, what :meth:`pixel_features` returns.
             num_classes: K.
-            common_stride: stride of the pixel features.
+            common_stride: stride of the pixel features; 3.5 is a quarter of a patch of 14.
             pixel_loss: ``pixel_loss(logits (N,K,h,w), labels (N,h,w)) -> scalar``.
             loss_weight: factor of the pixel loss.
             loss_name: key of the pixel loss in the losses.

@@ -28,7 +28,7 @@ def check_positive(key: str, values: Sequence[int]) -> None:
 
 
 def resize(
-    x: Tensor, *, size: tuple[int, int] | None = None, scale_factor: int | None = None
+    x: Tensor, *, size: tuple[int, int] | None = None, scale_factor: float | None = None
 ) -> Tensor:
     """Bilinear resizing with ``align_corners=False``, as everywhere in the heads."""
     return F.interpolate(

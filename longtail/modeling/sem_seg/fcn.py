@@ -4,6 +4,7 @@
 Shape alphabet: see :mod:`.sem_seg.base`.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -83,21 +84,12 @@ def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
             a width that is not positive.
     """
     head, auxiliary = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.SEM_SEG_HEAD.AUXILIARY
-    if not head.IN_FEATURES:
-        raise ValueError(
-            "MODEL.SEM_SEG_HEAD.IN_FEATURES is empty: name levels of the backbone, some of "
-            f"{sorted(input_shape)}"
-        )
+    check_levels(head.IN_FEATURES, input_shape)
     if head.NORM not in NORMS:
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NORM must be one of {NORMS}, got {head.NORM!r}")
     check_positive("MODEL.SEM_SEG_HEAD.CONVS_DIM", [head.CONVS_DIM])
-    wanted = [*head.IN_FEATURES, *([auxiliary.IN_FEATURE] if auxiliary.LOSS_WEIGHT else [])]
-    for level in wanted:
-        if level not in input_shape:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD reads the level {level!r}, but the backbone returns "
-                f"{sorted(input_shape)}: add it to the backbone's OUT_FEATURES"
-            )
+    if auxiliary.LOSS_WEIGHT:
+        check_levels([auxiliary.IN_FEATURE], input_shape)
     common = {
         "num_classes": head.NUM_CLASSES,
         "norm": head.NORM,
@@ -124,6 +116,29 @@ def shared_arguments(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         "loss_weight": head.LOSS_WEIGHT,
         "auxiliary": auxiliary_head,
     }
+
+
+def check_levels(levels: Sequence[str], input_shape: dict[str, ShapeSpec]) -> None:
+    """Refuse levels that a head cannot read.
+
+    Args:
+        levels: MODEL.SEM_SEG_HEAD.IN_FEATURES, or what else names levels of the backbone.
+        input_shape: the backbone's maps.
+
+    Raises:
+        ValueError: no level, or one that the backbone does not return.
+    """
+    if not levels:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.IN_FEATURES is empty: name levels of the backbone, some of "
+            f"{sorted(input_shape)}"
+        )
+    for level in levels:
+        if level not in input_shape:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD reads the level {level!r}, but the backbone returns "
+                f"{sorted(input_shape)}: add it to the backbone's OUT_FEATURES"
+            )
 
 
 def fine_to_coarse(cfg: CfgNode, input_shape: dict[str, ShapeSpec], least: int) -> tuple[str, ...]:

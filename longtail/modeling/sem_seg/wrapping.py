@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from longtail.utils.names import registered
 
+from .query_decoders import MaskFeatures
+
 BASE_PREFIX = "base_head."
 
 
@@ -131,7 +133,7 @@ class SemSegHeadWrapper(nn.Module):
     def _input_channels(self) -> int:
         classifier = self._classifier()
         for module in classifier.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, (nn.Conv2d, MaskFeatures)):
                 return module.in_channels
         raise ValueError(
             f"MODEL.{self.config_node}.PIXEL_CLASSIFIER names {self.pixel_classifier!r}, a "

@@ -43,3 +43,6 @@ def add_disalign_config(cfg: CfgNode) -> None:
     node.PIXEL_CLASSIFIER = "predictor"
     # Folder written by longtail cache-roi-features: train on its features instead of images.
     node.ROI_FEATURE_CACHE = ""
+    # How such a cache holds features: "float32", or "float16", half the size. Trainings read both
+    # as float32; a cache of one is refused where the other is set.
+    node.ROI_FEATURE_DTYPE = "float32"

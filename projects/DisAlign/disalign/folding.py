@@ -76,3 +76,9 @@ def fold_segmentor(model: SemanticSegmentor) -> None:
     head = model.sem_seg_head
     classifier = innermost(head).get_submodule(head.pixel_classifier)
     fold_calibration(classifier, head.calibration)
+
+
+def fold_queries(model: SemanticSegmentor) -> None:
+    """:func:`fold_calibration` of a :class:`.DisAlignQueryHead`, into the queries' classifier."""
+    head = model.sem_seg_head
+    fold_calibration(innermost(head).mask2former.class_predictor, head.calibration)

@@ -8,10 +8,17 @@ from detectron2.config import CfgNode
 from longtail.config import Folding, Method, Project
 from longtail.engine.training.data_sets import training_records
 
-from . import fast_rcnn, image_classifier, rcnn, roi_heads, sem_seg  # noqa: F401  (registers)
+from . import (  # noqa: F401  (registers)
+    fast_rcnn,
+    image_classifier,
+    queries,
+    rcnn,
+    roi_heads,
+    sem_seg,
+)
 from .calibrated import histograms
 from .config import add_disalign_config
-from .folding import fold_detector, fold_image_classifier, fold_segmentor
+from .folding import fold_detector, fold_image_classifier, fold_queries, fold_segmentor
 from .roi_cache import build_roi_cache_loader
 
 
@@ -48,6 +55,12 @@ PROJECT = Project(
             baseline=lambda cfg: cfg.MODEL.DISALIGN.BASE_HEAD_NAME,
             fold=fold_segmentor,
         ),
+        Folding(
+            "MODEL.SEM_SEG_HEAD.NAME",
+            "DisAlignQueryHead",
+            baseline=lambda cfg: cfg.MODEL.DISALIGN.BASE_HEAD_NAME,
+            fold=fold_queries,
+        ),
     ),
     methods=tuple(
         Method(
@@ -60,6 +73,8 @@ PROJECT = Project(
         for task, setting in (
             ("images", "MODEL.META_ARCHITECTURE DisAlignImageClassifier"),
             ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead"),
+            # Of Mask2Former.
+            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignQueryHead"),
             ("boxes", "MODEL.META_ARCHITECTURE DisAlignRCNN"),
         )
     ),

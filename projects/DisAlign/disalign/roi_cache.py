@@ -43,7 +43,8 @@ def write_shard(path: str | os.PathLike, images: Sequence[Sequence[RoIs]]) -> No
 
     Args:
         path: the file.
-        images: for each of M images its RoIs at each of S stages, on the CPU, float32.
+        images: for each of M images its RoIs at each of S stages, on the CPU, their features in
+            the type that the cache is to have.
     """
     stages = list(zip(*images, strict=True))
     content = {
@@ -148,7 +149,8 @@ class CachedRoIsMapper:
         """Turn ``{"index": image}`` into ``{"rois": ...}``, as DisAlignRCNN takes them."""
         # From a generator that is seeded for the position, as augmentations are.
         epoch = random.randrange(self.cache.index.epochs)
-        return {"rois": self.cache.read(epoch, record["index"])}
+        rois = self.cache.read(epoch, record["index"])
+        return {"rois": [RoIs(stage.features.float(), stage.classes) for stage in rois]}
 
 
 def build_roi_cache_loader(cfg: CfgNode, records: Sequence[dict]) -> TrainingLoader:

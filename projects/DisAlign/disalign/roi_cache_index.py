@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
@@ -41,6 +42,9 @@ WITHOUT_INFLUENCE = (
     "MODEL.ROI_BOX_HEAD.CLASS_LOSS",
     "MODEL.CLASS_LOSS.",
 )
+# The exception: rounded features are others.
+DTYPE_KEY = "MODEL.DISALIGN.ROI_FEATURE_DTYPE"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SHOWN_KEYS = 3
 # More images than any data set has, and all that six digits can number.
 LARGEST = 10**9
@@ -70,6 +74,16 @@ class Index:
     num_images: int
     images_per_shard: int
     epochs: int
+
+    def __post_init__(self) -> None:
+        """Complete the config of an older cache, which does not say that it is of float32."""
+        if isinstance(self.config, dict):
+            object.__setattr__(self, "config", {DTYPE_KEY: "float32", **self.config})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the features in the shards."""
+        return DTYPES[self.config[DTYPE_KEY]]
 
     @property
     def shards_per_epoch(self) -> int:
@@ -118,8 +132,9 @@ def shard_name(shard: int) -> str:
 def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> Index:
     """The index of the cache that belongs to a config.
 
-    Training options (solver, samplers, seeds, all of ``MODEL.DISALIGN``) and keys for testing
-    leave features as they are, and are not a part of it; nor is the device.
+    Training options (solver, samplers, seeds, all of ``MODEL.DISALIGN`` but the type of the
+    features) and keys for testing leave features as they are, and are not a part of it; nor is the
+    device.
 
     Args:
         cfg: config of a second stage.
@@ -127,8 +142,8 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         epochs: E.
 
     Raises:
-        ValueError: the config is not a second stage's, pastes into images, names no weights, or E
-            is below 1.
+        ValueError: the config is not a second stage's, pastes into images, names no weights or no
+            type that features can have, or E is below 1.
         FileNotFoundError: the weights do not exist.
     """
     name = cfg.MODEL.META_ARCHITECTURE
@@ -146,7 +161,13 @@ def expected_index(cfg: CfgNode, records: Sequence[dict], epochs: int = 1) -> In
         )
     if epochs < 1:
         raise ValueError(f"a cache has at least 1 epoch, got {epochs}")
+    if cfg.MODEL.DISALIGN.ROI_FEATURE_DTYPE not in DTYPES:
+        raise ValueError(
+            f"{DTYPE_KEY} must be one of {', '.join(DTYPES)}, got "
+            f"{cfg.MODEL.DISALIGN.ROI_FEATURE_DTYPE!r}"
+        )
     config = {
+        DTYPE_KEY: cfg.MODEL.DISALIGN.ROI_FEATURE_DTYPE,
         **_flattened(cfg.MODEL, "MODEL."),
         **_flattened(cfg.INPUT, "INPUT."),
         "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
@@ -232,6 +253,8 @@ def _problem(index: Index) -> str:
     for name, kind in kinds.items():
         if not isinstance(getattr(index, name), kind):
             return f"{name} must be a {kind.__name__}, got {getattr(index, name)!r}"
+    if (dtype := index.config.get(DTYPE_KEY)) not in [*DTYPES]:
+        return f"{DTYPE_KEY} must be one of {', '.join(DTYPES)}, got {dtype!r}"
     return ""
 
 

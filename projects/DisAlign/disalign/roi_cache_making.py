@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from disalign.roi_cache import write_shard
 from disalign.roi_cache_index import (
+    DTYPE_KEY,
     INDEX_FILE,
     Index,
     check_same,
@@ -24,6 +26,7 @@ from disalign.roi_cache_index import (
     shard_name,
     write_index,
 )
+from longtail.data.datasets.sharing import records_read_once
 from longtail.engine import Trainer
 from longtail.engine.training.stages import load_second_stage
 from longtail.engine.training.trainer import build_mapper, training_records
@@ -56,8 +59,11 @@ class AugmentedImages(Dataset):
         return self.mapper(self.records[number % len(self.records)])
 
 
+@records_read_once()
 def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
-    """Write what is missing of a cache.
+    """Write what is missing of a cache; in a distributed run each process writes a part of it.
+
+    The processes need a folder that they share; the files are those of one process, bit for bit.
 
     Args:
         cfg: config of a second stage.
@@ -70,13 +76,19 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
     records = training_records(cfg)
     index = _index(folder, expected_index(cfg, records, epochs))
     missing = index.missing_shards(folder)
+    is_main = comm.is_main_process()
     if not missing:
-        print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
+        if is_main:
+            print(f"{folder} is complete: {index.num_images} images, {index.epochs} epochs")
         return
     model = Trainer.build_model(cfg)
     load_second_stage(model, cfg.MODEL.WEIGHTS, index.class_names)
-    _check_space(model, index, missing, folder)
-    write_index(folder, index)
+    if is_main:
+        _check_space(model, index, missing, folder)
+        write_index(folder, index)
+    # Whoever is late would find the index of this very cache, or miss its folder.
+    comm.synchronize()
+    missing = missing[comm.get_rank() :: comm.get_world_size()]
     numbers = [e * index.num_images + image for s in missing for e, image in index.images(s)]
     inputs = DataLoader(
         AugmentedImages(records, build_mapper(cfg, cfg.DATASETS.TRAIN[0], True), numbers),
@@ -86,13 +98,15 @@ def make_cache(cfg: CfgNode, folder: Path, epochs: int) -> None:
         collate_fn=_as_it_is,
     )
     stream = zip(numbers, inputs, strict=True)
-    with tqdm(total=len(numbers), desc="RoI features", unit="image") as progress:
+    total = len(numbers)
+    with tqdm(total=total, desc="RoI features", unit="image", disable=not is_main) as progress:
         for shard in missing:
             images = []
             for _ in index.images(shard):
-                images.append(_compute(model, *next(stream)))
+                images.append(_compute(model, *next(stream), index.dtype))
                 progress.update()
             write_shard(folder / shard_name(shard), images)
+    comm.synchronize()
 
 
 def _as_it_is(item: dict) -> dict:
@@ -117,20 +131,23 @@ def _check_space(model: nn.Module, index: Index, missing: list[int], folder: Pat
     channels = heads.predictors[0].cls_score.in_features
     rois, stages = heads.batch_size_per_image, len(heads.predictors)
     images = sum(len(index.images(shard)) for shard in missing)
-    # float32 features and an int64 class.
-    size = images * rois * stages * (channels * 4 + 8)
+    # Features and an int64 class.
+    size = images * rois * stages * (channels * index.dtype.itemsize + 8)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     of_stages = f"{stages} stages" if stages > 1 else "1 stage"
     print(
-        f"{images} images x {rois} RoIs x {of_stages} x ({channels} channels x 4 + 8 bytes) = up "
-        f"to {_readable(size)} in {folder}, {_readable(free)} are free",
+        f"{images} images x {rois} RoIs x {of_stages} x ({channels} channels x "
+        f"{index.dtype.itemsize} + 8 bytes) = up to {_readable(size)} in {folder}, "
+        f"{_readable(free)} are free",
         flush=True,
     )
     if size > free:
         raise ValueError(
             f"the features take up to {_readable(size)}, but {folder} has {_readable(free)} free: "
             "name another --output, or lower --epochs or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
+            + f", or set {DTYPE_KEY} to float16"
+            * (index.dtype == torch.float32)
         )
 
 
@@ -139,13 +156,22 @@ def _readable(size: int) -> str:
 
 
 @torch.no_grad()
-def _compute(model: nn.Module, number: int, item: dict) -> list[RoIs]:
+def _compute(model: nn.Module, number: int, item: dict, dtype: torch.dtype) -> list[RoIs]:
     """The RoIs of one image, a function of the number and the image alone.
 
     Alone in its batch: padding to the size of another image would change its features.
+
+    Raises:
+        ValueError: a feature is beyond the range of the type.
     """
     seed_all_rng(number)
     # The heads count foreground and background into it.
     with EventStorage():
         rois = model.sample_rois([item])
-    return [RoIs(features.float().cpu(), classes.cpu()) for features, classes in rois]
+    found = [RoIs(features.to(dtype).cpu(), classes.cpu()) for features, classes in rois]
+    if any(stage.features.isinf().any() for stage in found):
+        raise ValueError(
+            f"a feature of {item['file_name']} is beyond the range of {str(dtype)[6:]}: set "
+            f"{DTYPE_KEY} to float32, or look whether the weights are sound"
+        )
+    return found

@@ -10,7 +10,7 @@ Shape alphabet:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -27,6 +27,18 @@ from longtail.modeling.sem_seg.second_stage import SecondStageSemSegHead
 from .calibrated import NO_DECAY, TRAINED, Calibrated
 from .reference import calibration_arguments
 
+# What to do about a first stage's tensors, by a part of their names.
+REMEDIES = {
+    "region_classifier.": "They are of a head with a region branch: set "
+    "MODEL.DISALIGN.BASE_HEAD_NAME to RegionRebalanceHead"
+}
+
+
+def label_map_groups(cfg: CfgNode, stats: ClassStats) -> Mapping[str, Sequence[int]]:
+    """The evaluator's groups of the classes, those of the data set or by their pixels."""
+    own = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("class_groups", None)
+    return own or groups_by_pixel_share(stats.pixel_count)
+
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
@@ -40,10 +52,7 @@ class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
     own_module = "calibration"
     trained_module_names = TRAINED
     no_decay_params = NO_DECAY
-    remedies: ClassVar[dict[str, str]] = {
-        "region_classifier.": "They are of a head with a region branch: set "
-        "MODEL.DISALIGN.BASE_HEAD_NAME to RegionRebalanceHead"
-    }
+    remedies = REMEDIES
 
     @configurable
     def __init__(
@@ -96,13 +105,9 @@ class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """Build the wrapped head, and read the weights from the training set's pixels."""
         head = cfg.MODEL.SEM_SEG_HEAD
-
-        def class_groups(stats: ClassStats) -> Mapping[str, Sequence[int]]:
-            # As the evaluator's.
-            own = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("class_groups", None)
-            return own or groups_by_pixel_share(stats.pixel_count)
-
-        arguments = calibration_arguments(cfg, "pixel_count", head.NUM_CLASSES, class_groups)
+        arguments = calibration_arguments(
+            cfg, "pixel_count", head.NUM_CLASSES, lambda stats: label_map_groups(cfg, stats)
+        )
         return {
             "base_head": cls.build_base_head(cfg, input_shape),
             "num_classes": head.NUM_CLASSES,

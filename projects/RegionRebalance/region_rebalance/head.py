@@ -10,6 +10,8 @@ Shape alphabet:
     R: regions of the batch
 """
 
+import math
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -176,7 +178,7 @@ class RegionRebalanceHead(SemSegHeadWrapper):
         base = self.base_head
         normalizers = base.loss_normalizers(targets) if hasattr(base, "loss_normalizers") else {}
         if hasattr(base, "common_stride"):
-            height, width = (-(-side // base.common_stride) for side in targets.shape[1:])
+            height, width = (math.ceil(side / base.common_stride) for side in targets.shape[1:])
             count = count_regions(
                 targets,
                 (height, width),

@@ -148,6 +148,6 @@ def test_what_is_refused(tmp_path):
 def test_methods_of_detection(tmp_path, method):
     given = [KEYS["METHOD"], method, KEYS["FILE"], saved(tmp_path), "DATASETS.TRAIN", (STRIPES,)]
     cfg = tiny_config(tmp_path, given)
-    with raises_naming(ValueError, method, "for detection"):
+    with raises_naming(ValueError, method, "for boxes"):
         apply_post_hoc(cfg, Trainer.build_model(cfg).eval())
     assert STRIPES in DatasetCatalog.list()

@@ -119,6 +119,13 @@ def test_bands_end_where_their_last_window_ends():
     assert [band.shape[1] for band in windows.bands(image)] == [11, 11, 3, 16]
 
 
+def test_bands_are_the_mean_of_the_whole_image_bit_for_bit():
+    windows = SlidingWindowInference(segmentor(), (16, 24), (11, 13))
+    (image,) = images_of((41, 31))
+    bands = torch.cat([band.clone() for band in windows.bands(image)], dim=1)
+    assert torch.equal(windows.logits(image), bands)
+
+
 class Logits(DatasetEvaluator):
     """Somebody else's evaluator, which takes logits."""
 

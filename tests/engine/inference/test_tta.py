@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation against a plain average over scales and flips."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from longtail.engine import SemanticSegmentorWithTTA
+from longtail.engine.inference import tta
 from tests.messages import raises_naming
 from tests.tiny import tiny_config
 
@@ -128,6 +131,39 @@ def test_with_flips_a_flipped_image_gives_the_flipped_map(augmented, record, tmp
     model = augmented(Model(), [1.0], True)
     first, second = (output["sem_seg"] for output in model([record, flipped]))
     torch.testing.assert_close(first, second.flip(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("part", [1, K * WIDTH * 5])
+def test_rows_at_a_time_are_the_whole_map(augmented, record, monkeypatch, flip, part):
+    """One row, and five, of which the 24 are no multiple; a map that fits at once in every bit."""
+    model = Model()
+    result = augmented(model, [0.5, 1.0], flip)([record])[0]["sem_seg"]
+    total = 0
+    for index, image in enumerate(model.seen[: 4 if flip else 2]):
+        whole = model([{"image": image, "height": HEIGHT, "width": WIDTH}])[0]["sem_seg"]
+        flipped = flip and index % 2 == 1
+        total = total + (whole.softmax(dim=0).flip(2) if flipped else whole.softmax(dim=0))
+    monkeypatch.setattr(tta, "_PART", part)
+    in_parts = augmented(Model(), [0.5, 1.0], flip)([record])[0]["sem_seg"]
+    assert torch.equal(result, total / (4 if flip else 2))
+    # Vectors of pixels end elsewhere, and what they leave is computed one by one.
+    torch.testing.assert_close(in_parts, result, atol=2e-7, rtol=0)
+
+
+def test_logits_of_one_copy_at_a_time(augmented, record):
+    """Those of the copy before are gone, and what is given is none of them."""
+    model, given = Model(), []
+
+    class Watched(nn.Module):
+        def forward(self, batched_inputs):
+            assert not any(reference() is not None for reference in given)
+            outputs = model(batched_inputs)
+            given.append(weakref.ref(outputs[0]["sem_seg"]))
+            return outputs
+
+    augmented(Watched(), [0.5, 1.0], True)([record])
+    assert len(given) == 4
 
 
 def test_no_gradient_is_kept(augmented, record):
