@@ -45,7 +45,7 @@ CASES = {
     "SGD, clipped": (images, (*SMOOTH, *CLIP)),
     "AdamW, clipped": (images, (*SMOOTH, *ADAMW, *CLIP)),
     "accumulation": (images, (*SMOOTH, "SOLVER.ACCUMULATION_STEPS", 2)),
-    "float16": (images, (*SMOOTH, *AMP, "float16")),
+    "bfloat16": (images, (*SMOOTH, *AMP, "bfloat16")),
     "batch statistics, hooks, regions": (pixels, ()),
 }
 
@@ -107,8 +107,8 @@ def results(tmp_path_factory):
 def test_shards_compute_what_copies_do(results, case):
     for of_rank in (result[case] for result in results):
         actual, expected = of_rank["losses"]
-        # Mixed precision rounds to 11 bits, and may do so differently after a last bit.
-        low = case == "float16"
+        # Mixed precision rounds to 8 bits, and may do so differently after a last bit.
+        low = case == "bfloat16"
         assert len(actual) == len(expected) == (6 if case == "accumulation" else 3)
         for a, e in zip(actual, expected, strict=True):
             assert a == pytest.approx(e, abs=1e-3 if low else 1e-6)
