@@ -22,6 +22,9 @@ def fused_where_possible(
         options: the arguments of ``kind``.
     """
     groups = list(groups)
+    if any(hasattr(parameter, "to_local") for group in groups for parameter in group["params"]):
+        # Of a sharded model: torch has no fused step of SGD for those.
+        return kind(groups, **options)
     try:
         # The constructor adds its defaults to what it is given.
         optimizer = kind([dict(group) for group in groups], fused=True, **options)
