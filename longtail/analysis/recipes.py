@@ -23,6 +23,7 @@ IGNORED = {
     "MODEL.DEVICE": "the machine",
     "MODEL.COMPILE": "the same function, compiled",
     "MODEL.CHANNELS_LAST": "the same function, another order in memory",
+    "SOLVER.FSDP.ENABLED": "the same function, in parts that several processes hold",
     "MODEL.TIMM.CHECKPOINTING": "the same function, computed twice to save memory",
     "DATALOADER.NUM_WORKERS": "the order of images and augmentations do not depend on it",
     # Where it takes effect, detectron2 scales batch, learning rate and iterations: those differ.

@@ -318,6 +318,10 @@ def _add_solver_config(cfg: CfgNode) -> None:
     # Forward and backward passes that an iteration's IMS_PER_BATCH images are divided into; the
     # gradient is that of the whole batch (of detectors, the mean of the parts').
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Several processes share parameters, gradients and the optimizer's state (torch's fully_shard,
+    # FSDP2) instead of each having all: for backbones that do not fit one device.
+    cfg.SOLVER.FSDP = CfgNode()
+    cfg.SOLVER.FSDP.ENABLED = False
     # Besides CHECKPOINT_PERIOD in iterations: minutes after which a checkpoint is due, 0 for never;
     # how many of the newest are kept besides model_final.pth, 0 for all; and the metric, such as
     # "sem_seg/mIoU", whose largest value decides what model_best.pth holds, "" for none.

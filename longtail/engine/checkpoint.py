@@ -17,7 +17,12 @@ from torch import nn
 
 from longtail.config import deployed_state
 from longtail.data.datasets.classes import check_same_order
-from longtail.engine.run_folder import checkpoints, newest_whole_checkpoint, wrong_checksum
+from longtail.engine.run_folder import (
+    SHARDED,
+    checkpoints,
+    newest_whole_checkpoint,
+    wrong_checksum,
+)
 from longtail.engine.weights_file import is_safetensors, read_safetensors
 from longtail.modeling.backbone.lora import LORA_A
 from longtail.utils import downloads, model_zoo  # noqa: F401  (what MODEL.WEIGHTS may name)
@@ -124,6 +129,11 @@ class Checkpointer(DetectionCheckpointer):
                 another architecture: it lacks every tensor of the model, or more than half of
                 those of its backbone.
         """
+        if path.endswith(SHARDED):
+            raise ValueError(
+                f"{path} is a part of a run with SOLVER.FSDP.ENABLED, which alone continues from "
+                "it: set that to True, or MODEL.WEIGHTS to a model_final.pth"
+            )
         # With several processes the file may be on the main one's machine alone.
         alone = comm.get_world_size() == 1
         if alone and path and "://" not in path and not os.path.isfile(path):

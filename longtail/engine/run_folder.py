@@ -8,6 +8,7 @@ import fnmatch
 import logging
 import os
 import re
+import shutil
 import socket
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -22,8 +23,11 @@ LOCK = ".lock"
 TAG = "last_checkpoint"
 # What a run consists of, besides logs: what --overwrite removes.
 LOGS = ("metrics.json", "last_evaluation.json", "events.out.tfevents.*")
-FILES = ("model_*.pth", TAG, *LOGS)
-PERIODIC = re.compile(r"model_(\d{7})\.pth")
+# A folder, of a sharded model: what each process writes, and what is left.
+SHARDED = ".sharded"
+REST = "rest.pth"
+FILES = ("model_*.pth", f"model_*{SHARDED}", TAG, *LOGS)
+PERIODIC = re.compile(rf"model_(\d{{7}})(\.pth|{re.escape(SHARDED)})")
 
 
 @contextlib.contextmanager
@@ -102,7 +106,15 @@ def _check_fresh(path: Path, weights: str, overwrite: bool) -> None:
 def _remove(path: Path, patterns: Iterable[str]) -> None:
     for pattern in patterns:
         for file in path.glob(pattern):
-            file.unlink()
+            remove(file)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a file, or a folder of shards, that may be gone already."""
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint)
+    else:
+        checkpoint.unlink(missing_ok=True)
 
 
 def checkpoints(folder: str | os.PathLike) -> list[Path]:
@@ -111,7 +123,7 @@ def checkpoints(folder: str | os.PathLike) -> list[Path]:
     That is the one that ``last_checkpoint`` names, then those before it.
     """
     path = Path(folder)
-    periodic = [p for p in path.glob("model_*.pth") if PERIODIC.fullmatch(p.name)]
+    periodic = [p for p in path.glob("model_*") if PERIODIC.fullmatch(p.name)]
     found = sorted(periodic, reverse=True)
     final = path / "model_final.pth"
     if final.is_file():
@@ -140,7 +152,10 @@ def newest_whole_checkpoint(folder: str | os.PathLike) -> Path | None:
         ValueError: there are checkpoints, and all are damaged.
     """
     problems = []
-    for candidate in checkpoints(folder):
+    found = checkpoints(folder)
+    # A sharded run's model_final.pth has no more than weights.
+    found = [path for path in found if path.suffix == SHARDED] or found
+    for candidate in found:
         problem = damage(candidate)
         if problem is None:
             for name, reason in problems:
@@ -165,11 +180,14 @@ def _tagged(path: Path) -> Path | None:
         return None
     # A name only: the file is data.
     file = path / os.path.basename(name)
-    return file if name and file.is_file() else None
+    found = file.is_file() or (file.is_dir() and file.suffix == SHARDED)
+    return file if name and found else None
 
 
 def damage(path: str | os.PathLike) -> str | None:
     """What is wrong with a checkpoint of a run; None if it can be loaded."""
+    if Path(path).suffix == SHARDED:
+        return _shard_damage(Path(path))
     if problem := wrong_checksum(path):
         return problem
     try:
@@ -178,6 +196,17 @@ def damage(path: str | os.PathLike) -> str | None:
     except Exception as error:
         return first_line(error)
     return None
+
+
+def _shard_damage(folder: Path) -> str | None:
+    # Late: it takes a while, and few runs have any.
+    from longtail.engine.shards import cut_short
+
+    try:
+        return cut_short(folder) or damage(folder / REST)
+    # As of a damaged pickle.
+    except Exception as error:
+        return first_line(error)
 
 
 def wrong_checksum(path: str | os.PathLike) -> str | None:

@@ -54,7 +54,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             finally:
                 written = os.fstat(file.fileno()).st_size
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         _remove(temporary)
         if full := full_disk(error):
@@ -100,7 +100,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the name of a new file to the disk, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -120,8 +120,14 @@ def remove_temporary_files(folder: str | os.PathLike) -> int:
         The bytes that were freed.
     """
     freed = 0
-    for path in Path(folder).rglob(".*.tmp"):
-        if TEMPORARY.fullmatch(path.name):
+    for path in list(Path(folder).rglob(".*.tmp")):
+        # Those in a folder go with it.
+        if not TEMPORARY.fullmatch(path.name) or not path.exists():
+            continue
+        if path.is_dir():
+            freed += sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             freed += path.stat().st_size
             _remove(path)
     return freed

@@ -21,7 +21,7 @@ from longtail.engine.deployment.post_hoc import (
     check_not_applied,
     check_training_classes,
 )
-from longtail.engine.run_folder import checkpoints
+from longtail.engine.run_folder import SHARDED, checkpoints
 from longtail.engine.training.data_sets import model_task
 from longtail.engine.training.trainer import Trainer
 from longtail.utils.model_zoo import PREFIX, zoo_config
@@ -80,7 +80,8 @@ def trained_config(
 
 
 def _newest_weights(folder: str) -> str:
-    found = [*checkpoints(folder), *sorted(Path(folder).glob("*.safetensors"))]
+    whole = [path for path in checkpoints(folder) if path.suffix != SHARDED]
+    found = [*whole, *sorted(Path(folder).glob("*.safetensors"))]
     if not found:
         raise FileNotFoundError(
             f"the run {folder} has no checkpoint (model_final.pth, model_*.pth or *.safetensors): "

@@ -12,7 +12,7 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 
 from longtail.engine.checkpoint import Checkpointer
-from longtail.engine.run_folder import PERIODIC
+from longtail.engine.run_folder import PERIODIC, remove
 from longtail.utils.errors import StoppedError, one_line
 
 
@@ -79,14 +79,14 @@ class PeriodicCheckpoint(HookBase):
         self._remove_old()
 
     def _remove_old(self) -> None:
-        if not self._keep:
+        if not (self._keep and comm.is_main_process()):
             return
         folder = Path(self._checkpointer.save_dir)
         written = [path for path in folder.iterdir() if PERIODIC.fullmatch(path.name)]
         # By time: after a resume from before a damaged one the newest has a smaller number.
         written.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in written[: -self._keep]:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 class BestCheckpoint(HookBase):

@@ -24,13 +24,14 @@ class Interruption(HookBase):
     It is the last hook, so that the iteration is over in every respect.
     """
 
-    def __init__(self, checkpoint: PeriodicCheckpoint) -> None:
+    def __init__(self, checkpoint: PeriodicCheckpoint, *, everywhere: bool = False) -> None:
         """Take what writes the last checkpoint.
 
         Args:
             checkpoint: writes it.
+            everywhere: in all processes, not in the main one alone.
         """
-        self._checkpoint = checkpoint
+        self._checkpoint, self._everywhere = checkpoint, everywhere
         # The signal that has come, or 0.
         self.received = 0
         self._before: dict[int, object] = {}
@@ -65,7 +66,7 @@ class Interruption(HookBase):
     def _end(self, received: int) -> None:
         # In the last evaluation the iteration is one more than the last one, which is saved.
         last = min(self.trainer.iter, self.trainer.max_iter - 1)
-        if comm.is_main_process() and last + 1 < self.trainer.max_iter:
+        if (self._everywhere or comm.is_main_process()) and last + 1 < self.trainer.max_iter:
             self._checkpoint.save()
         comm.synchronize()
         raise self.ended(received, last)

@@ -13,8 +13,6 @@ from fvcore.common.param_scheduler import ParamScheduler
 from timm import layers
 from torch import nn
 
-from longtail.engine.training.fused import fused_where_possible
-
 # detectron2's list lacks root mean square normalisation.
 NORMS = (
     nn.BatchNorm1d,
@@ -99,7 +97,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     ``WEIGHT_DECAY_BIAS`` for biases, and 0 for what a pattern of ``NO_DECAY_PARAMS`` names and for
     what a module of the model names in an attribute ``no_decay_params``. The learning rate is
     ``BASE_LR``, times ``BIAS_LR_FACTOR`` for biases, times the factor of :func:`layer_factors`.
-    The step is fused where the device can do that (:func:`.fused.fused_where_possible`).
 
     Args:
         cfg: its SOLVER is read.
@@ -111,13 +108,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     params = parameter_groups(cfg, model)
     if solver.OPTIMIZER == "SGD":
-        kind, options = torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
-    elif solver.OPTIMIZER == "AdamW":
-        kind, options = torch.optim.AdamW, {}
-    else:
-        raise ValueError(f"SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got {solver.OPTIMIZER!r}")
-    kind = maybe_add_gradient_clipping(cfg, kind)
-    return fused_where_possible(kind, params, lr=solver.BASE_LR, **options)
+        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        return optimizer(
+            params, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
+        )
+    if solver.OPTIMIZER == "AdamW":
+        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(params, lr=solver.BASE_LR)
+    raise ValueError(f"SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got {solver.OPTIMIZER!r}")
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:

@@ -99,8 +99,6 @@ class StepTrainer(SimpleTrainer):
                 totals[name] = totals.get(name, 0) + loss.detach()
         self._write_metrics(totals, data_time)
         self.is_stepping = True
-        # A fused optimizer would do so itself, after its gradients were clipped.
-        self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         self.is_stepping = self._has_begun = False

@@ -54,6 +54,7 @@ from longtail.engine.training.log import (
     Writers,
 )
 from longtail.engine.training.pictures import LogPictures
+from longtail.engine.training.sharding import check_sharding, shard, whole_model
 from longtail.engine.training.solver import build_lr_scheduler, build_optimizer
 from longtail.engine.training.speed import apply_speed_options
 from longtail.engine.training.stages import (
@@ -97,6 +98,7 @@ class Trainer(StatefulTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _check_accumulation(cfg)
+        check_sharding(cfg)
         check_writers(cfg)
         classes = check_training_sets(cfg)
         check_test_sets(cfg, self.build_evaluator, classes)
@@ -107,7 +109,12 @@ class Trainer(StatefulTrainer):
         if cfg.TEST.AUG.ENABLED:
             SemanticSegmentorWithTTA(cfg, inference)
         checkpointer = Checkpointer
-        if is_second_stage(model):
+        if cfg.SOLVER.FSDP.ENABLED:
+            # Before the optimizer, which is to hold the parts. And of an optional part of torch.
+            from longtail.engine.training.sharded_checkpoint import ShardedCheckpointer
+
+            model, checkpointer = shard(model), ShardedCheckpointer
+        elif is_second_stage(model):
             freeze(model)
             logging.getLogger(__name__).info(trained_parameters_report(model))
             checkpointer = SecondStageCheckpointer
@@ -119,9 +126,10 @@ class Trainer(StatefulTrainer):
         if isinstance(data_loader, TrainingLoader):
             data_loader.seed(seed)
         device = torch.device(cfg.MODEL.DEVICE).type
-        # detectron2 names this process's GPU, which DistributedDataParallel refuses on a CPU.
-        placement = {"device_ids": None} if device == "cpu" else {}
-        model = create_ddp_model(model, broadcast_buffers=False, **placement)
+        if not cfg.SOLVER.FSDP.ENABLED:
+            # detectron2 names this process's GPU, which DistributedDataParallel refuses on a CPU.
+            placement = {"device_ids": None} if device == "cpu" else {}
+            model = create_ddp_model(model, broadcast_buffers=False, **placement)
         self._trainer = StepTrainer(
             model,
             data_loader,
@@ -134,6 +142,7 @@ class Trainer(StatefulTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.class_names = classes
+        self.checkpointer.optimizer = optimizer
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -154,7 +163,8 @@ class Trainer(StatefulTrainer):
         replaced = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
         hooks = [HostMemory(), *(h for h in super().build_hooks() if not isinstance(h, replaced))]
         hooks.append(LogState(self._metrics, self._optional))
-        if comm.is_main_process():
+        # Of a sharded model each process writes its part.
+        if comm.is_main_process() or cfg.SOLVER.FSDP.ENABLED:
             hooks.append(checkpoint)
         # Evaluation comes after the checkpoint, so that it may fail; the log after both.
         last: list[HookBase] = [Evaluation(cfg.TEST.EVAL_PERIOD, self._evaluate)]
@@ -163,15 +173,17 @@ class Trainer(StatefulTrainer):
         if comm.is_main_process():
             last.append(Writers(self.build_writers(), period=20))
         watchdog = [Watchdog(cfg.SOLVER.HANG_MINUTES)] if cfg.SOLVER.HANG_MINUTES else []
-        self._interruption = Interruption(checkpoint)
+        self._interruption = Interruption(checkpoint, everywhere=cfg.SOLVER.FSDP.ENABLED)
         return [*watchdog, *hooks, *last, CatchUp(last), self._interruption]
 
     def _evaluate(self) -> dict:
         self.is_evaluating = True
         try:
-            self._last_eval_results = self.test(self.cfg, self.model)
+            sharded = self.cfg.SOLVER.FSDP.ENABLED
+            model = whole_model(self.cfg, self.model) if sharded else self.model
+            self._last_eval_results = self.test(self.cfg, model)
             if comm.is_main_process():
-                self._pictures.put(self.model, self.storage)
+                self._pictures.put(model, self.storage)
         finally:
             self.is_evaluating = False
         return self._last_eval_results
@@ -219,7 +231,8 @@ class Trainer(StatefulTrainer):
         step = self._trainer
         # Of this iteration if it was over: an evaluation or a file has failed.
         last = self.iter if step.finished == self.iter else self.iter - 1
-        if step.is_stepping or last < self.start_iter:
+        # Of a sharded model the other processes have parts, and are elsewhere.
+        if step.is_stepping or last < self.start_iter or self.cfg.SOLVER.FSDP.ENABLED:
             return False
         step.restore_buffers()
         self.iter = last

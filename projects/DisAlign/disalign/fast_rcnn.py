@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from torch import Tensor
 
 from longtail.losses import BOXES
-from longtail.modeling.roi_heads import LongTailFastRCNNOutputLayers
+from longtail.modeling.roi_heads.second_stage import SecondStageOutputLayers
 
 from .calibrated import Calibrated, check_softmax
 
 
-class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
+class DisAlignFastRCNNOutputLayers(Calibrated, SecondStageOutputLayers):
     """Output layers whose foreground scores are calibrated (Eq. 5), for the second stage.
 
     The background's score is left alone and its weight in the loss is 1.
@@ -72,25 +71,10 @@ class DisAlignFastRCNNOutputLayers(Calibrated, LongTailFastRCNNOutputLayers):
         foreground = self.calibration(scores[:, :-1], features)
         return torch.cat([foreground, scores[:, -1:].to(foreground)], dim=1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Box features (R, C) or (R, C, H, W) to calibrated scores and box deltas."""
-        features = x.flatten(1)
-        return self.class_scores(features), self.bbox_pred(features)
-
     def roi_loss(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The alignment loss of RoIs, and nothing else.
-
-        Args:
-            features: (R, C) box features.
-            classes: (R,) ground truth, K for background.
-
-        Returns:
-            A scalar, the ``loss_cls`` that ``losses`` gives for the same RoIs.
-        """
-        scores = self.class_scores(features)
-        _log_classification_stats(scores, classes)
+        """The alignment loss of (R, C) features and (R,) classes; confidences go to the log."""
         self.log_calibration(self.calibration.confidence(features), classes)
-        return self.classification_loss(scores, classes) * self.loss_weight.get("loss_cls", 1.0)
+        return super().roi_loss(features, classes)
 
     def classification_loss(self, scores: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss, whatever the first stage's was."""
