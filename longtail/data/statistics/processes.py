@@ -11,7 +11,9 @@ S = TypeVar("S")
 T = TypeVar("T")
 # An error is sent as a kind and a text: not every exception survives pickling.
 KINDS = (FileNotFoundError, OSError, ValueError)
-RESULT, ERROR, WORK = "result", "error", "work"
+RESULT = "result"
+ERROR = "error"
+WORK = "work"
 # Whether the others wait in from_main_process for what this process has to say.
 _others_wait = False
 
