@@ -162,6 +162,17 @@ def test_refuses_heads_without_queries():
         build(head_config(**options, DISALIGN__BASE_HEAD_NAME="FCNHead"))
 
 
+def test_heads_of_pixels_refuse_queries(monkeypatch):
+    """They would take mask features for scores."""
+    stats = ClassStats(("a", "b", "c"), 8, np.array([5, 2, 1]), np.array([5, 2, 1]), None)
+    monkeypatch.setattr("disalign.reference.get_class_stats", lambda names: stats)
+    monkeypatch.setattr("disalign.sem_seg.label_map_groups", lambda cfg, stats: {})
+    own = {key.replace(".", "__"): value for key, value in SECOND.items()}
+    cfg = head_config(**{**own, "SEM_SEG_HEAD__NAME": "DisAlignSemSegHead"})
+    with raises_naming(ValueError, "DisAlignSemSegHead", "Mask2FormerHead", "queries"):
+        build(cfg)
+
+
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stripes")

@@ -10,10 +10,10 @@ from detectron2.utils.events import EventStorage
 from disalign import roi_cache_making
 from disalign.roi_cache import CachedRoIsMapper, RoICache
 from disalign.roi_cache_index import INDEX_FILE, expected_index, shard_name
-from disalign.roi_heads import RoIs
 
 from longtail.engine import Trainer
 from longtail.engine.training.data_sets import training_records
+from longtail.modeling.roi_heads import RoIs
 from tests.messages import raises_naming
 from tests.tiny_detection import detector_config
 from tests.tiny_roi_cache import NUM_IMAGES, second_stage, write_cache
@@ -108,6 +108,9 @@ def test_a_cache_without_the_key_is_of_float32(made, configure, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / INDEX_FILE).write_text(json.dumps(content))
     own = ["MODEL.DISALIGN.ROI_FEATURE_CACHE", str(tmp_path)]
+    # Nor did they name keys of today, which are as they were.
+    assert content["config"].pop("INPUT.COPY_PASTE.PROBABILITY") == 0
+    (tmp_path / INDEX_FILE).write_text(json.dumps(content))
     assert len(open_cache(configure("float32", "float32", *own)).read(0, 0)) == 1
     with raises_naming(ValueError, KEY):
         open_cache(configure("float32", "float16", *own))

@@ -8,14 +8,14 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from longtail.config import load_config
+from longtail.config import get_cfg, load_config
 from longtail.engine.checkpoint import Checkpointer, CompleteCheckpointer
 from longtail.engine.deployment.folding import baseline_config, fold
 from longtail.engine.training.solver import build_optimizer
 from longtail.engine.training.stages import frozen_parameters_line, load_second_stage
 from longtail.modeling.backbone import TimmBackbone, TimmClassificationBackbone, TimmPlainBackbone
 from longtail.modeling.backbone import lora as lora_module
-from longtail.modeling.backbone.lora import Lora, merge_lora
+from longtail.modeling.backbone.lora import Lora, check_lora, merge_lora
 from tests.messages import raises_naming
 from tests.tiny_vit import DINOV2, shrink
 
@@ -31,7 +31,7 @@ def small(monkeypatch):
 def build(lora=QKV, seed=0, **options):
     torch.manual_seed(seed)
     options = {"name": DINOV2, "image_size": 56, "out_blocks": (0, 1, 2, 3), **options}
-    return TimmPlainBackbone(neck="none", lora=lora, **options)
+    return TimmPlainBackbone(**{"neck": "none", "lora": lora, **options})
 
 
 def disturb(model):
@@ -227,7 +227,19 @@ def test_a_layer_that_is_not_called():
     name, layer = "beit_base_patch16_224", "blocks.0.attn.qkv"
     parts = ("MODEL.TIMM.LORA.TARGET_MODULES", name, layer, "proj")
     with raises_naming(ValueError, *parts):
-        build(Lora(2, 2.0, ("qkv",)), name=parts[1], image_size=64)
+        build(Lora(2, 2.0, ("qkv",)), name=parts[1], image_size=64, neck="pyramid")
+
+
+def test_backbones_that_have_no_adapters():
+    """They would train as a whole."""
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        ["MODEL.TIMM.LORA.ENABLED", True, "MODEL.BACKBONE.NAME", "CifarResNetBackbone"]
+    )
+    with raises_naming(ValueError, "MODEL.TIMM.LORA.ENABLED", "CifarResNetBackbone"):
+        check_lora(cfg, nn.Linear(2, 2))
+    adapted = build()
+    check_lora(cfg, adapted)
 
 
 def test_depthwise_convolutions_have_no_low_rank():

@@ -362,3 +362,11 @@ def test_layer_scale_starts_as_in_beits_own_training(size, start):
     for block in backbone.model.blocks:
         assert torch.equal(block.gamma_1, torch.full_like(block.gamma_1, start))
         assert torch.equal(block.gamma_2, torch.full_like(block.gamma_2, start))
+
+
+def test_maps_that_have_no_final_normalization():
+    """Of models that normalize what they have pooled."""
+    with raises_naming(ValueError, "MODEL.TIMM.NECK", "beit_base_patch16_224", "pyramid"):
+        TimmPlainBackbone(
+            name="beit_base_patch16_224", image_size=64, out_blocks=(0, 1, 2, 3), neck="none"
+        )

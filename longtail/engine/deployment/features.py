@@ -137,6 +137,10 @@ def training_box_features(cfg: CfgNode, model: GeneralizedRCNN) -> list[tuple[Te
             of_stage.append(head(pooled).flatten(1).cpu())
         labels.append(classes)
     model.train(was_training)
-    parts = comm.all_gather(([torch.cat(of_stage) for of_stage in features], torch.cat(labels)))
-    every = torch.cat([labels for _, labels in parts])
-    return [(torch.cat([of[stage] for of, _ in parts]), every) for stage in range(len(heads))]
+    # Lists: a process may have no image.
+    parts = comm.all_gather((features, labels))
+    every = torch.cat([part for _, of_process in parts for part in of_process])
+    return [
+        (torch.cat([part for of_process, _ in parts for part in of_process[stage]]), every)
+        for stage in range(len(heads))
+    ]

@@ -154,8 +154,8 @@ def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """
     if any(isinstance(module, NearestClassMean) for module in model.modules()):
         raise ValueError(
-            "the nearest class mean is no linear classifier: export it as TorchScript, or of an image "
-            "classifier as ONNX, or set MODEL.POST_HOC.NCM_DISTANCE cosine there"
+            "the nearest class mean is no linear classifier: export it as TorchScript; of an image "
+            "classifier also as ONNX, or with MODEL.POST_HOC.NCM_DISTANCE cosine"
         )
     folded = copy.deepcopy(model)
     for folding in foldings_of(cfg):

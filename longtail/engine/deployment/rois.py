@@ -74,6 +74,7 @@ def _mapper(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TRAIN = (cfg.INPUT.MIN_SIZE_TEST,)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
     cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST
     cfg.INPUT.RANDOM_FLIP = "none"
     cfg.INPUT.CROP.ENABLED = False

@@ -26,7 +26,8 @@ from longtail.engine.training.sharding import KEY, whole_state
 from longtail.utils.errors import one_line
 from longtail.utils.io import atomic_write, sync_folder
 
-MODEL, OPTIMIZER = "model.", "optimizer."
+MODEL = "model."
+OPTIMIZER = "optimizer."
 
 
 class ShardedCheckpointer(Checkpointer):

@@ -23,6 +23,8 @@ KEY = "SOLVER.FSDP.ENABLED"
 REFUSED = {
     "MODEL.COMPILE": "set it to False",
     "MODEL.CHANNELS_LAST": "set it to False",
+    # torch finds parameters by their names in checkpoints, which adapters change.
+    "MODEL.TIMM.LORA.ENABLED": "set it to False",
     "SOLVER.CHECKPOINT_MINUTES": "set it to 0, and SOLVER.CHECKPOINT_PERIOD in its place",
     "SOLVER.BEST_CHECKPOINT_METRIC": "set it to ''",
     "TEST.AUG.ENABLED": "set it to False, and evaluate model_final.pth with --eval-only",

@@ -69,6 +69,7 @@ from longtail.engine.training.watchdog import Watchdog
 from longtail.engine.training.writers import build_optional_writers, check_writers
 from longtail.evaluation import LVISEvaluator, SemSegEvaluator, build_evaluator
 from longtail.evaluation.coco import CocoEvaluator
+from longtail.modeling.backbone.lora import check_lora
 from longtail.modeling.roi_heads import check_box_classifier
 from longtail.modeling.sem_seg.segmentor import check_padding
 from longtail.utils.detectron2 import StatefulTrainer
@@ -270,6 +271,7 @@ class Trainer(StatefulTrainer):
         model = super().build_model(cfg)
         check_box_classifier(cfg, model)
         check_padding(cfg, model)
+        check_lora(cfg, model)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         if cfg.MODEL.SYNC_BN and on_gpu and comm.get_world_size() > 1:
             # torch's own conversion would drop the activation of timm's BatchNormAct2d.

@@ -80,7 +80,11 @@ class TimmClassificationBackbone(TunedBackbone):
             ValueError: an option of MODEL.TIMM that is for dense prediction is set.
         """
         options = cfg.MODEL.TIMM
-        for key, value in (("OUTPUT_STRIDE", 32), ("CHECKPOINTING", False)):
+        for key, value in (
+            ("OUTPUT_STRIDE", 32),
+            ("CHECKPOINTING", False),
+            ("NECK", "pyramid"),
+        ):
             if options[key] != value:
                 raise ValueError(
                     f"MODEL.TIMM.{key} must be {value} for TimmClassificationBackbone, "

@@ -207,3 +207,21 @@ def _names(model: nn.Module, prefix: str) -> dict[str, str]:
             short = f"{INNER.get(start, '')}{inner[len(start) :]}"
             names[f"{prefix}{path}.{short}"] = f"{prefix}{path}.{inner}"
     return names
+
+
+def check_lora(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse adapters for a model whose backbone does not read them, and would train as a whole.
+
+    Args:
+        cfg: read for MODEL.TIMM.LORA.ENABLED and MODEL.BACKBONE.NAME.
+        model: what was built by it.
+
+    Raises:
+        ValueError: adapters are asked for, and there are none.
+    """
+    has_adapters = any(LORA_A in f".{name}" for name, _ in model.named_parameters())
+    if cfg.MODEL.TIMM.LORA.ENABLED and not has_adapters:
+        raise ValueError(
+            f"{NODE}.ENABLED True is for timm's backbones, {cfg.MODEL.BACKBONE.NAME} does not read "
+            "it: set it to False"
+        )

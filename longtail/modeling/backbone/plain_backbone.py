@@ -93,8 +93,13 @@ class TimmPlainBackbone(StridedBackbone):
         model = create_model(name, drop_path=drop_path, pretrained=pretrained, **options)
         self._out_features = [level for level in LEVELS if level in out_features]
         self._out_blocks = [out_blocks[LEVELS.index(level)] for level in self._out_features]
-        # Later blocks, what is not read and the classifier: nothing without a gradient.
         self._normalized = neck == "none"
+        if self._normalized and isinstance(model.norm, nn.Identity):
+            raise ValueError(
+                f"MODEL.TIMM.NECK none: {name} normalizes what it has pooled, not its maps: set it "
+                "to pyramid"
+            )
+        # Later blocks, what is not read and the classifier: nothing without a gradient.
         model.prune_intermediate_layers(
             self._out_blocks, prune_norm=not self._normalized, prune_head=True
         )

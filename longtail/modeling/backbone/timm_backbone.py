@@ -113,7 +113,16 @@ class TimmBackbone(StridedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Read MODEL.TIMM."""
+        """Read MODEL.TIMM.
+
+        Raises:
+            ValueError: a NECK that only plain backbones have.
+        """
+        if cfg.MODEL.TIMM.NECK != "pyramid":
+            raise ValueError(
+                f"MODEL.TIMM.NECK {cfg.MODEL.TIMM.NECK} is for TimmPlainBackbone, TimmBackbone has "
+                "levels of its own: set it to pyramid"
+            )
         return {
             **cls.shared_options(cfg),
             "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,

@@ -20,6 +20,7 @@ from longtail.modeling.scaling import ClassScaling
 
 from .base import PixelClassifier
 from .blocks import resize
+from .mask2former import Mask2FormerHead
 from .wrapping import SemSegHeadWrapper, innermost
 
 
@@ -56,8 +57,13 @@ class SecondStageSemSegHead(SemSegHeadWrapper):
                 logits in testing.
 
         Raises:
-            ValueError: there is no such submodule.
+            ValueError: there is no such submodule, or a head of queries.
         """
+        if isinstance(innermost(base_head), Mask2FormerHead):
+            raise ValueError(
+                f"{type(self).__name__} changes the scores of pixels, and a Mask2FormerHead has "
+                "those of queries: take a semantic head for queries, or another first stage"
+            )
         super().__init__(base_head, pixel_classifier)
         self.loss_weight = loss_weight
         self.pad_to_stride = pad_to_stride

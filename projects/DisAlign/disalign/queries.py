@@ -80,8 +80,9 @@ class DisAlignQueryHead(Calibrated, SemSegHeadWrapper):
         if not isinstance(head, Mask2FormerHead):
             raise ValueError(
                 "MODEL.SEM_SEG_HEAD.NAME DisAlignQueryHead calibrates the queries of a "
-                f"Mask2FormerHead, a {type(head).__name__} has none: set MODEL.SEM_SEG_HEAD.NAME "
-                "to DisAlignSemSegHead"
+                f"Mask2FormerHead, a {type(head).__name__} has none: set "
+                "MODEL.DISALIGN.BASE_HEAD_NAME to Mask2FormerHead, or MODEL.SEM_SEG_HEAD.NAME to "
+                "DisAlignSemSegHead"
             )
         super().__init__(base_head, "predictor")
         classifier = head.mask2former.class_predictor

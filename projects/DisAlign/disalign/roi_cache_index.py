@@ -21,6 +21,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
+from longtail.config import get_cfg
+from longtail.config.loading import flat_config
 from longtail.data.datasets.classes import class_names
 from longtail.modeling import SecondStageRCNN
 from longtail.utils.downloads import file_sha256
@@ -107,12 +109,13 @@ class Index:
         """Describe in what the other cache's features differ; empty if they are the same."""
         found = ["version of the format"] if self.version != other.version else []
         found += ["file of weights"] if self.weights != other.weights else []
+        # What an older cache does not name was as it is by default; it may also name more.
+        defaults = flat_config(get_cfg())
         keys = sorted(
             key
             for key in self.config.keys() | other.config.keys()
-            # A cache of before may name more.
-            if not key.startswith(WITHOUT_INFLUENCE)
-            and self.config.get(key) != other.config.get(key)
+            if (key == DTYPE_KEY or not key.startswith(WITHOUT_INFLUENCE))
+            and self.config.get(key, defaults.get(key)) != other.config.get(key, defaults.get(key))
         )
         if keys:
             more = ", ..." if len(keys) > SHOWN_KEYS else ""

@@ -144,10 +144,13 @@ def test_what_is_refused(tmp_path):
         apply_post_hoc(cfg, model)
 
 
-@pytest.mark.parametrize("method", ["norcal", "logn", "score_calibration"])
-def test_methods_of_detection(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("norcal", "for boxes"), ("logn", "for boxes"), ("score_calibration", "for detection")],
+)
+def test_methods_of_detection(tmp_path, method, what):
     given = [KEYS["METHOD"], method, KEYS["FILE"], saved(tmp_path), "DATASETS.TRAIN", (STRIPES,)]
     cfg = tiny_config(tmp_path, given)
-    with raises_naming(ValueError, method, "for boxes"):
+    with raises_naming(ValueError, method, what):
         apply_post_hoc(cfg, Trainer.build_model(cfg).eval())
     assert STRIPES in DatasetCatalog.list()

@@ -22,6 +22,9 @@ from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.tiny_classification import classification_config, register_colors, unregister
 
+# Trainings in two processes: a minute of processor time.
+pytestmark = pytest.mark.slow
+
 
 def config(folder: Path, name: str, *keys: object) -> CfgNode:
     sets = ("DATASETS.TRAIN", ("kept_colors",), "DATASETS.TEST", ("kept_test",))

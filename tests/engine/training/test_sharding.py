@@ -18,6 +18,9 @@ from tests.processes import run_in_two_processes
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import classification_config, register_colors
 
+# Trainings in two processes: a minute of processor time.
+pytestmark = pytest.mark.slow
+
 FSDP = ("SOLVER.FSDP.ENABLED", True)
 SMOOTH = ("MODEL.TIMM.NAME", "test_convnext")
 ADAMW = ("SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 1e-3)
