@@ -29,7 +29,7 @@ disalign: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# With the stories of three users, tests/stories, and the notebooks of tutorials/.
+# With the stories of three users, tests/stories, the notebooks of tutorials/, and sharded trainings.
 test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 

@@ -289,20 +289,25 @@ def _present_classes(
     labels = labels.flatten(1).long()
     ignored = labels == ignore
     out_of_range = ((labels < 0) | (labels >= num_classes)) & ~ignored
-    if out_of_range.any():
+    # Two more columns, for ignored pixels and those out of range.
+    columns = labels.masked_fill(ignored, num_classes).masked_fill(out_of_range, num_classes + 1)
+    present = torch.zeros(len(labels), num_classes + 2, dtype=torch.bool, device=labels.device)
+    # On a GPU the one transfer that the branch waits for: all sizes follow from this table.
+    present = present.scatter_(1, columns, True).cpu()
+    if present[:, num_classes + 1].any():
         bad = labels[out_of_range][0].item()
         raise ValueError(
             f"labels contain {bad}, expected 0..{num_classes - 1} or the ignore label: "
             "check the data set's label maps and num_classes"
         )
-    # An ignored pixel goes to an extra class K, which is dropped at the end.
-    labels = labels.masked_fill(ignored, num_classes)
-    present = torch.zeros(len(labels), num_classes + 1, dtype=torch.bool, device=labels.device)
-    present.scatter_(1, labels, True)
     present = present[:, :num_classes]
     images, classes = present.nonzero(as_tuple=True)
     slot_of_class = present.cumsum(dim=1) - 1
     slots = slot_of_class[images, classes]
     P = int(slots.max()) + 1 if len(slots) else 0
     slot_of_class = torch.cat([slot_of_class, slot_of_class.new_full((len(labels), 1), P)], dim=1)
-    return slot_of_class.gather(1, labels), images, slots, classes, P
+    slot_of_class, images, slots, classes = (
+        part.to(labels.device, non_blocking=True)
+        for part in (slot_of_class, images, slots, classes)
+    )
+    return slot_of_class.gather(1, columns), images, slots, classes, P
