@@ -18,6 +18,9 @@ from tests.tiny import tiny_config_file
 from tests.tiny_classification import classification_config_file
 from tests.tiny_detection import DETECTOR
 
+# Each in a process of its own.
+pytestmark = pytest.mark.slow
+
 # What each script begins with comes after the import that it is about. Data: one image, with 4, 2
 # and 1 pixels of the classes, and 1 without.
 COMMON = """

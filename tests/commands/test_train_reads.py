@@ -50,6 +50,7 @@ def start(folder, *options):
     return [line for line in parsed if line == str(folder / "data" / "lvis.json")]
 
 
+@pytest.mark.slow
 def test_the_annotations_are_parsed_once_a_start(folder):
     train = ["train", "--config-file", "detector.yaml", "--import", "noting", "--overwrite"]
     # A loss by the class counts: statistics, and the loader, need the annotations.

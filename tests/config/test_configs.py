@@ -127,6 +127,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folders", GROUPS.values(), ids=GROUPS)
 def test_builds_the_deployed_models(folders):
     options = ["MODEL.DEVICE", "meta", "MODEL.CLASSIFIER.LOSS", "cross_entropy"]

@@ -5,6 +5,9 @@ import pytest
 
 from tests.fresh import ROOT, run_each
 
+# Each in a process of its own.
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("analysis", "data", "evaluation", "visualization")
 
 

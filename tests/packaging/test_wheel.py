@@ -203,6 +203,7 @@ def test_the_models_that_come_with_the_package(installed):
     ]
 
 
+@pytest.mark.slow
 def test_a_training_on_generated_data(installed):
     """Generate, train a packaged config with the branch of a project, evaluate what it wrote."""
     sizes = ["--classes", "4", "--size", "64", "--num-train", "6", "--num-val", "8"]

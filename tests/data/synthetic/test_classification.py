@@ -91,6 +91,7 @@ def test_an_image_is_that_of_its_number_alone_and_shows_its_class(small):
     assert all(np.mean(stored != other) > 0.9 for other in others)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_for_any_number_of_workers(small, tmp_path):
     write_classification_dataset(tmp_path, **SMALL, num_workers=2)
     assert hashes(tmp_path) == hashes(small[0] / "synthetic_lt")

@@ -147,6 +147,7 @@ def test_a_scene_too_full_says_so():
         generate_digit_scene(dict.fromkeys(range(10), ink), np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(digit_scenes, "VAL_SCENES", 10)
     monkeypatch.setattr(digit_scenes, "TEST_SCENES", 10)

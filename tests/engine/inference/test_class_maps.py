@@ -181,7 +181,10 @@ print(megabytes("VmHWM") - before)
     ("mode", "height", "width", "most"),
     # The logits of all classes alone: 7,200 and 1,800 MB. Measured: 1,150 and 510. Another machine
     # took 230 MB more for the whole process in the second case, it is not known for what.
-    [("whole", 3000, 4000, 1800), ("slide", 1500, 2000, 1000)],
+    [
+        pytest.param("whole", 3000, 4000, 1800, marks=pytest.mark.slow),
+        ("slide", 1500, 2000, 1000),
+    ],
 )
 def test_memory_of_a_large_image_with_150_classes(tmp_path, mode, height, width, most):
     generator = np.random.default_rng(0)

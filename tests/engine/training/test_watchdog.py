@@ -85,7 +85,10 @@ launch_training(main, None)
 
 @pytest.mark.parametrize(
     ("how", "named"),
-    [("sleep", "process 1 on .* sleep_in_a_hook"), ("stop", "process 1 does not answer")],
+    [
+        ("sleep", "process 1 on .* sleep_in_a_hook"),
+        pytest.param("stop", "process 1 does not answer", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_hangs_ends_the_run(tmp_path, how, named):
     script = tmp_path / "hanging.py"
