@@ -157,14 +157,14 @@ def logit_normalization(
 class NearestClassMean(nn.Module):
     r"""The classifier that names the nearest class mean (NCM, Kang et al. 2020).
 
-    With f(x) = x, x / |x| or (x - m) / |x - m|, m the mean of all training features, and c_j the
-    mean of f over class j, the logits are
+    With f(x) = x, or x scaled to length 1, or x - m scaled to length 1, m the mean of all training
+    features, and c_j the mean of f over class j, the logits are
 
     .. math::
 
         z_j = -\|f(x) - c_j\|^2 \quad \text{or} \quad z_j = \frac{f(x) \cdot c_j}{\|c_j\|}
 
-    the latter |f(x)| times a cosine, which ranks classes as the cosine does.
+    the latter a cosine times the length of f(x), which ranks classes as the cosine does.
 
     Attributes:
         mean: (C,) m, or 0 where nothing is subtracted.

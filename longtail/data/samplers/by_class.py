@@ -39,7 +39,7 @@ class ClassBalancedTrainingSampler(EpochSampler):
             images_by_class: for each of the K' classes that occur the indices (0..N-1) of its
                 images, as :meth:`.images_by_class_from_dataset_dicts` makes them.
             classes: the K' classes, 0..K'-1 by default.
-            seed: see :class:`EpochSampler`.
+            seed: see :class:`.EpochSampler`.
 
         Raises:
             ValueError: there is no class, or a class has no image.
@@ -60,7 +60,7 @@ class ClassBalancedTrainingSampler(EpochSampler):
     def from_records(
         cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
     ) -> "ClassBalancedTrainingSampler":
-        """Of labels, annotations or label maps, see :meth:`EpochSampler.from_records`."""
+        """Of labels, annotations or label maps, see :meth:`.EpochSampler.from_records`."""
         images = images_by_class(count_occurrences(cfg, dataset_dicts))
         _check_classes(cls, images, dataset_dicts)
         return cls([*images.values()], classes=[*images], seed=seed)
@@ -90,7 +90,7 @@ class ClassBalancedTrainingSampler(EpochSampler):
         return self._classes.repeat_interleave(self._sizes), self._images, each
 
     def shares(self, size: int) -> Tensor:
-        """Sum over the classes of an image, see :meth:`EpochSampler.shares`."""
+        """Sum over the classes of an image, see :meth:`.EpochSampler.shares`."""
         _, images, probabilities = self.pairs()
         return torch.zeros(size, dtype=torch.float64).index_add_(0, images, probabilities)
 
@@ -149,7 +149,7 @@ class RareClassTrainingSampler(ClassBalancedTrainingSampler):
             counts: (K') pixels, instances or images of the classes, > 0.
             temperature: T > 0; the larger, the more alike the classes are drawn.
             classes: see :class:`ClassBalancedTrainingSampler`.
-            seed: see :class:`EpochSampler`.
+            seed: see :class:`.EpochSampler`.
 
         Raises:
             ValueError: the temperature is not positive; or see
@@ -166,7 +166,7 @@ class RareClassTrainingSampler(ClassBalancedTrainingSampler):
     def from_records(
         cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
     ) -> "RareClassTrainingSampler":
-        """With DATALOADER.RARE_CLASS_TEMPERATURE, see :meth:`EpochSampler.from_records`."""
+        """With DATALOADER.RARE_CLASS_TEMPERATURE, see :meth:`.EpochSampler.from_records`."""
         occurrences = count_occurrences(cfg, dataset_dicts)
         images, counts = images_by_class(occurrences), total_counts(occurrences)
         _check_classes(cls, images, dataset_dicts)

@@ -26,7 +26,7 @@ class RepeatFactorTrainingSampler(EpochSampler):
         Args:
             repeat_factors: (N,) how often an image is in an epoch, >= 1; of a fraction, that is
                 the probability of once more.
-            seed: see :class:`EpochSampler`.
+            seed: see :class:`.EpochSampler`.
         """
         super().__init__(seed)
         self.repeat_factors = repeat_factors
@@ -35,7 +35,7 @@ class RepeatFactorTrainingSampler(EpochSampler):
     def from_records(
         cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
     ) -> "RepeatFactorTrainingSampler":
-        """With DATALOADER.REPEAT_THRESHOLD, see :meth:`EpochSampler.from_records`."""
+        """With DATALOADER.REPEAT_THRESHOLD, see :meth:`.EpochSampler.from_records`."""
         return cls(_repeat_factors(cfg, dataset_dicts), seed=seed)
 
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -47,7 +47,7 @@ class RepeatFactorTrainingSampler(EpochSampler):
         return images[torch.randperm(len(images), generator=generator)]
 
     def shares(self, size: int) -> Tensor:
-        """r_i / sum_k r_k, see :meth:`EpochSampler.shares`."""
+        """r_i / sum_k r_k, see :meth:`.EpochSampler.shares`."""
         factors = self.repeat_factors.double()
         return factors / factors.sum()
 
@@ -68,7 +68,7 @@ class InstanceAwareRepeatFactorTrainingSampler(RepeatFactorTrainingSampler):
     def from_records(
         cls, cfg: CfgNode, dataset_dicts: Sequence[dict], *, seed: int | None = None
     ) -> "InstanceAwareRepeatFactorTrainingSampler":
-        """With DATALOADER.REPEAT_THRESHOLD, see :meth:`EpochSampler.from_records`."""
+        """With DATALOADER.REPEAT_THRESHOLD, see :meth:`.EpochSampler.from_records`."""
         without = [r.get("file_name") for r in dataset_dicts if "annotations" not in r]
         if without or not dataset_dicts:
             raise ValueError(

@@ -64,7 +64,7 @@ class NormedConv2d(nn.Conv2d):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class NormedMaskHead(MaskRCNNConvUpsampleHead):
-    """detectron2's MaskRCNNConvUpsampleHead with a :class:`NormedConv2d` as its predictor."""
+    """detectron2's MaskRCNNConvUpsampleHead with a :class:`.NormedConv2d` as its predictor."""
 
     @configurable
     def __init__(
@@ -74,7 +74,7 @@ class NormedMaskHead(MaskRCNNConvUpsampleHead):
 
         Args:
             input_shape: of the RoIs' features.
-            temperature: see :class:`NormedConv2d`.
+            temperature: see :class:`.NormedConv2d`.
             kwargs: as for MaskRCNNConvUpsampleHead.
         """
         super().__init__(input_shape, **kwargs)
