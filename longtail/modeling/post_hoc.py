@@ -73,9 +73,7 @@ def logit_adjustment(
         ValueError: lambda is out of range, counts of another length, or a class without samples.
     """
     _check_strength("LAMBDA", strength)
-    counts = torch.as_tensor(class_counts, dtype=torch.float64, device=bias.device)
-    _check_length("logit_adjustment", counts, bias)
-    _check_all_occur("logit_adjustment", counts, class_names)
+    counts = _checked_counts("logit_adjustment", class_counts, bias, class_names)
     margins = -strength * (counts / counts.sum()).log()
     if centered:
         margins = margins - margins.mean()
@@ -112,9 +110,7 @@ def normalized_calibration(
         ValueError: gamma is out of range, counts of another length, or a class without images.
     """
     _check_strength("GAMMA", gamma)
-    counts = torch.as_tensor(image_counts, dtype=torch.float64, device=bias.device)
-    _check_length("norcal", counts, bias)
-    _check_all_occur("norcal", counts, class_names)
+    counts = _checked_counts("norcal", image_counts, bias, class_names)
     return (bias.double() - gamma * counts.log()).to(bias.dtype)
 
 
@@ -287,12 +283,18 @@ def _check_strength(key: str, value: float) -> None:
         raise ValueError(f"MODEL.POST_HOC.{key} must be finite and >= 0, got {value}")
 
 
-def _check_length(method: str, counts: Tensor, bias: Tensor) -> None:
+def _checked_counts(
+    method: str, counts: Tensor, bias: Tensor, class_names: Sequence[str] | None
+) -> Tensor:
+    """Counts of the classes as (K,) float64 beside the bias; all must occur."""
+    counts = torch.as_tensor(counts, dtype=torch.float64, device=bias.device)
     if counts.shape != bias.shape:
         raise ValueError(
             f"{method}: the classifier has {len(bias)} classes, the training set "
             f"{len(counts)}: name the training set of these weights in DATASETS.TRAIN"
         )
+    _check_all_occur(method, counts, class_names)
+    return counts
 
 
 def _check_all_occur(method: str, counts: Tensor, class_names: Sequence[str] | None) -> None:

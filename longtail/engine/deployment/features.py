@@ -8,7 +8,7 @@ Shape alphabet:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -28,6 +28,27 @@ from longtail.modeling.classification import ImageClassifier
 BATCH_SIZE = 64
 
 
+def one_pass(cfg: CfgNode, mapper: Callable[[dict], Any], batch_size: int = 1) -> DataLoader:
+    """Each training image once, in lists of what the mapper gives; processes share the images.
+
+    Args:
+        cfg: read for DATASETS.TRAIN and DATALOADER.NUM_WORKERS.
+        mapper: of a record.
+        batch_size: the most that a list holds.
+
+    Raises:
+        ValueError: DATASETS.TRAIN is empty.
+    """
+    records = training_records(cfg)
+    return DataLoader(
+        MapDataset(DatasetFromList(records, copy=False), mapper),
+        batch_size=batch_size,
+        sampler=InferenceSampler(len(records)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
+    )
+
+
 @torch.no_grad()
 def training_features(cfg: CfgNode, model: ImageClassifier) -> tuple[Tensor, Tensor]:
     """The features of the training images, transformed as in testing, without augmentation.
@@ -45,15 +66,7 @@ def training_features(cfg: CfgNode, model: ImageClassifier) -> tuple[Tensor, Ten
         ValueError: DATASETS.TRAIN is empty, or has another number of classes than the model.
         OSError: an image cannot be read.
     """
-    records = training_records(cfg)
-    mapper = ClassificationDatasetMapper(cfg, is_train=False)
-    loader = DataLoader(
-        MapDataset(DatasetFromList(records, copy=False), mapper),
-        batch_size=BATCH_SIZE,
-        sampler=InferenceSampler(len(records)),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list,
-    )
+    loader = one_pass(cfg, ClassificationDatasetMapper(cfg, is_train=False), BATCH_SIZE)
     was_training = model.training
     model.eval()
     features, labels = [], []
@@ -92,10 +105,6 @@ class _BoxMapper:
         return _ImageWithBoxes(inputs, torch.tensor(boxes).reshape(-1, 4) * scale, classes)
 
 
-def _as_it_is(item: _ImageWithBoxes) -> _ImageWithBoxes:
-    return item
-
-
 @torch.no_grad()
 def training_box_features(cfg: CfgNode, model: GeneralizedRCNN) -> list[tuple[Tensor, Tensor]]:
     """The features of the annotated boxes of the training images, without augmentation.
@@ -113,23 +122,14 @@ def training_box_features(cfg: CfgNode, model: GeneralizedRCNN) -> list[tuple[Te
         ValueError: DATASETS.TRAIN is empty, or has another number of classes than the model.
         OSError: an image cannot be read.
     """
-    records = training_records(cfg)
-    mapper = _BoxMapper(build_mapper(cfg, cfg.DATASETS.TRAIN[0], False))
-    loader = DataLoader(
-        MapDataset(DatasetFromList(records), mapper),
-        batch_size=None,
-        sampler=InferenceSampler(len(records)),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        # The default would look into the items for arrays.
-        collate_fn=_as_it_is,
-    )
+    loader = one_pass(cfg, _BoxMapper(build_mapper(cfg, cfg.DATASETS.TRAIN[0], False)))
     heads = model.roi_heads.box_head
     heads = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
     was_training = model.training
     model.eval()
     features: list[list[Tensor]] = [[] for _ in heads]
     labels = []
-    for inputs, boxes, classes in loader:
+    for [(inputs, boxes, classes)] in loader:
         maps = model.backbone(model.preprocess_image([inputs]).tensor)
         maps = [maps[name] for name in model.roi_heads.box_in_features]
         pooled = model.roi_heads.box_pooler(maps, [Boxes(boxes.to(model.device))])

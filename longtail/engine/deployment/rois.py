@@ -8,14 +8,12 @@ Shape alphabet:
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset
-from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from longtail.engine.training.data_sets import build_mapper, training_records
+from longtail.engine.deployment.features import one_pass
+from longtail.engine.training.data_sets import build_mapper
 from longtail.modeling.linear_classifiers import LinearClassifiers
 
 
@@ -46,14 +44,7 @@ def training_logit_moments(
             "MODEL.POST_HOC.METHOD logn is for detectors of one box head, not for a cascade: take "
             "norcal or logit_adjustment"
         )
-    records = training_records(cfg)
-    loader = DataLoader(
-        MapDataset(DatasetFromList(records, copy=False), _mapper(cfg)),
-        batch_size=1,
-        sampler=InferenceSampler(len(records)),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list,
-    )
+    loader = one_pass(cfg, _mapper(cfg))
     was_training = model.training
     model.eval()
     K = found.num_classes
