@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 from docutils import nodes
-from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.util import logging
@@ -101,8 +100,10 @@ def write_mathml(translator, node) -> None:  # noqa: ANN001
     block = isinstance(node, nodes.math_block)
     try:
         mathml = tex2mathml(node.astext(), as_block=block)
-    except MathError as error:
-        LOGGER.warning("the equation %r: %s", node.astext(), error, location=node)
+    except Exception as error:
+        # Not MathError alone: of an & outside of rows the parser trips, and a process that writes
+        # pages would end in silence, with all of its pages.
+        LOGGER.warning("the equation %r: %r", node.astext(), error, location=node)
         raise nodes.SkipNode from None
     mathml = re.sub(r"<mo>(?=&ApplyFunction;</mo>\s*<(?!mo\b))", '<mo rspace="0.17em">', mathml)
     translator.body.append(f'<div class="math">{mathml}</div>' if block else mathml)

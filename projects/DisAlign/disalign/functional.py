@@ -79,9 +79,9 @@ def calibrate_logits(
 
     .. math::
 
-        \hat z{}_j &= \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j \quad (5)
+        \hat z{}_j = \sigma(x) (\alpha_j z_j + \beta_j) + (1 - \sigma(x)) z_j \quad (5)
 
-        \hat z{}_j &= (1 + \sigma(x) \alpha_j) z_j + \sigma(x) \beta_j \quad (6)
+        \hat z{}_j = (1 + \sigma(x) \alpha_j) z_j + \sigma(x) \beta_j \quad (6)
 
     Eq. 5 is computed as z + sigma ((alpha - 1) z + beta), which for alpha = 1 and beta = 0 is
     exactly z; the printed form would round. So is Eq. 6, as z + sigma (alpha z + beta), for
