@@ -36,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("data", choices=DATA, help="folder of configs")
     parser.add_argument("--methods", nargs="+", help="configs; by default all of the folder")
+    parser.add_argument("--options", nargs="*", default=[], metavar="KEY VALUE", help="of all runs")
     add_run_arguments(parser, output="output/real_data")
     return parser.parse_args()
 
@@ -49,6 +50,7 @@ def main() -> None:
             arguments.data.lower().replace("-", "_"),
             {arguments.data: folder_rows(arguments.data, arguments.methods, baseline)},
             arguments,
+            options=arguments.options,
             main=metric,
         )
 
