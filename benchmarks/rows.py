@@ -2,11 +2,13 @@
 """What benchmarks that train share: tables of rows, run by longtail.jobs, and one form of results.
 
 A result has the seeds, options of all runs, and for each table its rows (config, own options, the
-row whose runs it continues, the metrics of every run, their mean and deviation) and differences
+row whose runs it continues, the metrics of every run, their mean and deviation, and the seconds of
+an iteration of every run on the machine that wrote the result) and differences
 (mean, standard error, 95 % confidence interval; paired where a row continues the other's runs).
 """
 
 import argparse
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +37,14 @@ class Line:
         options: of this row alone.
         continues: the label of the row whose run of a seed it continues, "" for none.
         runs: the metrics of each run.
+        seconds: of an iteration of each run, None where nothing was trained.
     """
 
     config: str
     options: tuple[str, ...]
     continues: str
     runs: tuple[dict[str, float], ...]
+    seconds: tuple[float | None, ...] = ()
 
 
 def folder_rows(folder: str, methods: Sequence[str] | None, baseline: str) -> dict[str, Row]:
@@ -137,6 +141,7 @@ def table_result(lines: dict[str, Line], groups: dict[str, list[str]]) -> dict[s
             "continues": line.continues or None,
             "mean and standard deviation": {k: [s.mean, s.deviation] for k, s in means.items()},
             "runs": list(line.runs),
+            "seconds an iteration": list(line.seconds),
         }
     return {
         "groups": groups,
@@ -173,7 +178,14 @@ def _line(plan: Plan, table: dict[str, Row], label: str, runs: dict[Row, list[Ru
     firsts = [job.first for job in plan.by_row[row]]
     continued = [k for k, other in table.items() if list(plan.by_row[other]) == firsts]
     metrics = tuple(_metrics(run) for run in runs[row])
-    return Line(row.config, row.options, continued[0] if continued else "", metrics)
+    seconds = tuple(_seconds(run) for run in runs[row])
+    return Line(row.config, row.options, continued[0] if continued else "", metrics, seconds)
+
+
+def _seconds(run: Run) -> float | None:
+    """The median over what was logged, itself medians of some iterations."""
+    times = [line["time"] for line in run.history() if "time" in line]
+    return round(statistics.median(times), 3) if times else None
 
 
 def _metrics(run: Run) -> dict[str, float]:

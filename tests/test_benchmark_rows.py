@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import json
 import math
 import sys
 from types import ModuleType
@@ -65,6 +66,8 @@ def test_results_of_finished_runs(load, tmp_path, monkeypatch, capsys):
     plan = make_plan(table.values(), (0, 1), tmp_path / "out")
     for job, miou in zip(plan.jobs, (50, 52, 53, 56), strict=True):
         finish(job, miou=miou)
+    times = [{"iteration": n, "time": time} for n, time in enumerate((9.0, 0.5, 0.75))]
+    (plan.jobs[0].folder / "metrics.json").write_text("\n".join(map(json.dumps, times)))
     written = {}
     monkeypatch.setattr(rows, "save_result", lambda name, figures: written.update({name: figures}))
     parser = argparse.ArgumentParser()
@@ -79,6 +82,7 @@ def test_results_of_finished_runs(load, tmp_path, monkeypatch, capsys):
     assert both["rows"]["second"]["config"] == configs["second"]
     assert [run["mIoU"] for run in both["rows"]["second"]["runs"]] == [53, 56]
     assert both["rows"]["first"]["runs"][0]["IoU tree"] == 40
+    assert both["rows"]["first"]["seconds an iteration"][0] == 0.75
     # Two classes alone have an IoU, and the larger one the larger.
     assert both["rows"]["first"]["runs"][0]["Pearson IoU, pixels"] == pytest.approx(100)
     assert both[DIFFERENCE][0]["paired"] and both[DIFFERENCE][0]["metrics"]["mIoU"][0] == 3.5
@@ -92,12 +96,20 @@ def test_rows_of_every_benchmark_can_be_planned(load, tmp_path):
         **load("disalign_lvis").tables("LVIS-Synthetic"),
         **load("classification").tables(["digits-LT"], ["linear_disalign", "linear_ncm"]),
         "cifar": load("rows").folder_rows("CIFAR100-LT-40e", None, "linear"),
+        **load("short_runs").tables_of(40),
     }
     found = {}
     for name, table in tables.items():
         jobs = make_plan(table.values(), (0,), tmp_path).jobs
         found[name] = {job.name: job.first and job.first.name for job in jobs}
     assert len(found["CamVid"]) == 5 and len(found["cosine"]) == 3 and len(found["cifar"]) == 17
+    models = found["CCP today's models"]
+    assert len(models) == 9 and len(found["CCP samplers"]) == 6
+    first = {
+        name: models[f"CCP/{name}_disalign/seed0"]
+        for name in ("mask2former_lite0", "linear_dinov2_S")
+    }
+    assert first == {name: f"CCP/{name}/seed0" for name in first}
     model = "CamVid/deeplabv3plus_lite0"
     assert found["CamVid"][f"{model}_rr_disalign/seed0"] == f"{model}_rr/seed0"
     assert found["CamVid"][f"{model}/longer/seed0"] is None
