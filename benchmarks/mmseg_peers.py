@@ -56,12 +56,13 @@ CONFIGS = {
 }
 
 
-class _NoOps(types.ModuleType):
+class NoOps(types.ModuleType):
     """Stands for mmcv's compiled operators, each an empty class under its name."""
 
     __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> type:
+        """An empty class."""
         if name.startswith("__"):
             raise AttributeError(name)
         return type(name, (), {})
@@ -171,7 +172,7 @@ def import_mmseg() -> tuple[Any, Any]:
     # mmcv-lite has no compiled operators, but some modules of mmsegmentation import them by name.
     # None of the models here uses one.
     for name in ("mmcv.ops", "mmcv.ops.point_sample"):
-        sys.modules.setdefault(name, _NoOps(name))
+        sys.modules.setdefault(name, NoOps(name))
     try:
         import mmengine.optim
         import mmseg.engine

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from detectron2.utils.events import EventStorage
 from timm.loss import compute_class_weights
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
@@ -163,14 +163,28 @@ def batches(K: int, columns: int, task: LossTask) -> Iterator[tuple[Tensor, Tens
         yield logits, labels.where(labels != IGNORE, 0)
 
 
-def compare_loss(name: str, task: LossTask, K: int) -> Iterator[tuple[float, float]]:
-    """Differences of three batches, the last one late in a training."""
-    stats, cfg = class_stats(K), get_cfg()
+def built(name: str, task: LossTask, K: int) -> nn.Module:
+    """A loss as a config builds it that names it and nothing else."""
+    cfg = get_cfg()
     cfg.merge_from_list([task.loss_key, name, task.classes_key, K])
     cfg.DATASETS.TRAIN = ("any",)
-    with mock.patch("longtail.losses.build.get_class_stats", return_value=stats):
-        loss = build_loss(cfg, task)
-    other = definition(name, task, stats)
+    with mock.patch("longtail.losses.build.get_class_stats", return_value=class_stats(K)):
+        return build_loss(cfg, task)
+
+
+def compare_loss(
+    name: str, task: LossTask, K: int, other: Definition | None = None
+) -> Iterator[tuple[float, float]]:
+    """Differences of three batches, the last one late in a training.
+
+    Args:
+        name: of the loss.
+        task: of the loss.
+        K: of SIZES.
+        other: what it is compared with; by default its definition.
+    """
+    loss, last = built(name, task, K), get_cfg().SOLVER.MAX_ITER - 1
+    other = other or definition(name, task, class_stats(K))
     columns = K if task is PIXELS else loss.num_logits
     for number, (logits, labels) in enumerate(batches(K, columns, task)):
         late = number == 2
@@ -181,7 +195,7 @@ def compare_loss(name: str, task: LossTask, K: int) -> Iterator[tuple[float, flo
         def expected(z: Tensor, labels: Tensor = labels, late: bool = late) -> Tensor:
             return other(z, labels, late)
 
-        with EventStorage(cfg.SOLVER.MAX_ITER - 1 if late else 0):
+        with EventStorage(last if late else 0):
             yield differences(own, expected, logits)
 
 
