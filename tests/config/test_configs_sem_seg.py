@@ -78,18 +78,24 @@ def test_the_small_ablations():
 
 @each(leaves_in("CCP"))
 def test_the_recipe_of_ccp(name):
+    backbone, crop, mode = "tf_efficientnet_lite0", 192, "whole"
+    if "lite2" in name:
+        backbone = "tf_efficientnet_lite2"
+    if "dinov2" in name:
+        # Whole patches of 14, in training and in testing.
+        backbone, crop, mode = "vit_small_patch14_dinov2.lvd142m", 196, "slide"
     expected = {
         "DATASETS.TRAIN": ("ccp_sem_seg_train",),
         "DATASETS.TEST": ("ccp_sem_seg_test",),
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 59,
-        "MODEL.TIMM.NAME": "tf_efficientnet_lite2" if "lite2" in name else "tf_efficientnet_lite0",
+        "MODEL.TIMM.NAME": backbone,
         "MODEL.CHANNELS_LAST": True,
         "SOLVER.AMP.DTYPE": "bfloat16",
         "SOLVER.IMS_PER_BATCH": 4,
         "INPUT.MIN_SIZE_TRAIN": (275,),
         "INPUT.MIN_SIZE_TEST": 275,
-        "INPUT.CROP.SIZE": [192, 192],
-        "TEST.SEM_SEG.MODE": "whole",
+        "INPUT.CROP.SIZE": [crop, crop],
+        "TEST.SEM_SEG.MODE": mode,
         # Four classes do not occur, which the second stage would refuse.
         "MODEL.DISALIGN.CLAMP_ZERO_COUNTS": "_disalign" in name,
         "MODEL.DISALIGN.WEIGHTED_MEAN": True,
