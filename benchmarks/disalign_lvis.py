@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 from camvid import prepare as prepare_camvid
-from rows import Tables, run_tables
+from rows import Tables, add_table_arguments, run_tables
 
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic.lvis import write_lvis_dataset
-from longtail.jobs.arguments import add_run_arguments
 from longtail.jobs.plan import Row
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
@@ -32,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--camvid", help="CamVid in SegNet's layout, instead of generated scenes")
-    add_run_arguments(parser, output="output/disalign_benchmark")
+    add_table_arguments(parser, output="output/disalign_benchmark")
     return parser.parse_args()
 
 

@@ -15,11 +15,10 @@ continues.
 import argparse
 
 from camvid import prepare
-from rows import Tables, run_tables
+from rows import Tables, add_table_arguments, run_tables
 
 from longtail.config import load_config
 from longtail.data.synthetic import SyntheticConfig, write_dataset
-from longtail.jobs.arguments import add_run_arguments
 from longtail.jobs.plan import Row
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
@@ -32,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--camvid", required=True, help="CamVid in SegNet's layout")
-    add_run_arguments(parser, output="output/sem_seg_methods")
+    add_table_arguments(parser, output="output/sem_seg_methods")
     return parser.parse_args()
 
 
