@@ -251,12 +251,15 @@ def test_rows_of_every_benchmark_can_be_planned(load, tmp_path):
         **load("disalign_lvis").tables("LVIS-Synthetic"),
         **load("classification").tables(["digits-LT"], ["linear_disalign", "linear_ncm"]),
         "cifar": load("rows").folder_rows("CIFAR100-LT-40e", None, "linear"),
+        "hued": load("rows").folder_rows("LVIS-Hued", None, "faster_rcnn_lite0_FPN"),
     }
     found = {}
     for name, table in tables.items():
         jobs = make_plan(table.values(), (0,), tmp_path).jobs
         found[name] = {job.name: job.first and job.first.name for job in jobs}
-    assert len(found["CamVid"]) == 5 and len(found["cosine"]) == 3 and len(found["cifar"]) == 17
+    assert len(found["CamVid"]) == 7 and len(found["quickstart"]) == 5
+    assert len(found["cosine"]) == 3 and len(found["cifar"]) == 17
+    assert len(found["hued"]) == 8 and sum(first is None for first in found["hued"].values()) == 3
     model = "CamVid/deeplabv3plus_lite0"
     assert found["CamVid"][f"{model}_rr_disalign/seed0"] == f"{model}_rr/seed0"
     assert found["CamVid"][f"{model}/longer/seed0"] is None
