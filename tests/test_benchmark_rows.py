@@ -82,7 +82,8 @@ def test_merged_rows_by_hand(load, tmp_path):
     before = {
         "base": row_of(load, "a.yaml", {0: 1.0, 1: 3.0}),
         "second": row_of(load, "b.yaml", {0: 2.0, 1: 5.0}, "base"),
-        "old": row_of(load, "o.yaml", {0: 7.0, 1: 9.0}),
+        "old": row_of(load, "o.yaml", {0: 7.0, 1: 9.0, 4: 99.0}),
+        "alone": row_of(load, "x.yaml", {4: 8.0}),
     }
     path = saved(load, tmp_path, "before", {"t": results.Table(before, groups)})
     now = {
@@ -93,9 +94,13 @@ def test_merged_rows_by_hand(load, tmp_path):
     own = {"t": results.Table(now, groups)}
     tables = merging.merged(own, merging.read_result(path, []), path)
     table = results.table_result(tables["t"])
-    assert list(table["rows"]) == ["base", "second", "new", "old"] and table["groups"] == groups
+    assert (
+        list(table["rows"]) == ["base", "second", "new", "old", "alone"]
+        and table["groups"] == groups
+    )
     assert {label: row["seeds"] for label, row in table["rows"].items()} == {
-        **{"base": [0, 1, 2], "second": [0, 1, 2], "new": [2], "old": [0, 1]},
+        **{"base": [0, 1, 2], "second": [0, 1, 2], "new": [2]},
+        **{"old": [0, 1, 4], "alone": [4]},
     }
     # 1, 3, 5 and 2, 5, 9: mean 16 / 3, squares about it 100 / 9 + 1 / 9 + 121 / 9 = 74 / 3.
     assert table["rows"]["base"][MEAN]["m"] == pytest.approx([3, 2])
@@ -104,16 +109,17 @@ def test_merged_rows_by_hand(load, tmp_path):
     # 1, 2 and 4: mean 7 / 3, squares 16 / 9 + 1 / 9 + 25 / 9 = 14 / 3, error sqrt(7 / 3 / 3).
     assert found["second"]["paired"] and found["second"]["seeds"] == [0, 1, 2]
     assert found["second"]["metrics"]["m"][:2] == pytest.approx([7 / 3, math.sqrt(7) / 3])
-    # Of seeds 0 and 1 alone: 7, 9 and 1, 3. Of seed 2 alone: 6 and 5, one run a side.
+    # Of seeds 0 and 1, which base has, too: 7, 9 and 1, 3. Of seed 2: 6 and 5, one run a side.
     assert found["old"]["seeds"] == [0, 1] and not found["old"]["paired"]
     assert found["old"]["metrics"]["m"][:2] == pytest.approx([6, math.sqrt(2 / 2 + 2 / 2)])
     assert found["new"]["seeds"] == [2] and found["new"]["metrics"]["m"][0] == 1
     assert math.isnan(found["new"]["metrics"]["m"][1])
+    assert "alone" not in found
     printed = {line.split()[0]: line for line in results.printed(table).splitlines()[2:]}
     assert "0,1,2" in printed["second"] and "+2.33 ± 0.88" in printed["second"]
     # Seed 1 of base is this call's, which has it, too.
     (part,) = merging.origins(tables)
-    assert part["seeds"] == {"t": {"base": [0], "second": [0, 1], "old": [0, 1]}}
+    assert part["seeds"] == {"t": {"base": [0], "second": [0, 1], "old": [0, 1, 4], "alone": [4]}}
     assert part["machine"] == load("common").machine()
 
 
