@@ -15,10 +15,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from rows import run_tables
+from rows import add_table_arguments, run_tables
 
 from longtail.data.prepare import prepare_dataset
-from longtail.jobs.arguments import add_run_arguments
 from longtail.jobs.plan import Row
 from longtail.utils.errors import ending_in_one_line
 
@@ -40,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--result", default="camvid_gpu" if ON_GPU else "camvid", help="file in benchmarks/results"
     )
-    add_run_arguments(parser, output="output/camvid_benchmark")
+    add_table_arguments(parser, output="output/camvid_benchmark")
     return parser.parse_args()
 
 

@@ -15,11 +15,10 @@ its end. Stopped, it keeps what it finished: the same command continues.
 import argparse
 from pathlib import Path
 
-from rows import Tables, folder_rows, run_tables
+from rows import Tables, add_table_arguments, folder_rows, run_tables
 
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic import write_classification_dataset
-from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.errors import ending_in_one_line
 
 # Folder of configs -> name of the data set.
@@ -34,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="configs; by default all of the folder")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--result", default="classification", help="file in benchmarks/results")
-    add_run_arguments(parser, seeds=5, output="output/classification")
+    add_table_arguments(parser, seeds=5, output="output/classification")
     arguments = parser.parse_args()
     if arguments.split == "val" and len(arguments.benchmarks) > 1:
         parser.error("--split val is of one data set: add --benchmarks digits-LT or synthetic-LT")

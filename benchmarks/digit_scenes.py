@@ -14,10 +14,9 @@ on test once, at its end. Stopped, it keeps what it finished: the same command c
 
 import argparse
 
-from rows import folder_rows, run_tables
+from rows import add_table_arguments, folder_rows, run_tables
 
 from longtail.data.synthetic import DigitScenesConfig, write_digit_scenes
-from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.cores import available_cores
 from longtail.utils.errors import ending_in_one_line
 
@@ -30,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="configs; by default all of the folder")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--result", default="digit_scenes", help="file in benchmarks/results")
-    add_run_arguments(parser, output="output/digit_scenes")
+    add_table_arguments(parser, output="output/digit_scenes")
     return parser.parse_args()
 
 

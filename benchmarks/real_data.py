@@ -15,9 +15,8 @@ it keeps what it finished: the same command continues.
 
 import argparse
 
-from rows import folder_rows, run_tables
+from rows import add_table_arguments, folder_rows, run_tables
 
-from longtail.jobs.arguments import add_run_arguments
 from longtail.utils.errors import ending_in_one_line
 
 # Folder of configs -> the baseline, and the metric that the table is sorted by.
@@ -37,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("data", choices=DATA, help="folder of configs")
     parser.add_argument("--methods", nargs="+", help="configs; by default all of the folder")
     parser.add_argument("--options", nargs="*", default=[], metavar="KEY VALUE", help="of all runs")
-    add_run_arguments(parser, output="output/real_data")
+    add_table_arguments(parser, output="output/real_data")
     return parser.parse_args()
 
 

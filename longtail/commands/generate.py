@@ -3,6 +3,7 @@
 
 longtail generate                   label maps: synthetic_sem_seg_{train,val}
 longtail generate --lvis            instances: lvis_synthetic_{train,val}
+longtail generate --hued            instances of 400 categories: lvis_hued_{train,val}
 longtail generate --classification  images: synthetic_lt_{train,val,test,balanced}
 longtail generate --digits          label maps: digit_scenes_sem_seg_{train,val,test}
 """
@@ -13,12 +14,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longtail.utils.command_line import command_parser
 from longtail.utils.cores import available_cores
 from longtail.utils.datasets_root import datasets_root
 from longtail.utils.errors import ending_in_one_line
+
+if TYPE_CHECKING:
+    from longtail.data.synthetic import HuedConfig, SyntheticConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,18 @@ class Scenes:
     stuff: int
     region_imbalance: float
     pixel_imbalance: float
+
+
+@dataclass(frozen=True)
+class Hued:
+    """Defaults of generated scenes with several hundred categories, compared likewise."""
+
+    name: str
+    num_train: int
+    num_val: int
+    size: int
+    classes: int
+    imbalance: float
 
 
 @dataclass(frozen=True)
@@ -56,9 +72,10 @@ class Digits:
 
 SEM_SEG = Scenes("synthetic", 400, 120, 160, 24, 5, 100.0, 300.0)
 LVIS = Scenes("lvis_synthetic", 1200, 300, 192, 68, 8, 1200, 1200)
+HUED = Hued("lvis_hued", 2400, 600, 192, 400, 192.0)
 CLASSIFICATION = Images("synthetic_lt", 24, 300, 100.0)
 DIGITS = Digits("digit_scenes", 300, 20.0)
-KINDS = ("lvis", "classification", "digits")
+KINDS = ("lvis", "hued", "classification", "digits")
 
 
 def build_parser(kind: str = "") -> argparse.ArgumentParser:
@@ -76,6 +93,11 @@ def build_parser(kind: str = "") -> argparse.ArgumentParser:
         help="instances in LVIS's format, with defaults of their own: see --lvis --help",
     )
     parser.add_argument(
+        "--hued",
+        action="store_true",
+        help="instances of 400 categories, with options of their own: see --hued --help",
+    )
+    parser.add_argument(
         "--classification",
         action="store_true",
         help="images and classes, with options of their own: see --classification --help",
@@ -91,6 +113,13 @@ def build_parser(kind: str = "") -> argparse.ArgumentParser:
     elif kind == "digits":
         default = DIGITS
         _add_image_options(parser, default, "training scenes; the most frequent digit is in all")
+    elif kind == "hued":
+        default = HUED
+        _add_split_options(parser, default)
+        parser.add_argument(
+            "--classes", type=int, metavar="T", default=default.classes, help="categories"
+        )
+        _add_imbalance(parser, default)
     else:
         default = LVIS if kind else SEM_SEG
         _add_scene_options(parser, default, lvis=bool(kind))
@@ -114,6 +143,10 @@ def _add_image_options(
     parser: argparse.ArgumentParser, default: Images | Digits, number: str
 ) -> None:
     parser.add_argument("--images", type=int, metavar="N", default=default.images, help=number)
+    _add_imbalance(parser, default)
+
+
+def _add_imbalance(parser: argparse.ArgumentParser, default: Images | Digits | Hued) -> None:
     parser.add_argument(
         "--imbalance",
         type=float,
@@ -123,7 +156,7 @@ def _add_image_options(
     )
 
 
-def _add_scene_options(parser: argparse.ArgumentParser, default: Scenes, lvis: bool) -> None:
+def _add_split_options(parser: argparse.ArgumentParser, default: Scenes | Hued) -> None:
     for option, number, split in (
         ("--num-train", default.num_train, "training"),
         ("--num-val", default.num_val, "validation"),
@@ -132,6 +165,10 @@ def _add_scene_options(parser: argparse.ArgumentParser, default: Scenes, lvis: b
     parser.add_argument(
         "--size", type=int, metavar="PIXELS", default=default.size, help="image side"
     )
+
+
+def _add_scene_options(parser: argparse.ArgumentParser, default: Scenes, lvis: bool) -> None:
+    _add_split_options(parser, default)
     parser.add_argument(
         "--classes",
         type=int,
@@ -162,6 +199,7 @@ FLAGS = {
     "region_imbalance": "--region-imbalance",
     "pixel_imbalance": "--pixel-imbalance",
     "num_classes": "--classes",
+    "num_categories": "--classes",
     "max_images": "--images",
     "num_train": "--images",
     "image_size": "--size",
@@ -178,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     kinds = [kind for kind in KINDS if f"--{kind}" in arguments]
     if len(kinds) > 1:
-        raise SystemExit("error: choose one of --lvis, --classification and --digits")
+        raise SystemExit("error: choose one of --lvis, --hued, --classification and --digits")
     options = build_parser("".join(kinds)).parse_args(arguments)
     with ending_in_one_line():
         generate(options)
@@ -202,6 +240,8 @@ def generate(options: argparse.Namespace) -> None:
             _make_digits(options)
         elif options.lvis:
             _make_lvis(options)
+        elif options.hued:
+            _make_hued(options)
         else:
             _make_sem_seg(options)
     except ValueError as error:
@@ -231,9 +271,7 @@ def _make_sem_seg(options: argparse.Namespace) -> None:
 
 
 def _make_lvis(options: argparse.Namespace) -> None:
-    from longtail.data.formats.generated import SPLITS
-    from longtail.data.statistics.groups import LETTERS
-    from longtail.data.synthetic import LVIS_CONFIG, write_lvis_dataset
+    from longtail.data.synthetic import LVIS_CONFIG
 
     config = replace(
         LVIS_CONFIG,
@@ -244,6 +282,26 @@ def _make_lvis(options: argparse.Namespace) -> None:
         pixel_imbalance=options.region_imbalance,
         seed=options.seed,
     )
+    _make_instances(options, config)
+
+
+def _make_hued(options: argparse.Namespace) -> None:
+    from longtail.data.synthetic import HuedConfig
+
+    config = HuedConfig(
+        num_categories=options.classes,
+        image_size=(options.size, options.size),
+        imbalance=options.imbalance,
+        seed=options.seed,
+    )
+    _make_instances(options, config)
+
+
+def _make_instances(options: argparse.Namespace, config: "SyntheticConfig | HuedConfig") -> None:
+    from longtail.data.formats.generated import SPLITS
+    from longtail.data.statistics.groups import LETTERS
+    from longtail.data.synthetic import write_lvis_dataset
+
     meta = write_lvis_dataset(
         options.output, options.num_train, options.num_val, config, options.workers
     )

@@ -15,13 +15,14 @@ from detectron2.engine import default_argument_parser
 
 from longtail.commands import all_commands, generate, prepare, train
 from longtail.data.datasets.digit_scenes import NAME as DIGIT_SCENES
-from longtail.data.datasets.lvis import SYNTHETIC
+from longtail.data.datasets.lvis import HUED, SYNTHETIC
 from longtail.data.datasets.synthetic import LT_NAME, NAME
 from longtail.data.prepare import NAMES, RECIPES
 from longtail.data.synthetic import (
     LVIS_CONFIG,
     ClassificationConfig,
     DigitScenesConfig,
+    HuedConfig,
     SyntheticConfig,
 )
 
@@ -49,7 +50,7 @@ HELP = [
     *(f"{name} --help" for name in COMMANDS),
     *(f"analyze {name} --help" for name in ANALYSES),
     *("generate --lvis --help", "generate --classification --help"),
-    "generate --digits --help",
+    *("generate --digits --help", "generate --hued --help"),
 ]
 WRONG = [
     *(f"{name} --no-such-option" for name in COMMANDS),
@@ -151,6 +152,19 @@ def test_defaults_of_generated_scenes(own, name, config):
         "stuff": config.num_stuff,
         "region_imbalance": config.region_imbalance,
         "pixel_imbalance": config.pixel_imbalance,
+    }
+    assert config.image_size[0] == config.image_size[1] and config.seed == 0
+
+
+def test_defaults_of_scenes_with_hues():
+    config = HuedConfig()
+    values = dataclasses.asdict(generate.HUED)
+    del values["num_train"], values["num_val"]
+    assert values == {
+        "name": HUED,
+        "size": config.image_size[0],
+        "classes": config.num_categories,
+        "imbalance": config.imbalance,
     }
     assert config.image_size[0] == config.image_size[1] and config.seed == 0
 

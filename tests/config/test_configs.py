@@ -121,7 +121,7 @@ def model_of(name: str) -> str:
 # Those of semantic segmentation on large data sets have a test of their own.
 GROUPS = {
     "small segmentation": ("CamVid", "CCP", "quickstart", "digit-scenes"),
-    "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic", "IoTKITs-LT"),
+    "detection": ("LVISv0.5", "LVISv1", "LVIS-CamVid", "LVIS-Synthetic", "LVIS-Hued", "IoTKITs-LT"),
     "images": ("ImageNet-LT", "Places-LT", "iNaturalist2018", "digits-LT", "synthetic-LT"),
     "small images": ("CIFAR100-LT", "CIFAR100-LT-40e"),
 }

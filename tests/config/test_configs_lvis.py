@@ -7,7 +7,7 @@ import pytest
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 
-from longtail.data.synthetic import LVIS_CONFIG
+from longtail.data.synthetic import LVIS_CONFIG, HuedConfig
 from longtail.data.synthetic.lvis import category_names
 from tests.config.common import assert_values, differences, each, flat, leaves_in, loaded
 
@@ -19,6 +19,7 @@ CLASS_LOSSES = {"focal": "focal", "eql": "eql", "coco_bags": "bags", "bags_class
 ARCHITECTURES = dict.fromkeys(("coco_bags", "bags_classifier", "crt"), "RetrainedRCNN")
 ARCHITECTURES |= {"lws": "ScaledRCNN"}
 CLASS_LOSSES |= {name: name for name in ("balanced_softmax", "seesaw", "eqlv2", "bags")}
+POST_HOC = ("logit_adjustment", "tau_norm")
 SAMPLERS = {
     "rfs": "RepeatFactorTrainingSampler",
     "irfs": "InstanceAwareRepeatFactorTrainingSampler",
@@ -142,6 +143,30 @@ def test_number_of_generated_classes(backbone):
     """Of what the command writes without options."""
     count = {"MODEL.ROI_HEADS.NUM_CLASSES": len(category_names(LVIS_CONFIG))}
     assert_values(f"LVIS-Synthetic/mask_rcnn_{backbone}_FPN", count)
+
+
+@each(leaves_in("LVIS-Hued"))
+def test_recipe_of_400_categories(name):
+    """What all rows share, and what a name says."""
+    method = name.partition("_FPN")[2]
+    second = "_disalign" in method
+    expected = {
+        "MODEL.META_ARCHITECTURE": "DisAlignRCNN" if second else "GeneralizedRCNN",
+        "MODEL.MASK_ON": False,
+        "MODEL.ROI_HEADS.NUM_CLASSES": len(category_names(HuedConfig())),
+        "MODEL.ROI_BOX_HEAD.CLASSIFIER": "cosine" if "_cosine" in method else "linear",
+        "MODEL.DISALIGN.INIT": "prior" if method.endswith("_prior") else "identity",
+        "MODEL.DISALIGN.RHO": 0.8,
+        "DATALOADER.SAMPLER_TRAIN": SAMPLERS.get(method.strip("_"), "TrainingSampler"),
+        "MODEL.POST_HOC.METHOD": method[1:] if method[1:] in POST_HOC else "",
+        "INPUT.MIN_SIZE_TRAIN": HuedConfig().image_size[:1],
+        "SOLVER.MAX_ITER": 600 if second else 3000,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+        "TEST.LVIS.DECISIONS": True,
+    }
+    assert_values(name, expected)
+    # 100 images, the most of a common category, are not repeated, 99 are.
+    assert 99 / 2400 < loaded(name).DATALOADER.REPEAT_THRESHOLD <= 100 / 2400
 
 
 IOTKITS = leaves_in("IoTKITs-LT")

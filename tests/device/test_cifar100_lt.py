@@ -35,7 +35,7 @@ def load(monkeypatch):
     """A function that imports a script, which finds the others as if it were run."""
 
     def get(name: str) -> ModuleType:
-        for path in ("common", "rows", "device.several_models", name):
+        for path in ("common", "table_results", "merging", "rows", "device.several_models", name):
             module = importlib.import_module(f"benchmarks.{path}")
             monkeypatch.setitem(sys.modules, path.rpartition(".")[2], module)
         return module

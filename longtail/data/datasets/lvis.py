@@ -2,7 +2,8 @@
 """LVIS and data sets in its JSON format.
 
 Registered here: detectron2's ``lvis_v1_*`` and ``lvis_v0.5_*``, the generated
-``lvis_synthetic_{train,val}``, and ``lvis_camvid_{train,val}``, the objects of CamVid.
+``lvis_synthetic_{train,val}`` and ``lvis_hued_{train,val}``, and ``lvis_camvid_{train,val}``, the
+objects of CamVid.
 
 The records are those of detectron2's own loader, without its need for the ``lvis`` package; in
 addition, segmentations may be RLE, and a damaged file is an error of one line.
@@ -25,8 +26,10 @@ from longtail.data.datasets.classes import classes_of_categories
 from longtail.data.datasets.files import check_files_exist
 from longtail.data.datasets.register import PathLike, replace_registration
 from longtail.data.formats.generated import (
+    HUED_NUM_CATEGORIES,
     LVIS_NUM_CLASSES,
     annotation_file,
+    hued_classes,
     num_stuff,
     read_meta,
     scene_classes,
@@ -36,6 +39,7 @@ from longtail.data.formats.lvis_reader import LVISContent, read_lvis_json
 from longtail.data.formats.lvis_records import lvis_records
 
 SYNTHETIC = "lvis_synthetic"
+HUED = "lvis_hued"
 # Classes of CamVid whose connected regions are objects, in the order of their category ids.
 CAMVID_OBJECTS = ("Pole", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist")
 
@@ -63,26 +67,30 @@ def register_lvis(root: str) -> None:
 
 
 def register_lvis_synthetic(root: str) -> None:
-    """Register the generated ``lvis_synthetic_{train,val}``.
+    """Register the generated ``lvis_synthetic_{train,val}`` and ``lvis_hued_{train,val}``.
 
-    The classes are those of ``root/lvis_synthetic/meta.json``; of the default configuration as
-    long as nothing is generated. Call it again after generating another number of classes in the
-    same process.
+    The classes are those of ``root/NAME/meta.json``; of the default configuration as long as
+    nothing is generated. Call it again after generating another number of classes in the same
+    process.
 
     Args:
         root: the folder that holds the data sets.
     """
-    base = os.path.join(root, SYNTHETIC)
-    default = scene_classes(LVIS_NUM_CLASSES)[num_stuff(LVIS_NUM_CLASSES) :]
-    classes = (read_meta(base) or {}).get("categories") or default
-    for split in ("train", "val"):
-        register_lvis_instances(
-            f"lvis_synthetic_{split}",
-            annotation_file(base, split),
-            os.path.join(base, "images"),
-            metadata={"thing_classes": classes},
-            hint="make it with: longtail generate --lvis",
-        )
+    scenes = scene_classes(LVIS_NUM_CLASSES)[num_stuff(LVIS_NUM_CLASSES) :]
+    for name, option, default in (
+        (SYNTHETIC, "--lvis", scenes),
+        (HUED, "--hued", hued_classes(HUED_NUM_CATEGORIES)),
+    ):
+        base = os.path.join(root, name)
+        classes = (read_meta(base) or {}).get("categories") or default
+        for split in ("train", "val"):
+            register_lvis_instances(
+                f"{name}_{split}",
+                annotation_file(base, split),
+                os.path.join(base, "images"),
+                metadata={"thing_classes": classes},
+                hint=f"make it with: longtail generate {option}",
+            )
 
 
 def register_lvis_camvid(root: str) -> None:

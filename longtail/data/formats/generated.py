@@ -19,14 +19,18 @@ LT_SPLITS = ("train", "val", "test", "balanced")
 # Scenes of handwritten digits.
 DIGIT_SPLITS = ("train", "val", "test")
 DIGIT_CLASSES = (*(str(digit) for digit in range(10)), "ground")
-# What is generated unless asked otherwise: scenes, scenes in LVIS's format, images with one object.
+# What is generated unless asked otherwise: scenes, scenes in LVIS's format, those of objects with a
+# hue, images with one object.
 NUM_CLASSES = 24
 LVIS_NUM_CLASSES = 68
+HUED_NUM_CATEGORIES = 400
 LT_NUM_CLASSES = 24
 
 STUFF = ("brick", "water", "grass", "gravel", "cloud", "wood", "tiles", "sand")
 TEXTURES = ("striped", "checked", "zigzag", "meshed", "marbled", "plain", "scaly", "dotted")
 SHAPES = ("disk", "pole", "ring", "box", "star", "wire", "crescent", "pebble")
+# One after the other around the circle of colours, equally far apart.
+HUES = ("red", "amber", "lime", "mint", "azure", "violet", "magenta")
 # The others are too thin to show a texture in the small images with one object.
 LT_SHAPES = ("disk", "ring", "box", "star", "crescent", "pebble")
 
@@ -46,6 +50,19 @@ def object_parts(number: int, shapes: tuple[str, ...] = SHAPES) -> tuple[str, st
     return shapes[shape], TEXTURES[(shape + 3 * lap) % len(TEXTURES)]
 
 
+def hued_parts(number: int) -> tuple[str, str, str]:
+    """Hue, shape and texture of the classes of objects that have a hue of their own.
+
+    All 64 pairs of shape and texture come once before any comes again with another hue: a rare
+    class differs from a frequent one in its hue alone, and from others in shape or texture.
+
+    Args:
+        number: of the class, from 0 to ``64 * len(HUES) - 1``.
+    """
+    lap, pair = divmod(number, len(SHAPES) * len(TEXTURES))
+    return HUES[(pair + lap) % len(HUES)], *object_parts(pair)
+
+
 def num_stuff(num_classes: int) -> int:
     """How many of K classes of scenes are stuff; they are the first ones."""
     return min(len(STUFF), max(2, round(num_classes / 5)))
@@ -54,6 +71,11 @@ def num_stuff(num_classes: int) -> int:
 def object_classes(number: int, shapes: tuple[str, ...] = SHAPES) -> list[str]:
     """The first names of classes of objects, for instance ``"ring-zigzag"``."""
     return ["-".join(object_parts(index, shapes)) for index in range(number)]
+
+
+def hued_classes(number: int) -> list[str]:
+    """The first names of classes with a hue, for instance ``"red-disk-striped"``."""
+    return ["-".join(hued_parts(index)) for index in range(number)]
 
 
 def scene_classes(num_classes: int) -> list[str]:

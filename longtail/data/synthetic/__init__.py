@@ -11,6 +11,7 @@ from longtail.data.synthetic.classification import (
 )
 from longtail.data.synthetic.config import SyntheticConfig
 from longtail.data.synthetic.digit_scenes import DigitScenesConfig, write_digit_scenes
+from longtail.data.synthetic.hued import HuedConfig, plan_hued_split
 from longtail.data.synthetic.lvis import LVIS_CONFIG, write_lvis_dataset
 from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import IGNORE_LABEL, Instance, Scene, generate_scene
@@ -21,10 +22,12 @@ __all__ = [
     "LVIS_CONFIG",
     "ClassificationConfig",
     "DigitScenesConfig",
+    "HuedConfig",
     "Instance",
     "Scene",
     "SyntheticConfig",
     "generate_scene",
+    "plan_hued_split",
     "plan_split",
     "scene_generator",
     "write_classification_dataset",

@@ -3,7 +3,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,39 @@ MAX_THING_SHARE = 0.6
 MIN_SIDE = 48
 MIN_CLASSES = 4
 MAX_CLASSES = len(STUFF) + len(SHAPES) * len(TEXTURES)
+
+
+class SceneConfig(Protocol):
+    """What drawing needs to know of a data set of scenes: K classes, the first S of them stuff."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+
+    @property
+    def seed(self) -> int:
+        """Non-negative; the same seed gives the same files."""
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+
+    @property
+    def num_stuff(self) -> int:
+        """S."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """K names; those of stuff are its textures."""
+
+    def thing_parts(self, class_id: int) -> tuple[str, str]:
+        """Shape and texture of a thing class."""
+
+    def thing_hue(self, class_id: int) -> str | None:
+        """One of ``HUES`` if a thing class has one, None if hues are drawn anew for each object."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as they stand in ``meta.json``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +162,9 @@ class SyntheticConfig:
             class_id: from ``num_stuff`` to K - 1.
         """
         return object_parts(class_id - self.num_stuff)
+
+    def thing_hue(self, class_id: int) -> None:
+        """Objects have no hue of their own."""
 
     @property
     def class_names(self) -> list[str]:

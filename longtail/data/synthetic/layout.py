@@ -12,7 +12,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from longtail.data.synthetic.config import MIN_PIXELS, SyntheticConfig
+from longtail.data.synthetic.config import MIN_PIXELS, SceneConfig
 from longtail.data.synthetic.shapes import SHAPES, draw_shape
 from longtail.data.synthetic.textures import smooth_noise
 
@@ -41,7 +41,7 @@ class PlacedObject:
 
 
 def place_objects(
-    config: SyntheticConfig,
+    config: SceneConfig,
     areas: np.ndarray,
     rng: np.random.Generator,
     min_object: int = MIN_PIXELS,
@@ -71,7 +71,7 @@ def place_objects(
 
 
 def _try_to_place(
-    config: SyntheticConfig, areas: np.ndarray, rng: np.random.Generator, min_object: int
+    config: SceneConfig, areas: np.ndarray, rng: np.random.Generator, min_object: int
 ) -> list[PlacedObject] | None:
     height, width = config.image_size
     planned = areas * height * width
@@ -105,7 +105,7 @@ def _try_to_place(
 
 
 def _random_object(
-    config: SyntheticConfig, class_id: int, limits: tuple[float, float], rng: np.random.Generator
+    config: SceneConfig, class_id: int, limits: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
     """(H, W) bool mask of one object of about ``limits`` pixels, centred in the image."""
     height, width = config.image_size
@@ -129,7 +129,7 @@ def centered_mask(mask: np.ndarray, y: int, x: int, image_size: tuple[int, int])
 
 
 def fill_with_stuff(
-    config: SyntheticConfig, areas: np.ndarray, free: np.ndarray, rng: np.random.Generator
+    config: SceneConfig, areas: np.ndarray, free: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Divide the canvas into stuff with irregular borders.
 
@@ -167,13 +167,11 @@ def fill_with_stuff(
     return stuff
 
 
-def ignored_border(
-    labels: np.ndarray, config: SyntheticConfig, rng: np.random.Generator
-) -> np.ndarray:
+def ignored_border(labels: np.ndarray, config: SceneConfig, rng: np.random.Generator) -> np.ndarray:
     """Pixels along some of the borders that annotators would leave unlabelled.
 
     Args:
-        labels: (H, W) uint8 class ids.
+        labels: (H, W) unsigned class ids.
         config: the data set.
         rng: source of random numbers.
 

@@ -36,7 +36,8 @@ from longtail.data.formats.lvis_writer import (
     lvis_documents,
     write_document,
 )
-from longtail.data.synthetic.config import SyntheticConfig
+from longtail.data.synthetic.config import SceneConfig, SyntheticConfig
+from longtail.data.synthetic.hued import HuedConfig, plan_hued_split
 from longtail.data.synthetic.plan import plan_split, scene_generator
 from longtail.data.synthetic.scene import Instance, generate_scene
 from longtail.data.synthetic.shapes import SHAPES
@@ -61,7 +62,7 @@ NEGATIVES_PER_IMAGE = 8
 NOT_EXHAUSTIVE = 0.1
 
 
-def category_names(config: SyntheticConfig) -> list[str]:
+def category_names(config: SceneConfig) -> list[str]:
     """T names, in the order of the category ids."""
     return config.class_names[config.num_stuff :]
 
@@ -70,7 +71,7 @@ def write_lvis_dataset(
     root: str | os.PathLike,
     num_train: int,
     num_val: int,
-    config: SyntheticConfig | None = None,
+    config: SyntheticConfig | HuedConfig | None = None,
     num_workers: int = 1,
 ) -> dict[str, Any]:
     """Generate a data set in LVIS's format, unless ``root`` already holds this very one.
@@ -80,9 +81,10 @@ def write_lvis_dataset(
 
     Args:
         root: the data set's folder; made if missing.
-        num_train: training images, at least ``config.region_imbalance``.
+        num_train: training images; of a ``SyntheticConfig`` at least ``region_imbalance``.
         num_val: validation images, at least ``config.min_val_images``.
-        config: the data set; ``LVIS_CONFIG`` if None. Its ``pixel_imbalance`` plays no part.
+        config: the data set; ``LVIS_CONFIG`` if None. Its ``pixel_imbalance`` plays no part. A
+            ``HuedConfig`` for several hundred categories.
         num_workers: processes; up to 1 means the calling one. With more, a script needs the usual
             ``if __name__ == "__main__"`` guard.
 
@@ -92,7 +94,8 @@ def write_lvis_dataset(
         ``instance_count`` (per split, T numbers as annotated).
 
     Raises:
-        ValueError: as :func:`longtail.data.synthetic.write_dataset`.
+        ValueError: as :func:`longtail.data.synthetic.write_dataset`, or
+            :meth:`.hued.HuedConfig.image_counts`.
     """
     config = config or LVIS_CONFIG
     root = Path(root)
@@ -108,7 +111,8 @@ def write_lvis_dataset(
     if meta is not None and {key: meta.get(key) for key in request} == request:
         return meta
     # All errors in the arguments come before anything on the disk is touched.
-    plans = {split: plan_split(config, num_images[split], split) for split in SPLITS}
+    plan = plan_hued_split if isinstance(config, HuedConfig) else plan_split
+    plans = {split: plan(config, num_images[split], split) for split in SPLITS}
     folders = [root / "images" / split for split in SPLITS]
     remove_generated_files(root, folders, "lvis")
     for split in SPLITS:
@@ -128,7 +132,7 @@ def write_lvis_dataset(
 
 
 def _write_images(
-    root: Path, plans: dict[str, np.ndarray], config: SyntheticConfig, num_workers: int
+    root: Path, plans: dict[str, np.ndarray], config: SceneConfig, num_workers: int
 ) -> dict[str, list[Labelled]]:
     jobs = [(split, index, areas) for split in SPLITS for index, areas in enumerate(plans[split])]
     write = functools.partial(_write_image, root, config)
@@ -139,7 +143,7 @@ def _write_images(
     return labelled
 
 
-def _write_image(root: Path, config: SyntheticConfig, job: tuple[str, int, np.ndarray]) -> Labelled:
+def _write_image(root: Path, config: SceneConfig, job: tuple[str, int, np.ndarray]) -> Labelled:
     """Write one image; returns its entry and its annotations."""
     split, index, plan = job
     # The scene has its own random numbers; these are for what is particular to this format.
@@ -168,7 +172,7 @@ def _write_image(root: Path, config: SyntheticConfig, job: tuple[str, int, np.nd
     )
 
 
-def _areas(config: SyntheticConfig, plan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _areas(config: SceneConfig, plan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(K,) shares for :func:`~longtail.data.synthetic.generate_scene`.
 
     There are one or a few objects of each planned thing.
@@ -184,7 +188,7 @@ def _areas(config: SyntheticConfig, plan: np.ndarray, rng: np.random.Generator) 
 def _federated_labels(
     image: dict[str, Any],
     instances: list[Instance],
-    config: SyntheticConfig,
+    config: SceneConfig,
     rng: np.random.Generator,
 ) -> Labelled:
     num_categories = config.num_classes - config.num_stuff

@@ -7,13 +7,13 @@ Shapes: N images, K classes, S stuff classes, K - S thing classes.
 import numpy as np
 
 from longtail.data.formats.generated import SPLITS
-from longtail.data.synthetic.config import MAX_THING_SHARE, SyntheticConfig
+from longtail.data.synthetic.config import MAX_THING_SHARE, SceneConfig, SyntheticConfig
 
 # Iterations of the alternating scaling below; it changes nothing visible after about 30.
 _SCALINGS = 100
 
 
-def scene_generator(config: SyntheticConfig, split: str, index: int) -> np.random.Generator:
+def scene_generator(config: SceneConfig, split: str, index: int) -> np.random.Generator:
     """The random numbers of one image, independent of every other image.
 
     Args:
@@ -44,10 +44,8 @@ def plan_split(config: SyntheticConfig, num_images: int, split: str) -> np.ndarr
             ``min_val_images`` images (val).
     """
     counts = _image_counts(config, num_images, split)
-    rng = np.random.default_rng((config.seed, _split_number(split), 0))
-    present = np.zeros((num_images, config.num_classes), dtype=bool)
-    for class_id, count in enumerate(counts):
-        present[rng.permutation(num_images)[:count], class_id] = True
+    rng = plan_generator(config, split)
+    present = draw_presence(counts, num_images, rng)
     # Sizes vary from image to image (log-normal), around the mean that the law gives.
     areas = present * rng.lognormal(sigma=0.4, size=present.shape)
     totals = counts * config.mean_areas
@@ -56,6 +54,33 @@ def plan_split(config: SyntheticConfig, num_images: int, split: str) -> np.ndarr
     left = 1 - things.sum(axis=1)
     stuff_totals = totals[: config.num_stuff] / totals[: config.num_stuff].sum() * left.sum()
     return np.concatenate([_scale(stuff, stuff_totals, left, False), things], axis=1)
+
+
+def plan_generator(config: SceneConfig, split: str) -> np.random.Generator:
+    """The random numbers of what images have in common, independent of every image's own.
+
+    Args:
+        config: its ``seed`` is used.
+        split: ``"train"`` or ``"val"``.
+    """
+    return np.random.default_rng((config.seed, _split_number(split), 0))
+
+
+def draw_presence(counts: np.ndarray, num_images: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw which images a class is in, of each class anew.
+
+    Args:
+        counts: (K,) images with each class.
+        num_images: N.
+        rng: source of random numbers.
+
+    Returns:
+        (N, K) bool.
+    """
+    present = np.zeros((num_images, len(counts)), dtype=bool)
+    for class_id, count in enumerate(counts):
+        present[rng.permutation(num_images)[:count], class_id] = True
+    return present
 
 
 def _image_counts(config: SyntheticConfig, num_images: int, split: str) -> np.ndarray:

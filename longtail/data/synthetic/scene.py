@@ -10,7 +10,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from longtail.data.synthetic.config import MIN_PIXELS, SyntheticConfig
+from longtail.data.formats.generated import HUES
+from longtail.data.synthetic.config import MIN_PIXELS, SceneConfig
 from longtail.data.synthetic.layout import (
     PlacedObject,
     fill_with_stuff,
@@ -51,7 +52,8 @@ class Scene:
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
-        sem_seg: (H, W) uint8 of class ids 0 to K - 1 and ``IGNORE_LABEL``.
+        sem_seg: (H, W) uint8 of class ids 0 to K - 1 and ``IGNORE_LABEL``; of more than 255 classes
+            uint16, with its largest number instead.
         instances: the objects from front to back; their masks do not overlap.
     """
 
@@ -61,7 +63,7 @@ class Scene:
 
 
 def generate_scene(
-    config: SyntheticConfig,
+    config: SceneConfig,
     areas: np.ndarray,
     rng: np.random.Generator,
     min_object: int = MIN_PIXELS,
@@ -95,15 +97,18 @@ def generate_scene(
         hidden |= item.visible
     labels = fill_with_stuff(config, areas, ~hidden, rng)
     image = _render(config, labels, objects, rng)
+    if config.num_classes > IGNORE_LABEL:
+        labels = labels.astype(np.uint16)
     for item in objects:
         labels[item.visible] = item.class_id
     ignored = ignored_border(labels, config, rng)
     instances = [Instance(item.class_id, item.visible, int(item.full.sum())) for item in objects]
-    return Scene(image, np.where(ignored, np.uint8(IGNORE_LABEL), labels), instances)
+    labels[ignored] = np.iinfo(labels.dtype).max
+    return Scene(image, labels, instances)
 
 
 def _render(
-    config: SyntheticConfig,
+    config: SceneConfig,
     stuff: np.ndarray,
     objects: list[PlacedObject],
     rng: np.random.Generator,
@@ -120,7 +125,8 @@ def _render(
         canvas[inside] = colorize(grey, rng)[inside]
     for item in reversed(objects):
         texture = config.thing_parts(item.class_id)[1]
-        paint_object(canvas, item.full, texture, light, rng)
+        hue = config.thing_hue(item.class_id)
+        paint_object(canvas, item.full, texture, light, rng, hue=hue)
     return photograph(canvas, light, rng)
 
 
@@ -131,16 +137,18 @@ def paint_object(
     light: float,
     rng: np.random.Generator,
     periods: tuple[float, float] = PERIODS,
+    hue: str | None = None,
 ) -> None:
     """Paint an object onto ``canvas`` in place, with a shadow away from the light.
 
     Args:
         canvas: (H, W, 3) float32 in [0, 1], RGB.
         mask: (H, W) bool, the object.
-        texture: a key of ``THING_TEXTURES``; its colors are drawn.
+        texture: a key of ``THING_TEXTURES``.
         light: the direction that light comes from, in radians.
         rng: source of random numbers.
         periods: smallest and largest period of the texture, as share of the image's side.
+        hue: one of ``HUES``; drawn if None, as everything else about the colors is.
     """
     side = min(canvas.shape[:2])
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
@@ -156,17 +164,27 @@ def paint_object(
     period = side * rng.uniform(*periods)
     angle = rng.uniform(0, 2 * np.pi)
     grey = texture_field(THING_TEXTURES[texture], mask.shape, period, angle, rng)
-    colors = colorize(grey, rng) * _gradient(mask.shape, light, 0.25)[..., None]
+    colors = colorize(grey, rng, hue) * _gradient(mask.shape, light, 0.25)[..., None]
     target[mask] = colors[mask]
 
 
-def colorize(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blend two random colours of clearly different brightness: (h, w) -> (h, w, 3) in [0, 1]."""
-    hue, saturation = rng.uniform(), rng.uniform(0.1, 0.75)
+def colorize(grey: np.ndarray, rng: np.random.Generator, name: str | None = None) -> np.ndarray:
+    """Blend two colours of clearly different brightness: (h, w) -> (h, w, 3) in [0, 1].
+
+    Args:
+        grey: in [0, 1], how much of the second colour.
+        rng: source of random numbers.
+        name: the hue, one of ``HUES``; drawn if None.
+    """
+    if name is None:
+        hue, saturation, spread = rng.uniform(), rng.uniform(0.1, 0.75), 0.07
+    else:
+        # Far below half the distance to the next one, and never grey.
+        hue, saturation, spread = HUES.index(name) / len(HUES), rng.uniform(0.55, 0.85), 0.015
     contrast = rng.uniform(0.25, 0.6)
     dark = rng.uniform(0.1, 0.95 - contrast)
     pair = [
-        colorsys.hsv_to_rgb((hue + rng.normal(0, 0.07)) % 1, saturation, value)
+        colorsys.hsv_to_rgb((hue + rng.normal(0, spread)) % 1, saturation, value)
         for value in (dark, dark + contrast)
     ]
     # Which of the two is the ground colour must not give the class away either.
