@@ -81,8 +81,7 @@ def inference_times(stem: str, batch: list[dict], repeats: int) -> dict[str, lis
     model = build(f"{stem}_disalign").eval()
     calibration = model.sem_seg_head.calibration
     parts: list[float] = []
-    for name in ("confidence_map", "calibrate_map"):
-        _time_calls(calibration, name, parts)
+    _time_calls(calibration, "calibrate_map", parts)
     times: dict[str, list[float]] = {"calibration": [], "forward pass": []}
     for repeat in range(repeats + 1):
         parts.clear()

@@ -22,6 +22,7 @@ from benchmarks.parity import Comparison
 from benchmarks.parity_losses import SIZES, compare_losses
 from benchmarks.parity_samplers import compare_samplers
 from benchmarks.parity_scores import compare_scores
+from benchmarks.parity_stages import compare_stages
 
 
 def compare_all(sizes: Sequence[int] = tuple(SIZES)) -> list[Comparison]:
@@ -30,7 +31,8 @@ def compare_all(sizes: Sequence[int] = tuple(SIZES)) -> list[Comparison]:
     Args:
         sizes: numbers of classes, of 7 and 1203.
     """
-    return [*compare_losses(sizes), *compare_samplers(sizes), *compare_scores(sizes)]
+    parts = (compare_losses, compare_samplers, compare_scores, compare_stages)
+    return [row for compare in parts for row in compare(sizes)]
 
 
 def excess(row: Comparison) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Post hoc methods, second stages and regions against their formulas; see method_parity.py.
+"""Post hoc methods against their formulas; see method_parity.py.
 
 Shape alphabet:
     N: samples
@@ -11,13 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from disalign.calibration import AdaptiveCalibration
-from disalign.functional import alignment_loss, generalized_reweight
-from region_rebalance.functional import balanced_softmax_loss, pool_regions
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmarks.parity import (
@@ -30,19 +26,15 @@ from benchmarks.parity import (
     differences,
     largest,
 )
-from benchmarks.parity_losses import SIZES, class_stats, compare_loss
-from longtail.data.samplers.by_class import ClassBalancedTrainingSampler
+from benchmarks.parity_losses import SIZES, class_stats
 from longtail.evaluation.score_maps import METHODS
-from longtail.losses import BOXES, IMAGES, PIXELS, CrossEntropy, LossTask
+from longtail.losses import BOXES, IMAGES, PIXELS, LossTask
 from longtail.modeling import post_hoc
-from longtail.modeling.scaling import ClassScaling
-from tests.references import losses as loss_references
+from longtail.modeling.nearest_mean import ForegroundNearestMean, nearest_class_mean
 from tests.references import methods as references
 
 C, N = 6, 40
 TAU, STRENGTH, GAMMA = 0.7, 0.6, 0.6
-# DisAlign's exponents of its papers' linear classifiers.
-RHO = {IMAGES: 1.2, PIXELS: 0.3, BOXES: 0.8}
 Pair = tuple[float, float]
 Compare = Callable[[LossTask, int], Iterator[Pair]]
 
@@ -91,12 +83,14 @@ def ncm(task: LossTask, K: int) -> Iterator[Pair]:
     """Centered features of length 1, Euclidean; of boxes beside the background's probability."""
     x, features, weight, bias = numbers((N, C), (3 * K, C), (K + 1, C), (K + 1,))
     labels = torch.arange(3 * K) % K
-    nearest = post_hoc.nearest_class_mean(features, labels, K)
+    nearest = nearest_class_mean(features, labels, K)
     layer = nn.Linear(C, K + 1).double()
     layer.load_state_dict({"weight": weight, "bias": bias})
-    foreground = post_hoc.ForegroundNearestMean(layer, nearest)
+    foreground = ForegroundNearestMean(layer, nearest)
 
     def own(x: Tensor) -> Tensor:
+        if task is PIXELS:
+            return nearest(x.T.view(1, C, 5, N // 5)).flatten(2)[0].T
         return foreground(x).softmax(dim=1) if task is BOXES else nearest(x)
 
     def other(x: Tensor) -> Tensor:
@@ -169,125 +163,51 @@ def score_maps() -> float:
     )
 
 
-def retrained(task: LossTask, K: int) -> Iterator[Pair]:
-    """CRT's expected loss of a new classifier on frozen features, by its parameters.
+def compared(
+    kind: str,
+    name: str,
+    compare: Compare,
+    tasks: Sequence[LossTask],
+    sizes: Sequence[int],
+    *,
+    of_float32: Sequence[LossTask] = (),
+) -> Iterator[Comparison]:
+    """One method on every task that it is for.
 
-    Images and boxes: drawn class-balanced, that is the mean of the classes' mean losses. Pixels:
-    the loss with class-balanced weights is a row of its own, ``reweighted_cross_entropy``.
+    Args:
+        kind: see :class:`.Comparison`.
+        name: likewise.
+        compare: gives differences for a task and a number of classes.
+        tasks: that it is for.
+        sizes: numbers of classes.
+        of_float32: the tasks on which its class weights are those of a module, which keeps them in
+            float32.
     """
-    if task is PIXELS:
-        yield from compare_loss("reweighted_cross_entropy", task, K)
-        return
-    D = K + task.background
-    x, weight, bias = numbers((N, C), (D, C), (D,))
-    labels = torch.arange(N) ** 2 % min(K, 11)
-    images = {int(c): (labels == c).nonzero().flatten().tolist() for c in labels.unique()}
-    shares = ClassBalancedTrainingSampler([*images.values()], seed=0).shares(N)
-    loss = CrossEntropy(K, background=task.background)
-
-    def own(weight: Tensor, bias: Tensor) -> Tensor:
-        z = F.linear(x, weight, bias)
-        return sum(p * loss(z[i : i + 1], labels[i : i + 1]) for i, p in enumerate(shares))
-
-    def other(weight: Tensor, bias: Tensor) -> Tensor:
-        z = x @ weight.T + bias
-        means = [loss_references.balanced_cross_entropy(z[i], labels[i]) for i in images.values()]
-        return sum(means) / len(means)
-
-    yield differences(own, other, weight, bias)
+    for task in tasks:
+        value, gradient = largest(pair for K in sizes for pair in compare(task, K))
+        bound = FLOAT32 if task in of_float32 else EXACT
+        yield Comparison(
+            kind, name, task.samples, TRANSCRIPTION, value, gradient, *bound, tuple(sizes)
+        )
 
 
-def grouped(task: LossTask, K: int) -> Iterator[Pair]:
-    """BAGS, whose second stage has the loss of that name."""
-    yield from compare_loss("bags", task, K)
-
-
-def scaled(task: LossTask, K: int) -> Iterator[Pair]:
-    """LWS: f_j (w_j.x + b_j); the background's score stays."""
-    z, factor = numbers((N, K + task.background), (K,))
-
-    def own(z: Tensor, factor: Tensor) -> Tensor:
-        return functional_call(ClassScaling(K), {"factor": factor}, (z,))
-
-    def other(z: Tensor, factor: Tensor) -> Tensor:
-        columns = [z[:, j] * factor[j] for j in range(K)]
-        return torch.stack([*columns, *z[:, K:].unbind(dim=1)], dim=1)
-
-    yield differences(own, other, z, factor)
-
-
-def disalign(task: LossTask, K: int) -> Iterator[Pair]:
-    """The alignment loss of calibrated scores, Eq. 5 and 6, by z and all that is learned."""
-    counts, labels = counts_of(task, K), torch.arange(N) ** 2 % K
-    z, x, alpha, beta, w, b = numbers((N, K), (N, C), (K,), (K,), (1, C), (1,))
-    own_weights = generalized_reweight(counts, RHO[task])
-    weights = references.printed_weights(counts.tolist(), RHO[task])
-    for form in ("eq5", "eq6"):
-        calibration = AdaptiveCalibration(K, C, form=form).double()
-
-        def own(z: Tensor, *learned: Tensor, calibration: nn.Module = calibration) -> Tensor:
-            names = ("alpha", "beta", "confidence_layer.weight", "confidence_layer.bias")
-            given = dict(zip(names, learned, strict=True))
-            scores = functional_call(calibration, given, (z, x))
-            return alignment_loss(scores, labels, own_weights)
-
-        def other(z: Tensor, *learned: Tensor, form: str = form) -> Tensor:
-            alpha, beta, w, b = learned
-            sigma = 1 / (1 + (-(x @ w.T + b)).exp())
-            scores = references.calibrated(form, z, alpha, beta, sigma)
-            return loss_references.balanced_cross_entropy(scores, labels, weights)
-
-        yield differences(own, other, z, alpha, beta, w, b)
-
-
-def region_rebalance(task: LossTask, K: int) -> Iterator[Pair]:
-    """The region loss, Eq. 7 and 8, by the pixel features and the region classifier."""
-    features, weight, bias = numbers((2, C, 4, 5), (K, C), (K,))
-    labels = torch.arange(2 * 8 * 10).view(2, 8, 10) ** 2 % min(K, 97)
-    labels[:, ::3] = 255
-    counts = torch.from_numpy(class_stats(K).image_count)
-    cells = references.nearest_weights(labels, K, (4, 5))
-
-    def own(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        pooled, classes = pool_regions(features, labels, K)
-        return balanced_softmax_loss(F.linear(pooled, weight, bias), classes, counts)
-
-    def other(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        regions = references.regions(features, cells)
-        z = torch.stack([*regions.values()]) @ weight.T + bias
-        classes = torch.tensor([k for _, k in regions])
-        return loss_references.balanced_cross_entropy(z, classes, prior=counts.tolist())
-
-    yield differences(own, other, features, weight, bias)
-
-
-TRANSCRIBED: dict[tuple[str, str], tuple[Compare, tuple[LossTask, ...]]] = {
-    ("post hoc", "tau_norm"): (tau_norm, (IMAGES, PIXELS, BOXES)),
-    ("post hoc", "logit_adjustment"): (logit_adjustment, (IMAGES, PIXELS, BOXES)),
-    ("post hoc", "ncm"): (ncm, (IMAGES, BOXES)),
-    ("post hoc", "norcal"): (norcal, (BOXES,)),
-    ("post hoc", "logn"): (logn, (BOXES,)),
-    ("second stage", "cRT"): (retrained, (IMAGES, PIXELS, BOXES)),
-    ("second stage", "BAGS"): (grouped, (IMAGES, BOXES)),
-    ("second stage", "LWS"): (scaled, (IMAGES, PIXELS, BOXES)),
-    ("second stage", "DisAlign"): (disalign, (IMAGES, PIXELS, BOXES)),
-    ("training branch", "Region Rebalance"): (region_rebalance, (PIXELS,)),
+TRANSCRIBED: dict[str, tuple[Compare, tuple[LossTask, ...]]] = {
+    "tau_norm": (tau_norm, (IMAGES, PIXELS, BOXES)),
+    "logit_adjustment": (logit_adjustment, (IMAGES, PIXELS, BOXES)),
+    "ncm": (ncm, (IMAGES, PIXELS, BOXES)),
+    "norcal": (norcal, (BOXES,)),
+    "logn": (logn, (BOXES,)),
 }
 
 
 def compare_scores(sizes: Sequence[int] = tuple(SIZES)) -> Iterator[Comparison]:
-    """All that changes scores or trains a part, on every task.
+    """All post hoc methods, on every task.
 
     Args:
         sizes: numbers of classes, of SIZES.
     """
-    for (kind, name), (compare, tasks) in TRANSCRIBED.items():
-        for task in tasks:
-            value, gradient = largest(pair for K in sizes for pair in compare(task, K))
-            bound = FLOAT32 if (name, task) == ("cRT", PIXELS) else EXACT
-            yield Comparison(
-                kind, name, task.samples, TRANSCRIPTION, value, gradient, *bound, tuple(sizes)
-            )
+    for name, (compare, tasks) in TRANSCRIBED.items():
+        yield from compared("post hoc", name, compare, tasks, sizes)
     # Both minimize numerically.
     yield Comparison(
         *("post hoc", "score_calibration", BOXES.samples, "scikit-learn"),

@@ -4,7 +4,7 @@
 A table's result has its groups of classes, its rows (config, own options, the row whose runs it
 continues, its seeds, the metrics of every run, their mean and deviation, the seconds of an
 iteration of every run on the machine that made it) and differences (mean, standard error, 95 %
-confidence interval) on the seeds that both rows have; paired where a row continues the other's runs.
+confidence interval) on the seeds that both have; paired where a row continues the other's runs.
 """
 
 from collections.abc import Sequence

@@ -189,8 +189,8 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     cfg.MODEL.SECOND_STAGE.PIXEL_CLASSIFIER = "predictor"
 
     # What changes a trained linear classifier without training, when a checkpoint is evaluated:
-    # "", "tau_norm", "logit_adjustment" (any task), "ncm" (nearest class mean, no pixels); of
-    # detectors only "norcal", "logn" and "score_calibration".
+    # "", "tau_norm", "logit_adjustment", "ncm" (nearest class mean); of detectors only "norcal",
+    # "logn" and "score_calibration".
     cfg.MODEL.POST_HOC = CfgNode()
     cfg.MODEL.POST_HOC.METHOD = ""
     # tau_norm: weights are divided by |w_j|^tau; 0 leaves them, 1 normalizes them.
@@ -199,7 +199,7 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     # it like the weights, so that the logits are.
     cfg.MODEL.POST_HOC.TAU_BIAS = "drop"
     # ncm: the features that are averaged and compared: "centered" (less the mean of all training
-    # images, of length 1, as the authors' default), "normalized" (of length 1), "plain". And how:
+    # samples, of length 1, as the authors' default), "normalized" (of length 1), "plain". And how:
     # "euclidean" (the authors' default) or "cosine".
     cfg.MODEL.POST_HOC.NCM_FEATURES = "centered"
     cfg.MODEL.POST_HOC.NCM_DISTANCE = "euclidean"
@@ -207,6 +207,9 @@ def _add_classifier_config(cfg: CfgNode) -> None:
     cfg.MODEL.POST_HOC.LAMBDA = 1.0
     # norcal: scores are divided by (training images of the class)^gamma; 0 leaves them.
     cfg.MODEL.POST_HOC.GAMMA = 1.0
+    # logit_adjustment, norcal, ncm: what becomes of a class that the training set lacks. False
+    # refuses it; with True its score is not shifted (the first two), or it is never named (ncm).
+    cfg.MODEL.POST_HOC.SKIP_ABSENT = False
     # score_calibration: the file of longtail calibrate.
     cfg.MODEL.POST_HOC.FILE = ""
 

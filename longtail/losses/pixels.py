@@ -9,10 +9,25 @@ Shape alphabet:
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from longtail.losses.base import ClassLoss
 from longtail.losses.cross_entropy import cross_entropy
 from longtail.losses.reduction import at_least_float32
+
+
+def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels at the resolution of a feature map, by nearest neighbour.
+
+    Args:
+        labels: (N, h, w) of the image.
+        size: H and W.
+
+    Returns:
+        (N, H, W) int64.
+    """
+    # F.interpolate takes no integers; class indices are exact in float32.
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
 def dice_loss(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Tensor:

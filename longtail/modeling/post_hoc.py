@@ -11,8 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 
 def tau_norm(
@@ -55,6 +54,7 @@ def logit_adjustment(
     *,
     class_names: Sequence[str] | None = None,
     centered: bool = False,
+    skip_absent: bool = False,
 ) -> Tensor:
     """Logit adjustment: logits z_j - lambda log r_j, the margin of Table 2.
 
@@ -65,6 +65,7 @@ def logit_adjustment(
         class_names: K names, for messages.
         centered: take the mean over the classes from the margins. Alone it changes no softmax; but
             beside a background, whose logit stays, it keeps the classes from rising altogether.
+        skip_absent: leave the bias of a class without samples, instead of refusing it.
 
     Returns:
         (K,) bias.
@@ -73,11 +74,12 @@ def logit_adjustment(
         ValueError: lambda is out of range, counts of another length, or a class without samples.
     """
     _check_strength("LAMBDA", strength)
-    counts = _checked_counts("logit_adjustment", class_counts, bias, class_names)
+    counts = _checked_counts("logit_adjustment", class_counts, bias, class_names, skip_absent)
+    occurs = counts > 0
     margins = -strength * (counts / counts.sum()).log()
     if centered:
-        margins = margins - margins.mean()
-    return (bias.double() + margins).to(bias.dtype)
+        margins = margins - margins[occurs].mean()
+    return (bias.double() + margins.where(occurs, 0)).to(bias.dtype)
 
 
 def normalized_calibration(
@@ -86,6 +88,7 @@ def normalized_calibration(
     gamma: float,
     *,
     class_names: Sequence[str] | None = None,
+    skip_absent: bool = False,
 ) -> Tensor:
     r"""NorCal (Pan et al., NeurIPS 2021, arXiv 2107.02170): scores divided by N_j^gamma.
 
@@ -102,6 +105,7 @@ def normalized_calibration(
         image_counts: (K,) counts > 0 of training images, N_j, as in the release.
         gamma: finite and >= 0; 0 leaves everything.
         class_names: K names, for messages.
+        skip_absent: leave the bias of a class without images, instead of refusing it.
 
     Returns:
         (K,) bias.
@@ -110,8 +114,8 @@ def normalized_calibration(
         ValueError: gamma is out of range, counts of another length, or a class without images.
     """
     _check_strength("GAMMA", gamma)
-    counts = _checked_counts("norcal", image_counts, bias, class_names)
-    return (bias.double() - gamma * counts.log()).to(bias.dtype)
+    counts = _checked_counts("norcal", image_counts, bias, class_names, skip_absent)
+    return (bias.double() - gamma * counts.clamp(min=1).log()).to(bias.dtype)
 
 
 def logit_normalization(
@@ -150,159 +154,55 @@ def logit_normalization(
     return (weight * factor.to(weight).unsqueeze(1), shifted.to(bias.dtype))
 
 
-class NearestClassMean(nn.Module):
-    r"""The classifier that names the nearest class mean (NCM, Kang et al. 2020).
-
-    With f(x) = x, or x scaled to length 1, or x - m scaled to length 1, m the mean of all training
-    features, and c_j the mean of f over class j, the logits are
-
-    .. math::
-
-        z_j = -\|f(x) - c_j\|^2 \quad \text{or} \quad z_j = \frac{f(x) \cdot c_j}{\|c_j\|}
-
-    the latter a cosine times the length of f(x), which ranks classes as the cosine does.
-
-    Attributes:
-        mean: (C,) m, or 0 where nothing is subtracted.
-        means: (K, C) c_j.
-    """
-
-    def __init__(self, mean: Tensor, means: Tensor, features: str, distance: str) -> None:
-        """Compare with given means.
-
-        Args:
-            mean: (C,) m.
-            means: (K, C) c_j.
-            features: ``"centered"``, ``"normalized"`` or ``"plain"``.
-            distance: ``"euclidean"`` or ``"cosine"``.
-        """
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("means", means)
-        self.features, self.distance = features, distance
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C) features to (N, K) logits."""
-        f = transformed(x, self.mean, self.features)
-        if self.distance == "cosine":
-            return f @ F.normalize(self.means, dim=1).T
-        # Not the square of a difference, which would be (N, K, C).
-        squares = f.square().sum(1, keepdim=True) + self.means.square().sum(1)
-        return 2 * f @ self.means.T - squares
-
-    def linear(self) -> tuple[Tensor, Tensor] | None:
-        """(K, C) weight and (K,) bias of the linear layer that ranks all classes alike, if any.
-
-        A normalized feature is not linear in x; but the cosine does not depend on its length.
-        """
-        if self.distance == "cosine":
-            weight = F.normalize(self.means, dim=1)
-            return weight, -weight @ self.mean
-        if self.features == "plain":
-            return 2 * self.means, -self.means.square().sum(1)
-        return None
-
-
-class ForegroundNearestMean(nn.Module):
-    r"""NCM among the foreground classes of a detector, whose authors have no background.
-
-    The background keeps its probability, and the classes share the rest as they do in NCM: with the
-    trained scores z and the logits n of the nearest means
-
-    .. math::
-
-        \hat z{}_j = \log \sum_k \exp z_k + \log \mathrm{softmax}(n)_j
-    """
-
-    def __init__(self, classifier: nn.Module, nearest: NearestClassMean) -> None:
-        """Put the nearest means beside a trained classifier.
-
-        Args:
-            classifier: (R, C) features to (R, K + 1) scores, the background's last.
-            nearest: (R, C) to (R, K).
-        """
-        super().__init__()
-        self.trained, self.nearest = classifier, nearest
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, C) features to (R, K + 1) scores."""
-        scores = self.trained(x)
-        foreground = scores[:, :-1].logsumexp(1, keepdim=True) + self.nearest(x).log_softmax(1)
-        return torch.cat([foreground, scores[:, -1:].to(foreground)], dim=1)
-
-
-def transformed(x: Tensor, mean: Tensor, features: str) -> Tensor:
-    """f(x) of :class:`NearestClassMean`: (N, C) features to (N, C); a zero stays one."""
-    if features == "plain":
-        return x
-    return F.normalize(x - mean if features == "centered" else x, dim=1)
-
-
-def nearest_class_mean(
-    features: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    *,
-    transform: str = "centered",
-    distance: str = "euclidean",
-    class_names: Sequence[str] | None = None,
-) -> NearestClassMean:
-    """The nearest-mean classifier of training features.
-
-    Args:
-        features: (N, C).
-        labels: (N,) integers, 0..K-1.
-        num_classes: K.
-        transform: f, ``"centered"``, ``"normalized"`` or ``"plain"``.
-        distance: ``"euclidean"`` or ``"cosine"``.
-        class_names: K names, for messages.
-
-    Returns:
-        The classifier, with means of the features' type, computed in float64.
-
-    Raises:
-        ValueError: a label is not a class, or a class does not have a sample.
-    """
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"ncm: the labels are {int(labels.min())} to {int(labels.max())}, expected 0 to "
-            f"{num_classes - 1}: name the training set of these weights in DATASETS.TRAIN"
-        )
-    counts = torch.bincount(labels, minlength=num_classes)
-    _check_all_occur("ncm", counts, class_names)
-    x = features.double()
-    mean = x.mean(0) if transform == "centered" else x.new_zeros(x.shape[1])
-    sums = x.new_zeros(num_classes, x.shape[1])
-    sums.index_add_(0, labels, transformed(x, mean, transform))
-    means = sums / counts[:, None]
-    return NearestClassMean(mean.to(features.dtype), means.to(features.dtype), transform, distance)
-
-
 def _check_strength(key: str, value: float) -> None:
     if not 0 <= value < math.inf:
         raise ValueError(f"MODEL.POST_HOC.{key} must be finite and >= 0, got {value}")
 
 
 def _checked_counts(
-    method: str, counts: Tensor, bias: Tensor, class_names: Sequence[str] | None
+    method: str,
+    counts: Tensor,
+    bias: Tensor,
+    class_names: Sequence[str] | None,
+    skip_absent: bool,
 ) -> Tensor:
-    """Counts of the classes as (K,) float64 beside the bias; all must occur."""
+    """Counts of the classes as (K,) float64 beside the bias."""
     counts = torch.as_tensor(counts, dtype=torch.float64, device=bias.device)
     if counts.shape != bias.shape:
         raise ValueError(
             f"{method}: the classifier has {len(bias)} classes, the training set "
             f"{len(counts)}: name the training set of these weights in DATASETS.TRAIN"
         )
-    _check_all_occur(method, counts, class_names)
+    check_occurring(method, counts, class_names, skip_absent=skip_absent)
     return counts
 
 
-def _check_all_occur(method: str, counts: Tensor, class_names: Sequence[str] | None) -> None:
+def check_occurring(
+    method: str,
+    counts: Tensor,
+    class_names: Sequence[str] | None = None,
+    *,
+    skip_absent: bool = False,
+) -> None:
+    """Refuse a training set that lacks a class, or all of them.
+
+    Args:
+        method: of MODEL.POST_HOC.METHOD, for the message.
+        counts: (K,) samples of the classes.
+        class_names: K names, for the message.
+        skip_absent: refuse only that all of them are absent.
+
+    Raises:
+        ValueError: it does.
+    """
+    if skip_absent and counts.any():
+        return
     absent = (counts == 0).nonzero().flatten().tolist()
     if absent:
         name = "" if class_names is None else f" ({class_names[absent[0]]})"
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ValueError(
             f"{method}: class {absent[0]}{name}{more} does not occur in DATASETS.TRAIN, so that "
-            "nothing is known of it: name a training set that has it"
+            "nothing is known of it: name a training set that has it, or set "
+            "MODEL.POST_HOC.SKIP_ABSENT True to leave such classes out"
         )

@@ -32,6 +32,7 @@ WITHOUT_CONFIDENCE = ["MODEL.DISALIGN.CONFIDENCE", "False"]
 COSINE = ["MODEL.CLASSIFIER.TYPE", "cosine"]
 DISALIGN_HEAD = [HEAD, "DisAlignSemSegHead", "MODEL.DISALIGN.BASE_HEAD_NAME", "FCNHead"]
 REGION_REBALANCE = ["MODEL.REGION_REBALANCE.BASE_HEAD_NAME", "FCNHead"]
+FINE = ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2']"]
 SIZE = {"images": 32, "pixels": 32, "boxes": 64}
 
 
@@ -171,6 +172,7 @@ def test_a_checkpoint_of_the_baseline(trained, task, overrides, capsys):
     [
         ("images", "tau_norm", []),
         ("images", "ncm", ["MODEL.POST_HOC.NCM_DISTANCE", "cosine"]),
+        ("pixels", "ncm", ["MODEL.POST_HOC.NCM_DISTANCE", "cosine", *FINE]),
         ("images", "logit_adjustment", []),
         ("pixels", "logit_adjustment", []),
         ("pixels", "tau_norm", [HEAD, "RegionRebalanceHead", *REGION_REBALANCE]),
@@ -225,6 +227,18 @@ def test_torchscript_where_no_checkpoint_is_exact(trained, task, overrides, why,
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_nearest_means_of_pixels_become_torchscript(trained, capsys):
+    given = trained("pixels", "MODEL.POST_HOC.METHOD", "ncm", *FINE)
+    given.run()
+    assert "TorchScript, because the nearest class mean" in capsys.readouterr().out
+    apply_post_hoc(given.cfg, given.model)
+    for image in given.images((50, 70)):
+        with torch.no_grad():
+            expected = given.model([{"image": image}])[0]["sem_seg"]
+            (found,) = torch.jit.load(given.output)(image)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_torchscript_needs_neither_the_project_nor_detectron2(trained, tmp_path):

@@ -110,9 +110,9 @@ def test_sigma_of_pixels(pixels, monkeypatch):
     head, seen = model.sem_seg_head, []
     log = head.log_calibration
 
-    def record(confidence, classes):
-        seen.append((confidence, classes))
-        log(confidence, classes)
+    def record(classes):
+        seen.append(classes)
+        log(classes)
 
     monkeypatch.setattr(head, "log_calibration", record)
     entered = []
@@ -124,7 +124,7 @@ def test_sigma_of_pixels(pixels, monkeypatch):
     sigma = torch.cat(
         [(x.double().movedim(1, -1) @ weight + bias).sigmoid().flatten() for x in entered]
     ).numpy()
-    classes = torch.cat([classes.flatten() for _, classes in seen]).numpy()
+    classes = torch.cat([classes.flatten() for classes in seen]).numpy()
     assert set(classes) <= {0, 1, 2, 255}
     # Thirds by pixels.
     assert entered[0].shape[2:] == (4, 4) and sorted(found) == ["body", "head", "tail"]

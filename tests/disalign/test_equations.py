@@ -129,8 +129,11 @@ def test_a_head_takes_both_from_its_config(form):
     assert second.calibration.form == form
     with torch.no_grad():
         second.calibration.beta.uniform_(-1, 1)
+    norm = second.calibration.confidence_norm
+    assert norm.num_batches_tracked == 0
     with EventStorage():
         second.train()(features, labels)[1]["loss_sem_seg"].backward()
+    assert norm.num_batches_tracked == 1
     names = {name for name, p in second.calibration.named_parameters() if p.grad.abs().sum() > 0}
     norm = {"confidence_norm.weight", "confidence_norm.bias"}
     assert names == {"alpha", "beta", "confidence_layer.weight", *norm}

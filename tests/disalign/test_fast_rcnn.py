@@ -187,6 +187,22 @@ def test_what_is_logged():
     assert logged == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_step_moves_the_statistics_of_a_released_confidence_once():
+    """What is logged is that of the step, of the batch's own statistics."""
+    layers = make_layers(calibration={"confidence_branch": "released"}).train()
+    features, proposals = make_rois()
+    with EventStorage() as storage:
+        layers.roi_loss(features, labels(proposals))
+        logged = storage.latest()["disalign/sigma_q50/background"][0]
+    norm = layers.calibration.confidence_norm
+    assert norm.num_batches_tracked == 1
+    score = features @ layers.calibration.confidence_layer.weight[0]
+    score = (score - score.mean()) / (score.var(correction=0) + 1e-5).sqrt()
+    sigma = (score * norm.weight + norm.bias).relu().sigmoid()
+    expected = sigma[labels(proposals) == K].quantile(0.5).item()
+    assert logged == pytest.approx(expected, abs=1e-6) and expected > 0.5
+
+
 def test_groups_without_classes_or_rois_are_not_logged():
     layers = make_layers(class_groups={"rare": [], "common": [0, 1], "frequent": [2, 3]})
     features, _ = make_rois()

@@ -65,6 +65,12 @@ class TestDisAlign(SecondStageContract):
         assert len(few) == 5
         assert logged["disalign/alpha/few"][0] == pytest.approx(sum(alpha) / 3, abs=1e-6)
 
+    def test_a_step_moves_the_statistics_of_a_released_confidence_once(self, second):
+        model = second(f"{DISALIGN}CONFIDENCE_BRANCH", "released").model.train()
+        with EventStorage():
+            model(classification_inputs())
+        assert model.calibration.confidence_norm.num_batches_tracked == 1
+
     def test_ablations(self, second):
         model = second(f"{DISALIGN}CONFIDENCE", False, f"{DISALIGN}MAGNITUDE", False).model
         assert {n for n, p in model.named_parameters() if p.requires_grad} == {"calibration.beta"}

@@ -134,6 +134,13 @@ def test_the_loss_is_the_weighted_one_of_the_matched_classes(first, features, we
     assert divisor == pytest.approx(w.sum().item() if weighted_mean else 2 * QUERIES, rel=1e-6)
 
 
+def test_a_step_moves_the_statistics_of_a_released_confidence_once(features):
+    second = second_head(DISALIGN__CONFIDENCE_BRANCH="released").train()
+    with EventStorage():
+        second(features, batch()[1])
+    assert second.calibration.confidence_norm.num_batches_tracked == 1
+
+
 def test_weights_count_the_images_that_show_a_class(monkeypatch):
     """K (1 / r)^rho / sum of them with r = 8, 2, 1 and rho = 1: 3 (1, 4, 8) / 13."""
     pixels, images = np.array([900, 90, 10]), np.array([8, 2, 1])

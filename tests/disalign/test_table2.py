@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from longtail.modeling.classification.second_stage import ClassScaling
-from longtail.modeling.post_hoc import logit_adjustment, nearest_class_mean, tau_norm
+from longtail.modeling.nearest_mean import nearest_class_mean
+from longtail.modeling.post_hoc import logit_adjustment, tau_norm
 
 S, C, K = 40, 6, 5
 COUNTS = (500, 120, 40, 9, 2)

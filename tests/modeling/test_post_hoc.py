@@ -11,12 +11,8 @@ import pytest
 import torch
 
 from longtail.config import load_config
-from longtail.modeling.post_hoc import (
-    ForegroundNearestMean,
-    logit_adjustment,
-    nearest_class_mean,
-    tau_norm,
-)
+from longtail.modeling.nearest_mean import nearest_class_mean
+from longtail.modeling.post_hoc import logit_adjustment, normalized_calibration, tau_norm
 from tests.messages import raises_naming
 
 
@@ -93,93 +89,6 @@ def test_centered_margins_change_no_softmax_and_have_mean_0():
     assert float((centered - bias).mean()) == pytest.approx(0, abs=1e-14)
 
 
-def transformed(x, mean, kind):
-    """A feature as it is compared, a list of numbers."""
-    x = [v - m for v, m in zip(x, mean, strict=True)] if kind == "centered" else list(x)
-    length = math.sqrt(sum(v * v for v in x)) if kind != "plain" else 1.0
-    return [v / length for v in x]
-
-
-KINDS = [(f, d) for f in ("centered", "normalized", "plain") for d in ("euclidean", "cosine")]
-
-
-@pytest.mark.parametrize(("kind", "distance"), KINDS)
-def test_ncm_by_loops(kind, distance):
-    """Logits, gradients by the feature, and where there is one the linear layer's choice."""
-    K, C, N = 4, 6, 60
-    generator = np.random.default_rng(1)
-    labels = np.arange(N) % K
-    features = 0.5 + generator.normal(size=(K, C))[labels] + generator.normal(size=(N, C))
-    mean = [sum(f[c] for f in features) / N for c in range(C)]
-    of_all = [transformed(f, mean, kind) for f in features]
-    means = []
-    for k in range(K):
-        members = [f for f, label in zip(of_all, labels, strict=True) if label == k]
-        means.append([sum(f[c] for f in members) / len(members) for c in range(C)])
-
-    def logit(sample, k):
-        f = transformed(sample, mean, kind)
-        if distance == "euclidean":
-            return -sum((a - b) ** 2 for a, b in zip(f, means[k], strict=True))
-        length = math.sqrt(sum(b * b for b in means[k]))
-        return sum(a * b for a, b in zip(f, means[k], strict=True)) / length
-
-    given = (torch.from_numpy(features), torch.from_numpy(labels), K)
-    nearest = nearest_class_mean(*given, transform=kind, distance=distance)
-    x = torch.from_numpy(generator.normal(size=(50, C))).requires_grad_()
-    found = nearest(x)
-    for i in range(len(x)):
-        for k in range(K):
-            expected = logit(x[i].tolist(), k)
-            assert found[i, k].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
-    (gradient,) = torch.autograd.grad(found[:, 1].sum(), x)
-    for c in range(C):
-        up, down = (
-            [float(v) + s * 1e-5 * (c == j) for j, v in enumerate(x[0].tolist())] for s in (1, -1)
-        )
-        slope = (logit(up, 1) - logit(down, 1)) / 2e-5
-        assert float(gradient[0, c]) == pytest.approx(slope, abs=1e-8)
-    assert len(set(found.argmax(1).tolist())) == K
-    linear = nearest.linear()
-    assert (linear is None) == (kind != "plain" and distance == "euclidean")
-    if linear is not None:
-        weight, bias = linear
-        assert torch.equal((x @ weight.T + bias).argmax(1), found.argmax(1))
-
-
-def test_ncm_of_a_foreground_shares_what_the_background_leaves():
-    """p_j = p(foreground) softmax(n)_j, p of the background as before; with the gradient."""
-    weight, bias, x = random_classifier()
-    layer = torch.nn.Linear(7, 5).double()
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    nearest = nearest_class_mean(x, torch.arange(9) % 4, 4)
-    x = x.clone().requires_grad_()
-    found = ForegroundNearestMean(layer, nearest)(x).softmax(1)
-
-    def probabilities(sample):
-        z = [
-            sum(w * v for w, v in zip(row, sample, strict=True)) + b
-            for row, b in zip(weight.tolist(), bias.tolist(), strict=True)
-        ]
-        e = [math.exp(v) for v in z]
-        f = transformed(sample, nearest.mean.tolist(), "centered")
-        n = [
-            math.exp(-sum((a - b) ** 2 for a, b in zip(f, mean, strict=True)))
-            for mean in nearest.means.tolist()
-        ]
-        foreground = sum(e[:-1]) / sum(e)
-        return [*(foreground * v / sum(n) for v in n), e[-1] / sum(e)]
-
-    for i, sample in enumerate(x.tolist()):
-        assert found[i].tolist() == pytest.approx(probabilities(sample), rel=1e-12)
-    (gradient,) = torch.autograd.grad(found[:, 2].sum(), x)
-    up, down = ([v + s * 1e-5 * (c == 3) for c, v in enumerate(x[0].tolist())] for s in (1, -1))
-    slope = (probabilities(up)[2] - probabilities(down)[2]) / 2e-5
-    assert float(gradient[0, 3]) == pytest.approx(slope, abs=1e-9)
-
-
 def test_defaults_are_those_of_the_authors():
     """No bias; centered, normalized features, Euclidean: the release's "cl2n" and "l2"."""
     weight, bias, x = random_classifier()
@@ -233,3 +142,21 @@ def test_a_class_without_samples_is_named():
     labels = torch.repeat_interleave(torch.arange(5), counts)
     with raises_naming(ValueError, "ncm", *parts):
         nearest_class_mean(x, labels, 5, class_names=names)
+
+
+def test_a_class_without_samples_is_left_out_if_one_says_so():
+    """The others rise or fall as without it, whose bias stays."""
+    bias, counts = torch.randn(5).double(), torch.tensor([5, 0, 3, 0, 1])
+    occurs = counts > 0
+    for change in (
+        lambda b, n, **skip: logit_adjustment(b, n, 0.7, **skip),
+        lambda b, n, **skip: logit_adjustment(b, n, 0.7, centered=True, **skip),
+        lambda b, n, **skip: normalized_calibration(b, n, 0.7, **skip),
+    ):
+        found = change(bias, counts, skip_absent=True)
+        assert torch.equal(found[~occurs], bias[~occurs])
+        torch.testing.assert_close(
+            found[occurs], change(bias[occurs], counts[occurs]), rtol=0, atol=1e-15
+        )
+    with raises_naming(ValueError, "logit_adjustment", "class 0", "DATASETS.TRAIN"):
+        logit_adjustment(bias, torch.zeros(5), 1.0, skip_absent=True)

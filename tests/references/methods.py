@@ -114,6 +114,12 @@ def calibrated(form: str, z, alpha, beta, s):
     return (1 + s * alpha) * z + s * beta
 
 
+def calibrated_queries(form: str, z: Tensor, alpha, beta, s: Tensor) -> Tensor:
+    """Of (N, K + 1) scores the K classes' are calibrated, that of "no object" is left."""
+    columns = [calibrated(form, z[:, j], alpha[j], beta[j], s) for j in range(len(alpha))]
+    return torch.stack([*columns, z[:, -1]], dim=1)
+
+
 def printed_weights(counts: Sequence[float], rho: float) -> list[float]:
     """Eq. 11 times K, r_c the share of all samples."""
     powers = [(sum(counts) / n) ** rho for n in counts]

@@ -25,7 +25,7 @@ from longtail.modeling import (
 )
 from longtail.modeling.backbone.lora import merge_lora
 from longtail.modeling.linear_classifiers import is_linear
-from longtail.modeling.post_hoc import NearestClassMean
+from longtail.modeling.nearest_mean import NearestClassMean
 from longtail.modeling.sem_seg.wrapping import innermost
 
 POST_HOC_KEY = "MODEL.POST_HOC.METHOD"
@@ -154,8 +154,8 @@ def fold(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """
     if any(isinstance(module, NearestClassMean) for module in model.modules()):
         raise ValueError(
-            "the nearest class mean is no linear classifier: export it as TorchScript; of an image "
-            "classifier also as ONNX, or with MODEL.POST_HOC.NCM_DISTANCE cosine"
+            "the nearest class mean is no linear classifier: export it as TorchScript; of images "
+            "and pixels also as ONNX, or with MODEL.POST_HOC.NCM_DISTANCE cosine"
         )
     folded = copy.deepcopy(model)
     for folding in foldings_of(cfg):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
@@ -20,12 +21,17 @@ from longtail.data.datasets.classes import check_same_order, class_names
 from longtail.data.statistics.class_stats import get_class_stats
 from longtail.data.statistics.counting import class_metadata
 from longtail.engine.checkpoint import CLASS_NAMES
-from longtail.engine.deployment.features import training_box_features, training_features
+from longtail.engine.deployment.features import reading
 from longtail.engine.deployment.rois import training_logit_moments
 from longtail.engine.deployment.score_calibration import calibrate_scores
-from longtail.losses import BOXES, EVERYWHERE, IMAGES, LossTask
+from longtail.losses import BOXES, EVERYWHERE, LossTask
 from longtail.modeling import post_hoc as formulas
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
+from longtail.modeling.nearest_mean import (
+    ClassSums,
+    ForegroundNearestMean,
+    nearest_class_means,
+)
 
 # Where an exported checkpoint names the method that its classifier was changed by.
 APPLIED = "post_hoc"
@@ -75,7 +81,7 @@ def apply_post_hoc(cfg: CfgNode, model: nn.Module) -> None:
 
     Args:
         cfg: the complete config. ``logit_adjustment`` reads how often the classes occur in
-            DATASETS.TRAIN (images, pixels or instances), ``ncm`` its images, in one pass.
+            DATASETS.TRAIN (images, pixels or instances), ``ncm`` its images, in one or two passes.
         model: an image classifier, a semantic segmentor or a detector, with its weights loaded.
 
     Raises:
@@ -206,6 +212,7 @@ def logit_adjustment(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -
         strength=cfg.MODEL.POST_HOC.LAMBDA,
         class_names=stats.class_names,
         centered=found.task.background,
+        skip_absent=cfg.MODEL.POST_HOC.SKIP_ABSENT,
     )
     return lambda weight, bias: (weight, adjusted(bias))
 
@@ -220,6 +227,7 @@ def norcal(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
         image_counts=torch.from_numpy(stats.image_count),
         gamma=cfg.MODEL.POST_HOC.GAMMA,
         class_names=stats.class_names,
+        skip_absent=cfg.MODEL.POST_HOC.SKIP_ABSENT,
     )
     return lambda weight, bias: (weight, shifted(bias))
 
@@ -238,31 +246,36 @@ def score_calibration(cfg: CfgNode, model: nn.Module) -> None:
     calibrate_scores(cfg, model)
 
 
-@register_post_hoc(reads_training_set=True, tasks=(IMAGES, BOXES))
+@register_post_hoc(reads_training_set=True)
 def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     """The classifier that names the nearest mean of centered, normalized features."""
     _check_training_set(cfg)
-    boxes = found.task is BOXES
-    samples = training_box_features(cfg, model) if boxes else [training_features(cfg, model)]
-    nearest = [
-        formulas.nearest_class_mean(
-            *of_layer,
+    options, metadata = cfg.MODEL.POST_HOC, class_metadata(cfg.DATASETS.TRAIN[0])
+    with reading(cfg, model, found) as read:
+        nearest = nearest_class_means(
+            read,
             found.num_classes,
-            transform=cfg.MODEL.POST_HOC.NCM_FEATURES,
-            distance=cfg.MODEL.POST_HOC.NCM_DISTANCE,
-            class_names=class_metadata(cfg.DATASETS.TRAIN[0]).get("thing_classes"),
+            [layer.weight.shape[1] for layer in found.layers],
+            transform=options.NCM_FEATURES,
+            distance=options.NCM_DISTANCE,
+            class_names=metadata.get("thing_classes") or metadata.get("stuff_classes"),
+            skip_absent=options.SKIP_ABSENT,
+            add_up=_of_all_processes,
+            device=found.layers[0].weight.device,
         )
-        for of_layer in samples
-    ]
-    if boxes:
-        return [
-            formulas.ForegroundNearestMean(*pair)
-            for pair in zip(found.layers, nearest, strict=True)
-        ]
+    if found.task is BOXES:
+        pairs = zip(found.layers, nearest, strict=True)
+        return [ForegroundNearestMean(*pair) for pair in pairs]
     linear = nearest[0].linear()
     if linear is None:
         return nearest
-    return lambda weight, bias: (linear[0].to(weight), linear[1].to(bias))
+    return lambda weight, bias: (linear[0].to(weight).view_as(weight), linear[1].to(bias))
+
+
+def _of_all_processes(sums: ClassSums) -> ClassSums:
+    """Those of all processes, added up; on the device of this one's."""
+    parts = zip(*comm.all_gather([part.cpu() for part in sums]), strict=True)
+    return ClassSums(*(sum(part).to(sums.counts.device) for part in parts))
 
 
 def _replace(model: nn.Module, layer: nn.Module, other: nn.Module) -> None:

@@ -184,6 +184,9 @@ def factor_and_shift(change: Change, weight: Tensor, bias: Tensor) -> tuple[Tens
 
     Returns:
         (K, 1, 1) factors and shifts, float64.
+
+    Raises:
+        ValueError: the rows change their directions.
     """
     weight, bias = weight.double(), bias.double()
     changed, changed_bias = change(weight, bias)
@@ -191,6 +194,11 @@ def factor_and_shift(change: Change, weight: Tensor, bias: Tensor) -> tuple[Tens
     squares = rows.square().sum(1)
     # A row of 0 has no direction, and no factor either.
     factor = torch.where(squares > 0, (changed * rows).sum(1) / squares, 1.0)
+    if not torch.allclose(changed, factor[:, None] * rows, rtol=1e-5, atol=0):
+        raise ValueError(
+            "MODEL.POST_HOC.METHOD gives the classifier other directions, not strengths of what it "
+            "has: evaluate each value by itself, without --weights"
+        )
     shift = changed_bias - factor * bias
     return factor.view(-1, 1, 1), shift.view(-1, 1, 1)
 

@@ -7,6 +7,7 @@ Shape alphabet:
     H, W: height and width of the original image
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -124,14 +125,13 @@ class SlidingWindowInference(nn.Module):
             (K, h, w).
         """
         total = count = None
-        for rows in self._sides(image, 0):
-            for columns in self._sides(image, 1):
-                maps, finish = self._window(image[:, rows, columns])
-                if total is None:
-                    total = maps.new_zeros(len(maps), *image.shape[1:])
-                    count = maps.new_zeros(total.shape[1:])
-                _add(total[:, rows, columns], maps, finish)
-                count[rows, columns] += 1
+        for rows, columns in self.windows(image):
+            maps, finish = window_maps(self.model, image[:, rows, columns])
+            if total is None:
+                total = maps.new_zeros(len(maps), *image.shape[1:])
+                count = maps.new_zeros(total.shape[1:])
+            _add(total[:, rows, columns], maps, finish)
+            count[rows, columns] += 1
         return total.div_(count)
 
     @torch.no_grad()
@@ -151,7 +151,7 @@ class SlidingWindowInference(nn.Module):
         total = count = None
         for part, end in zip(rows, ends, strict=True):
             for columns in self._sides(image, 1):
-                maps, finish = self._window(image[:, part, columns])
+                maps, finish = window_maps(self.model, image[:, part, columns])
                 if total is None:
                     total = maps.new_zeros(len(maps), part.stop - part.start, width)
                     count = maps.new_zeros(total.shape[1:])
@@ -162,18 +162,31 @@ class SlidingWindowInference(nn.Module):
             for sums in (total, count):
                 _move_up(sums, done)
 
+    def windows(self, image: Tensor) -> list[tuple[slice, slice]]:
+        """Rows and columns of the windows of a (3, h, w) image."""
+        return list(itertools.product(self._sides(image, 0), self._sides(image, 1)))
+
     def _sides(self, image: Tensor, axis: int) -> list[slice]:
         """The windows along the height (0) or the width (1) of (3, h, w)."""
         length, window = image.shape[1 + axis], self.crop_size[axis]
         starts = window_starts(length, window, self.stride[axis])
         return [slice(start, min(start + window, length)) for start in starts]
 
-    def _window(self, crop: Tensor) -> tuple[Tensor, Finish]:
-        """(3, rows, columns) to logits, and what brings them to that size."""
-        inputs = {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
-        if isinstance(self.model, LongTailSemanticSegmentor):
-            return self.model.logit_maps([inputs])[0]
-        return self.model([inputs])[0]["sem_seg"], unchanged
+
+def window_maps(model: nn.Module, crop: Tensor) -> tuple[Tensor, Finish]:
+    """The logits of a window, and what brings them to its size.
+
+    Args:
+        model: a semantic segmentor.
+        crop: (3, h, w).
+
+    Returns:
+        (K, a, b) logits, and the function from any of their classes (k, a, b) to (k, h, w).
+    """
+    inputs = {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
+    if isinstance(model, LongTailSemanticSegmentor):
+        return model.logit_maps([inputs])[0]
+    return model([inputs])[0]["sem_seg"], unchanged
 
 
 def _add(total: Tensor, maps: Tensor, finish: Finish) -> None:

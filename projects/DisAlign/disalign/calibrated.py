@@ -59,11 +59,9 @@ class Calibrated(nn.Module):
         weighted_mean: whether the loss is sum(w l) / sum(w), or sum(w l) / S as printed in Eq. 9.
         recorded: None, or a list to which each training step adds its sigma and ground truth
             classes, for analyses.
-        last_confidence: sigma of the last training step, for the log.
     """
 
     recorded: list[tuple[Tensor, Tensor]] | None = None
-    last_confidence: Tensor | None = None
 
     def add_calibration(
         self,
@@ -133,14 +131,14 @@ class Calibrated(nn.Module):
         weights = self.class_weights if self.weighted_mean else None
         return total_weight(classes, weights, ignore_label)
 
-    def log_calibration(self, confidence: Tensor, classes: Tensor) -> None:
+    def log_calibration(self, classes: Tensor) -> None:
         """:func:`.calibration.log_calibration`, with the background as one more group.
 
         Args:
-            confidence: values of sigma, in any shape.
-            classes: as many ground truth classes, in the same order.
+            classes: ground truth classes of the samples that have just been calibrated, in the
+                same order.
         """
-        self.last_confidence = confidence.detach()
+        confidence = self.calibration.last_confidence
         if self.recorded is not None:
             self.recorded.append((confidence, classes))
         groups, K = self.class_groups, len(self.calibration.alpha)
@@ -161,6 +159,6 @@ def histograms(model: nn.Module) -> dict[str, Tensor]:
         prefix = f"disalign/{number}/" if len(parts) > 1 else "disalign/"
         found[f"{prefix}alpha"] = part.calibration.alpha
         found[f"{prefix}beta"] = part.calibration.beta
-        if part.last_confidence is not None:
-            found[f"{prefix}sigma"] = part.last_confidence
+        if part.calibration.last_confidence is not None:
+            found[f"{prefix}sigma"] = part.calibration.last_confidence
     return found

@@ -26,7 +26,13 @@ class AdaptiveCalibration(nn.Module):
 
     At the start alpha = 1 (Eq. 6: 0) and beta = 0, unless it is given: the calibrated logits are
     exactly the given ones.
+
+    Attributes:
+        last_confidence: sigma of the last training step, (..., 1) or (N, 1, H, W), for the log. To
+            compute it again would move the statistics of batch normalisation twice.
     """
+
+    last_confidence: Tensor | None = None
 
     def __init__(
         self,
@@ -108,9 +114,9 @@ class AdaptiveCalibration(nn.Module):
 
     def _squashed(self, score: Tensor) -> Tensor:
         """Scores of the confidence's layer, in any shape, to sigma."""
-        if self.confidence_norm is None:
-            return score.sigmoid()
-        return self.confidence_norm(score.reshape(-1, 1)).view_as(score).relu().sigmoid()
+        if self.confidence_norm is not None:
+            score = self.confidence_norm(score.reshape(-1, 1)).view_as(score).relu()
+        return score.sigmoid()
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
         """Calibrate.
@@ -122,8 +128,14 @@ class AdaptiveCalibration(nn.Module):
         Returns:
             (..., K) calibrated scores.
         """
-        confidence = self.confidence(features)
+        confidence = self._kept(self.confidence(features))
         return calibrate_logits(logits, self.alpha, self.beta, confidence, self.form)
+
+    def _kept(self, confidence: Tensor) -> Tensor:
+        """The same, kept for the log in training."""
+        if self.training:
+            self.last_confidence = confidence.detach()
+        return confidence
 
     def confidence_map(self, features: Tensor) -> Tensor:
         """:meth:`confidence` of every cell: (N, C, H, W) features to (N, 1, H, W)."""
@@ -133,16 +145,17 @@ class AdaptiveCalibration(nn.Module):
         # As a convolution: a linear layer would copy the features to have their channels last.
         return self._squashed(F.conv2d(features, layer.weight[:, :, None, None], layer.bias))
 
-    def calibrate_map(self, logits: Tensor, confidence: Tensor) -> Tensor:
+    def calibrate_map(self, logits: Tensor, features: Tensor) -> Tensor:
         """Calibrate every cell.
 
         Args:
             logits: (N, K, H, W) scores of the frozen classifier.
-            confidence: (N, 1, H, W), see :meth:`confidence_map`.
+            features: (N, C, H, W) what entered it.
 
         Returns:
             (N, K, H, W) calibrated scores.
         """
+        confidence = self._kept(self.confidence_map(features))
         z, sigma = (x.movedim(1, -1) for x in (logits, confidence))
         calibrated = calibrate_logits(z, self.alpha, self.beta, sigma, self.form)
         # Not -1, which torch writes into ONNX files as it is, and onnxruntime does not read.

@@ -73,8 +73,9 @@ class DisAlignFastRCNNOutputLayers(Calibrated, SecondStageOutputLayers):
 
     def roi_loss(self, features: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss of (R, C) features and (R,) classes; confidences go to the log."""
-        self.log_calibration(self.calibration.confidence(features), classes)
-        return super().roi_loss(features, classes)
+        loss = super().roi_loss(features, classes)
+        self.log_calibration(classes)
+        return loss
 
     def classification_loss(self, scores: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss, whatever the first stage's was."""

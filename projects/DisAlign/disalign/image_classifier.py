@@ -84,8 +84,9 @@ class DisAlignImageClassifier(Calibrated, SecondStageImageClassifier):
 
     def loss(self, features: Tensor, classes: Tensor) -> Tensor:
         """The alignment loss (Eq. 9 and 10): (N, C) features and (N,) classes to a scalar."""
-        self.log_calibration(self.calibration.confidence(features), classes)
-        return self.alignment_loss(self.class_logits(features), classes)
+        logits = self.class_logits(features)
+        self.log_calibration(classes)
+        return self.alignment_loss(logits, classes)
 
     def normalizer(self, classes: Tensor) -> Tensor:
         """The sum of the weights of (N,) classes, or N without ``weighted_mean``."""

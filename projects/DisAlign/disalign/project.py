@@ -64,18 +64,20 @@ PROJECT = Project(
     ),
     methods=tuple(
         Method(
-            "DisAlign",
+            name,
             "second stage",
             task,
             f"{setting}, MODEL.WEIGHTS of the first stage",
-            "Learn an input-dependent calibration of a frozen model's scores",
+            f"Learn an input-dependent calibration of a frozen {model}'s scores",
         )
-        for task, setting in (
-            ("images", "MODEL.META_ARCHITECTURE DisAlignImageClassifier"),
-            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead"),
-            # Of Mask2Former.
-            ("pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignQueryHead"),
-            ("boxes", "MODEL.META_ARCHITECTURE DisAlignRCNN"),
+        for name, task, setting, model in (
+            ("DisAlign", "images", "MODEL.META_ARCHITECTURE DisAlignImageClassifier", "model"),
+            ("DisAlign", "pixels", "MODEL.SEM_SEG_HEAD.NAME DisAlignSemSegHead", "model"),
+            (
+                *("DisAlign of queries", "pixels"),
+                *("MODEL.SEM_SEG_HEAD.NAME DisAlignQueryHead", "Mask2Former"),
+            ),
+            ("DisAlign", "boxes", "MODEL.META_ARCHITECTURE DisAlignRCNN", "model"),
         )
     ),
 )

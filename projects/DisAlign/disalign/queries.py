@@ -138,7 +138,7 @@ class DisAlignQueryHead(Calibrated, SemSegHeadWrapper):
         if not self.training:
             return head.log_scores(logits, queries.mask_logits[-1]), {}
         classes = head.matched_classes(queries, targets).flatten()
-        self.log_calibration(self.calibration.confidence(queries.states), classes)
+        self.log_calibration(classes)
         loss = self.alignment_loss(logits.flatten(0, 1), classes)
         return None, {"loss_cross_entropy": self.loss_weight * loss}
 

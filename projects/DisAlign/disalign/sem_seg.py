@@ -17,11 +17,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from longtail.data.statistics.class_stats import ClassStats
 from longtail.data.statistics.groups import groups_by_pixel_share
 from longtail.losses import PIXELS
+from longtail.losses.pixels import nearest_labels
 from longtail.modeling.sem_seg.second_stage import SecondStageSemSegHead
 
 from .calibrated import NO_DECAY, TRAINED, Calibrated
@@ -89,8 +89,6 @@ class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
         super().__init__(
             base_head, pixel_classifier, loss_weight=loss_weight, pad_to_stride=pad_to_stride
         )
-        # Of the last training step, (N, 1, H, W), between its logits and its loss.
-        self._confidence: Tensor | None = None
         self.add_calibration(
             num_classes,
             self.pixel_channels,
@@ -119,15 +117,12 @@ class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
 
     def changed_scores(self, entered: Tensor, logits: Tensor) -> Tensor:
         """(N, C, H, W) pixel features and (N, K, H, W) logits to (N, K, H, W) calibrated ones."""
-        confidence = self.calibration.confidence_map(entered)
-        if self.training:
-            self._confidence = confidence
-        return self.calibration.calibrate_map(logits, confidence)
+        return self.calibration.calibrate_map(logits, entered)
 
     def pixel_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The alignment loss: (N, K, h, w) calibrated logits and (N, h, w) labels to a scalar."""
-        self._log(self._confidence, targets)
-        self._confidence = None
+        size = self.calibration.last_confidence.shape[2:]
+        self.log_calibration(nearest_labels(targets, size))
         return self.alignment_loss(logits, targets, self.ignore_value)
 
     def loss_normalizers(self, targets: Tensor) -> dict[str, Tensor]:
@@ -137,8 +132,3 @@ class DisAlignSemSegHead(Calibrated, SecondStageSemSegHead):
             targets: (N, h, w) labels.
         """
         return {"loss_sem_seg": self.alignment_normalizer(targets, self.ignore_value)}
-
-    def _log(self, confidence: Tensor, targets: Tensor) -> None:
-        size = confidence.shape[2:]
-        cells = F.interpolate(targets[:, None].float(), size=size, mode="nearest").long()
-        self.log_calibration(confidence, cells)

@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from longtail.losses.cross_entropy import cross_entropy
+from longtail.losses.pixels import nearest_labels
 
 SCOPES = ("image", "batch")
 DOWNSAMPLINGS = ("nearest", "area")
@@ -107,7 +108,7 @@ def count_regions(
         ValueError: a label out of range.
     """
     if downsampling == "nearest":
-        labels = _nearest_labels(labels, size)
+        labels = nearest_labels(labels, size)
     classes = _present_classes(labels, num_classes, ignore_label)[3]
     return len(classes.unique() if scope == "batch" else classes)
 
@@ -226,17 +227,11 @@ def _nearest_cells(
     labels: Tensor, size: tuple[int, int], num_classes: int, ignore: int
 ) -> tuple[Tensor, ...]:
     """Weights 0 or 1 of the classes present; see ``_present_classes`` for the rest."""
-    cells = _nearest_labels(labels, size)
+    cells = nearest_labels(labels, size)
     slot_of_cell, images, slots, classes, P = _present_classes(cells, num_classes, ignore)
     weights = torch.zeros(len(labels), P + 1, slot_of_cell.shape[1], device=labels.device)
     weights.scatter_(1, slot_of_cell[:, None], 1.0)
     return weights[:, :P], images, slots, classes
-
-
-def _nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, h, w) labels to (N, H, W), int64."""
-    # F.interpolate takes no integers; class indices are exact in float32.
-    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
 def _area_cells(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What post hoc methods do to a model of every task, and which models they refuse."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,13 +10,14 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes
 from PIL import Image
 
-from longtail.engine import Trainer
+from longtail.engine import SemanticSegmentorWithTTA, Trainer
 from longtail.engine.deployment.folding import fold
 from longtail.engine.deployment.post_hoc import (
     apply_post_hoc,
     check_not_applied,
     check_training_classes,
 )
+from longtail.engine.inference.build import build_inference
 from tests.messages import raises_naming
 from tests.tiny import register_stripes, tiny_config
 from tests.tiny_classification import (
@@ -227,6 +229,109 @@ def test_ncm_of_a_detector_by_loops(build, overrides):
         fold(cfg, model)
 
 
+# Maps of stride 4 of images of 40 pixels, whose labels have 32: cells and pixels are not aligned.
+CELLS = ["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2"], "INPUT.MIN_SIZE_TEST", 40]
+SLIDE = ["TEST.SEM_SEG.MODE", "slide", "TEST.SEM_SEG.CROP_SIZE", [24, 40]]
+SLIDE += ["TEST.SEM_SEG.STRIDE", [16, 40]]
+PADDED = ["MODEL.SEM_SEG_HEAD.PAD_TO_STRIDE", True]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "windows"),
+    [
+        ([], [(0, 40)]),
+        (PADDED, [(0, 40)]),
+        (REGION_REBALANCE, [(0, 40)]),
+        (["MODEL.META_ARCHITECTURE", "SemanticSegmentor", *PADDED], [(0, 40)]),
+        (SLIDE, [(0, 24), (16, 40)]),
+        ([*SLIDE, *PADDED], [(0, 24), (16, 40)]),
+    ],
+    ids=["whole", "padded", "in a wrapper", "detectron2's", "windows", "padded windows"],
+)
+def test_ncm_of_a_segmentor_by_loops(build, overrides, windows):
+    """Cell by cell: the label is that of the pixel at the cell's upper left corner."""
+    cfg, model = build("pixels", METHOD, "ncm", *CELLS, *overrides)
+    predictor, found, entered = layers(model)[0], [[], [], []], []
+    handle = predictor.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0][0]))
+    for record in DatasetCatalog.get(STRIPES):
+        image = cv2.imread(record["file_name"])[:, :, ::-1]
+        image = cv2.resize(np.ascontiguousarray(image), (40, 40)).transpose(2, 0, 1)
+        labels = np.asarray(Image.open(record["sem_seg_file_name"]))
+        # The pixel at the middle, as Pillow has it.
+        rows = [int((y + 0.5) * 32 / 40) for y in range(40)]
+        labels = labels[rows][:, rows]
+        for top, bottom in windows:
+            crop = torch.from_numpy(np.ascontiguousarray(image[:, top:bottom]))
+            with torch.no_grad():
+                model([{"image": crop}])
+            cells = entered[-1].double()
+            for y in range(cells.shape[1]):
+                for x in range(cells.shape[2]):
+                    if 4 * y < bottom - top and 4 * x < 40:
+                        label = labels[top + 4 * y, 4 * x]
+                        if label != 255:
+                            found[label].append(cells[:, y, x])
+    handle.remove()
+    every = [f for of_class in found for f in of_class]
+    mean = sum(every) / len(every)
+    # Four images of 100 cells; with windows of 6 rows each.
+    assert 300 < len(every) <= (400 if len(windows) == 1 else 480)
+    apply_post_hoc(cfg, model)
+    nearest = layers(model)[0]
+    torch.testing.assert_close(nearest.mean.double(), mean, rtol=1e-4, atol=1e-5)
+    for k, of_class in enumerate(found):
+        of_class = [(f - mean) / (f - mean).norm() for f in of_class]
+        expected = (sum(of_class) / len(of_class)).float()
+        torch.testing.assert_close(nearest.means[k], expected, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        scores = build_inference(cfg, model)([{"image": torch.from_numpy(image.copy())}])
+    assert scores[0]["sem_seg"].shape == (3, 40, 40)
+
+
+def test_a_segmentor_by_nearest_means_in_all_modes_of_testing(build):
+    """Classes are the arg max of logits, whole and in windows; averages over scales are scores."""
+    cfg, model = build("pixels", METHOD, "ncm", *CELLS)
+    apply_post_hoc(cfg, model)
+    image = {"image": torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)}
+    image["file_name"] = DatasetCatalog.get(STRIPES)[0]["file_name"]
+    for overrides in ([], SLIDE):
+        cfg.merge_from_list(overrides)
+        with torch.no_grad():
+            logits = build_inference(cfg, model)([image])[0]["sem_seg"]
+            classes = build_inference(cfg, model, class_maps=True)([image])[0]["sem_seg"]
+        assert torch.equal(classes, logits.argmax(0))
+    cfg.TEST.AUG.SCALES = [1.0]
+    with torch.no_grad():
+        tested = SemanticSegmentorWithTTA(cfg, model)([image])[0]["sem_seg"]
+    torch.testing.assert_close(tested.sum(0), torch.ones(32, 32))
+    with raises_naming(ValueError, "TorchScript", "ONNX", "MODEL.POST_HOC.NCM_DISTANCE"):
+        fold(cfg, model)
+
+
+def test_ncm_of_pixels_by_cosines_is_a_convolution(build):
+    options = ["MODEL.POST_HOC.NCM_FEATURES", "plain", "MODEL.POST_HOC.NCM_DISTANCE", "cosine"]
+    cfg, model = build("pixels", METHOD, "ncm", *CELLS, *options)
+    [(weight, _, changed, bias)] = change(cfg, model)
+    assert changed.shape == weight.shape and not bias.any()
+    lengths = changed.flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(3).double(), rtol=0, atol=1e-6)
+
+
+def test_an_absent_class_is_left_out_if_one_says_so(build, tmp_path):
+    name = register_colors("post_hoc_two_colors", tmp_path / "two", (3, 2, 0))
+    skip = ["MODEL.POST_HOC.SKIP_ABSENT", True, "DATASETS.TRAIN", (name,)]
+    try:
+        for method in ("ncm", "logit_adjustment"):
+            cfg, model = build("images", METHOD, method, *skip)
+            apply_post_hoc(cfg, model)
+            if method == "ncm":
+                with torch.no_grad():
+                    scores = [item["scores"] for item in model(classification_inputs(count=4))]
+                assert all(float(s[2]) == 0 for s in scores)
+    finally:
+        unregister(name)
+
+
 @MODELS
 def test_no_method_changes_nothing(build, task, overrides):
     cfg, model = build(task, *overrides)
@@ -298,9 +403,9 @@ def test_pixels_of_a_second_stage(build):
     assert "is a second stage" in fails(*build("pixels", METHOD, "tau_norm", *overrides))
 
 
-def test_ncm_is_for_images_and_boxes(build):
-    message = fails(*build("pixels", METHOD, "ncm"))
-    assert "ncm is for images and boxes, not for" in message
+def test_norcal_is_for_boxes(build):
+    message = fails(*build("pixels", METHOD, "norcal"))
+    assert "norcal is for boxes, not for" in message and "ncm" in message
 
 
 @pytest.mark.parametrize("method", ["ncm", "logit_adjustment"])

@@ -175,6 +175,12 @@ def test_what_has_no_common_pass_is_said(tmp_path):
     )
     with raises_naming(ValueError, "MODEL.POST_HOC.METHOD", "ncm"):
         evaluate_strengths([cfg], model_of(cfg))
+    # A convolution, but one of other directions.
+    options = ["MODEL.POST_HOC.NCM_DISTANCE", "cosine", "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2"]]
+    sets = ["DATASETS.TRAIN", (STRIPES,), "DATASETS.TEST", (STRIPES,)]
+    cfg = tiny_config(tmp_path, [*sets, "MODEL.POST_HOC.METHOD", "ncm", *options])
+    with raises_naming(ValueError, "MODEL.POST_HOC.METHOD", "--weights"):
+        evaluate_strengths([cfg], model_of(cfg))
     cfgs = configs(tiny_config, STRIPES, tmp_path, "tau_norm", "TEST.AUG.ENABLED", True)
     with raises_naming(ValueError, "TEST.AUG.ENABLED", "--weights"):
         evaluate_strengths(cfgs, model_of(cfgs[0]))
