@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often rare classes are seen in training, and what that costs: samplers and copy-paste.
 
-    python benchmarks/sampling.py [--iterations 60] [--train 100]
+    python benchmarks/sampling.py [--iterations 60]
 
 Of each config the training loader is read for some iterations: the part of the images in which a
 class is seen, as the model gets them (cropped), is put beside the part of the drawn images that
-have it, as it follows from the counts. With --train the configs with copy-paste are trained, too,
-for so many iterations. Groups are those of LVIS (to 10, to 100 training images, more) unless the
-data set is registered with bounds of its own. Needs CCP and IoTKITs-LT; without them a data set is
-left out.
+have it, as it follows from the counts. Short trainings with these samplers are in short_runs.py.
+Groups are those of LVIS (to 10, to 100 training images, more) unless the data set is registered
+with bounds of its own. Needs CCP and IoTKITs-LT; without them a data set is left out.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +30,7 @@ from longtail.engine.training.data_sets import training_records
 
 SAMPLER = "DATALOADER.SAMPLER_TRAIN"
 CCP, BOARDS = "CCP/deeplabv3plus_lite0", "IoTKITs-LT/mask_rcnn_lite0_FPN"
-# By data set: the variants, each a config and what is changed in it; the last one is trained.
+# By data set: the variants, each a config and what is changed in it.
 VARIANTS: dict[str, dict[str, tuple[str, list]]] = {
     "CCP": {
         "uniform": (CCP, []),
@@ -102,32 +96,12 @@ def _means(values: np.ndarray, groups: dict[str, list[int]]) -> dict[str, float]
     return {name: round(float(values[group].mean()), 2) for name, group in groups.items() if group}
 
 
-def train(config: str, options: list) -> dict[str, Any]:
-    """Train as a user does, and keep the last losses."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "longtail", "train", "--config-file", f"{config}.yaml"]
-        options = [*options, "OUTPUT_DIR", folder, "DATASETS.TEST", "()"]
-        done = subprocess.run([*command, *map(str, options)], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
-        lines = (Path(folder) / "metrics.json").read_text().splitlines()
-    written = [json.loads(line) for line in lines]
-    losses = [line["total_loss"] for line in written if "total_loss" in line]
-    return {
-        "first_loss": round(losses[0], 3),
-        "last_loss": round(losses[-1], 3),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-
-
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=60)
-    parser.add_argument("--train", type=int, default=0, help="iterations of the last variants")
     options = parser.parse_args()
-    figures: dict[str, Any] = {"iterations": options.iterations, "training": options.train}
+    figures: dict[str, Any] = {"iterations": options.iterations}
     for dataset, variants in VARIANTS.items():
         rows = figures[dataset] = {}
         for name, (config, changes) in variants.items():
@@ -139,11 +113,6 @@ def main() -> None:
                 print(f"{dataset} is left out: {error}")
                 break
             print(dataset, name, rows[name], flush=True)
-        else:
-            if options.train:
-                schedule = ["SOLVER.MAX_ITER", options.train, "SEED", 1]
-                rows[name]["training"] = train(config, [*schedule, "DATALOADER.NUM_WORKERS", 0])
-                print(dataset, name, rows[name]["training"], flush=True)
     save_result("sampling", figures)
 
 
