@@ -6,14 +6,15 @@
 The commands set the policy before torch is imported: threads that wait for each other then sleep,
 where by default they spin for a while, in the time of the very threads that they wait for. Each
 line is a fresh process that trains the quick start's model on random images, with one thread for
-each core but at least two; first nothing else is started, then so many processes that only count.
-Reported are medians of time passed and of CPU time.
+each core; first nothing else is started, then so many processes that only count. Reported are
+medians of time passed and of CPU time.
 
-With t threads, b busy processes and c cores the fair share of the cores alone makes a step
-max(t + b, c) / max(t, c) times as long. What is "beyond the fair share" is the time that passes
-beside the busy processes, against the same policy undisturbed, divided by that.
+It needs two cores that nothing else uses: with more threads than cores OpenMP hardly spins by
+itself, and beside other work "undisturbed" says nothing; the load average at the start is recorded.
 
-Undisturbed is what the machine makes of it: the load average at the start is recorded.
+With c threads on c cores and b busy processes the fair share of the cores alone makes a step
+(c + b) / c times as long. What is "beyond the fair share" is the time that passes beside the busy
+processes, against the same policy undisturbed, divided by that.
 """
 
 import argparse
@@ -93,7 +94,8 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true", help="do not write the result")
     options = parser.parse_args()
     cores = available_cores()
-    threads = max(cores, 2)
+    if cores < 2:
+        raise SystemExit("error: this process has one core, where no thread waits: give it two")
     load = os.getloadavg()[0]
     states = {"undisturbed": 0, f"beside {options.busy} busy processes": options.busy}
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -101,10 +103,10 @@ def main() -> None:
         for state, number in states.items():
             for name, policy in POLICIES.items():
                 with busy(number):
-                    seconds = measure(policy, threads, options.steps, options.images)
+                    seconds = measure(policy, cores, options.steps, options.images)
                 found.setdefault((name, state), []).append(seconds)
                 print(f"{name}, {state}: {seconds[0]:.3f} s, CPU {seconds[1]:.3f} s", flush=True)
-    fair = max(threads + options.busy, cores) / max(threads, cores)
+    fair = (cores + options.busy) / cores
     rows: dict[str, dict[str, float]] = {}
     for (name, state), pairs in found.items():
         row = rows.setdefault(name, {})
@@ -115,7 +117,7 @@ def main() -> None:
         row["beyond the fair share"] = row[beside] / row[alone] / fair
     passive, own = rows.values()
     figures = {
-        "threads": threads,
+        "threads": cores,
         "busy processes": options.busy,
         "load average at the start": load,
         "fair share": fair,
