@@ -4,23 +4,31 @@
     python benchmarks/evaluation_memory.py [--images 200 2000]
 
 Each line is the peak of a fresh process that tests the quick start's model with random weights: on
-so many images of 160 x 160 (links to 50 generated ones, 24 classes), and on single images with 150
-classes, as a whole, in windows of 512 x 512, and at two scales with flips. Of the single ones also
-what lies beyond the libraries and the model; and for whole images, what of that the model's layers
-take alone, without any logits of the size of the image.
+single images with 150 classes, as a whole, in windows of 512 x 512, and at two scales with flips;
+and on so many images of 160 x 160 (links to 50 generated ones, 24 classes). Of the single ones also
+what lies beyond the libraries and the model, and its two parts: what the model's layers take alone,
+up to the head's logits; and what the test takes beyond them, with layers that give random logits at
+once: reading, enlarging, windows, arg max, metrics. The latter also in detectron2's way, which
+enlarges the logits of all classes, by its model and its evaluator. The result is written after each
+line.
 """
 
 import argparse
+import ctypes
 import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import in_child, memory, save_result, start_memory
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import SemSegEvaluator, inference_on_dataset
 from PIL import Image
 
 from longtail.config import load_config
@@ -34,42 +42,69 @@ LARGE = [
     ("whole", 3000, 4000, 512),
     ("whole", 1500, 2000, 1500),
     ("slide", 1500, 2000, 1500),
+    ("scales 0.5 and 1, flips", 1500, 2000, 512),
     ("slide", 3000, 4000, 3000),
     ("whole", 3000, 4000, 3000),
-    ("scales 0.5 and 1, flips", 1500, 2000, 512),
 ]
 
 
 def test_memory(folder: Path, classes: int, keys: list[object]) -> dict[str, float]:
     """Peak memory of this process in MB after a test of the folder's images."""
-    cfg, model, before = open_model(folder, classes, keys)
+    cfg, model = open_model(folder, classes, keys)
+    beyond = peak_beyond(lambda: test(cfg, model))
+    return {"peak": memory("VmHWM"), "beyond the model": beyond}
+
+
+def parts_of_memory(
+    folder: Path, classes: int, keys: list[object], size: tuple[int, int], *, peer: bool
+) -> dict[str, float]:
+    """:func:`test_memory`, and its parts in MB; the layers see an image of this size."""
+    parts = test_memory(folder, classes, keys)
+    cfg, model = open_model(folder, classes, keys)
+    inputs = [{"image": torch.zeros(3, *size, dtype=torch.uint8)}]
+    with torch.no_grad():
+        parts["the layers"] = peak_beyond(lambda: model.eval().logit_maps(inputs))
+    stride = model.sem_seg_head.common_stride
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(images), classes, *(side // stride for side in images.shape[2:]))
+
+    model.backbone.forward = lambda images: images
+    model.sem_seg_head.layers = logits
+    parts["without the layers"] = peak_beyond(lambda: test(cfg, model))
+    if peer:
+        evaluator = SemSegEvaluator("measured", distributed=False)
+        loader = Trainer.build_test_loader(cfg, "measured")
+        key = "without the layers, detectron2's way"
+        parts[key] = peak_beyond(lambda: inference_on_dataset(model, loader, evaluator))
+    return parts
+
+
+def test(cfg: CfgNode, model: torch.nn.Module) -> None:
+    """Test as ``longtail train --eval-only`` does."""
     if cfg.TEST.AUG.ENABLED:
         Trainer.test_with_TTA(cfg, model)
     else:
         Trainer.test(cfg, model)
-    peak = memory("VmHWM")
-    return {"peak": peak, "beyond the model": peak - before}
 
 
-@torch.no_grad()
-def layers_memory(folder: Path, classes: int, keys: list[object], size: tuple[int, int]) -> float:
-    """What the layers alone take for an image of this size, in MB, without enlarging the logits."""
-    _, model, before = open_model(folder, classes, keys)
-    model.eval().logit_maps([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])
+def peak_beyond(function: Callable[[], object]) -> float:
+    """MB that this process holds at most in ``function``, beyond what it holds before."""
+    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be used again, uncounted
+    before = start_memory()
+    function()
     return memory("VmHWM") - before
 
 
-def open_model(
-    folder: Path, classes: int, keys: list[object]
-) -> tuple[CfgNode, torch.nn.Module, float]:
-    """The config, the model, and the MB that the process holds with it."""
+def open_model(folder: Path, classes: int, keys: list[object]) -> tuple[CfgNode, torch.nn.Module]:
+    """The config, and its model on the folder's images."""
     names = [str(index) for index in range(classes)]
-    register_sem_seg("measured", folder / "images", folder / "labels", names)
+    if "measured" not in DatasetCatalog:
+        register_sem_seg("measured", folder / "images", folder / "labels", names)
     keys = ["DATASETS.TEST", ("measured",), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes, *keys]
     keys += ["MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "", "DATALOADER.NUM_WORKERS", 0]
     cfg = load_config(CONFIG, [*keys, "OUTPUT_DIR", str(folder / "output")])
-    model = Trainer.build_model(cfg)
-    return cfg, model, start_memory()
+    return cfg, Trainer.build_model(cfg)
 
 
 def many(folder: Path, number: int) -> Path:
@@ -113,10 +148,13 @@ def main() -> None:
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, float]] = {}
-    for number in options.images:
-        measured = in_child(test_memory, many(folder, number), 24, [])
-        figures[f"{number} images of 160 x 160"] = measured
-        print(number, measured, flush=True)
+
+    def report(name: str, measured: dict[str, float]) -> None:
+        figures[name] = measured
+        print(name, measured, flush=True)
+        if not options.no_save:
+            save_result("evaluation_memory", {"MB": figures})
+
     for mode, height, width, side in LARGE:
         keys = ["INPUT.MIN_SIZE_TEST", side, "INPUT.MAX_SIZE_TEST", 4000]
         if mode in ("whole", "slide"):
@@ -124,15 +162,15 @@ def main() -> None:
             keys += ["TEST.SEM_SEG.STRIDE", [341, 341]]
         else:
             keys += ["TEST.AUG.ENABLED", True, "TEST.AUG.SCALES", [0.5, 1.0]]
+        # Of windows and copies one, the largest.
+        size = (512, 512) if mode == "slide" else (side, side * width // height)
+        # detectron2's way takes 14 GB for 12 megapixels that the model reads as they are.
+        measure = partial(parts_of_memory, peer=mode == "whole" and side < 3000)
         name = f"{height} x {width}, 150 classes, shorter side {side}, {mode}"
-        image = large(folder, height, width)
-        figures[name] = in_child(test_memory, image, 150, keys)
-        if mode == "whole":
-            size = (side, side * width // height)
-            figures[name]["of it the layers"] = in_child(layers_memory, image, 150, keys, size)
-        print(name, figures[name], flush=True)
-    if not options.no_save:
-        save_result("evaluation_memory", {"MB": figures})
+        report(name, in_child(measure, large(folder, height, width), 150, keys, size))
+    for number in options.images:
+        measured = in_child(test_memory, many(folder, number), 24, [])
+        report(f"{number} images of 160 x 160", measured)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit
 
 # Right ones and wrong ones that a class needs for a map of its own.
 FEWEST = 10
@@ -56,6 +54,8 @@ class Parametric:
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Map (N,) scores to (N,) float64 probabilities."""
+        from scipy.special import expit  # as in _fit
+
         scores = np.clip(np.asarray(scores, np.float64), SMALLEST, 1 - SMALLEST)
         return expit(self.a * np.log(scores) - self.b * np.log1p(-scores) + self.c)
 
@@ -106,6 +106,8 @@ def fit_beta(scores: np.ndarray, hits: np.ndarray) -> Parametric:
 
 def fit_isotonic(scores: np.ndarray, hits: np.ndarray) -> Isotonic:
     """The closest nondecreasing function; arguments as of :func:`fit_temperature`."""
+    from scipy.optimize import isotonic_regression  # as in _fit
+
     knots, place, counts = np.unique(
         np.asarray(scores, np.float64), return_inverse=True, return_counts=True
     )
@@ -238,6 +240,10 @@ def _logs(scores: np.ndarray) -> np.ndarray:
 
 def _fit(x: np.ndarray, targets: np.ndarray, slopes: int, *, shift: bool = True) -> np.ndarray:
     """The coefficients with the least mean cross-entropy: a convex problem within bounds."""
+    # Takes 0.4 s, which no training is to wait for at its start.
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
     if shift:
         x = np.column_stack([x, np.ones(len(x))])
 

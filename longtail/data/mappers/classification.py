@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From data set records to model inputs, for image classification."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from PIL import Image
 from torchvision.transforms import v2
 
 from longtail.data.formats.images import read_image
@@ -16,6 +18,7 @@ FORMATS = ("RGB", "BGR")
 FLIPS = ("horizontal", "none")
 # Width by height of a training crop, before it is resized to a square.
 CROP_RATIO = (3 / 4, 4 / 3)
+FLIP_PROBABILITY = 0.5
 
 
 class ClassificationDatasetMapper:
@@ -29,7 +32,7 @@ class ClassificationDatasetMapper:
         self,
         *,
         is_train: bool,
-        transform: v2.Transform | None,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None,
         image_format: str,
         num_classes: int,
         size: int = 0,
@@ -143,7 +146,48 @@ class ClassificationDatasetMapper:
             )
 
 
-def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
+class RandomWindow:
+    """torchvision's crop, flip and color jitter, equal to them in every value and in what is drawn.
+
+    In less time: a window of a larger image is copied before it is resized, or torch would take a
+    slower way and put the channels outermost, which Pillow, whose colors are faster than torch's,
+    would have to reorder.
+    """
+
+    def __init__(
+        self, size: int, scale: tuple[float, float], *, flip: bool, color_jitter: float
+    ) -> None:
+        """Set the augmentations.
+
+        Args:
+            size: side of the result in pixels.
+            scale: smallest and largest part of the area that a window covers, in (0, 1].
+            flip: whether half of the windows are flipped horizontally.
+            color_jitter: j in [0, 1]: brightness, contrast and saturation are scaled by factors in
+                [1 - j, 1 + j]; 0 leaves colors as they are.
+        """
+        self.window = v2.RandomResizedCrop(size, scale=scale, ratio=CROP_RATIO, antialias=True)
+        self.flip = flip
+        jitter = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
+        self.colors = v2.ColorJitter(**jitter) if color_jitter else None
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Augment an image (3, H, W) uint8 in RGB to (3, size, size)."""
+        drawn = self.window.make_params([image])
+        rows = slice(drawn["top"], drawn["top"] + drawn["height"])
+        columns = slice(drawn["left"], drawn["left"] + drawn["width"])
+        copied = image[:, rows, columns].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        image = self.window.transform(copied, {**drawn, "top": 0, "left": 0})
+        if self.flip and torch.rand(1) < FLIP_PROBABILITY:
+            image = image.flip(-1)
+        if self.colors is None:
+            return image
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        picture = self.colors.transform(picture, self.colors.make_params([picture]))
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def build_transform(cfg: CfgNode, is_train: bool) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Build what happens to an image (3, H, W) uint8 in RGB; None where nothing does.
 
     Args:
@@ -162,10 +206,9 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
             f"{CONFIG}.SIZE must be >= 1, and TEST_RESIZE >= SIZE, the square that is cut out of "
             f"it: got {options.SIZE} and {options.TEST_RESIZE}"
         )
-    bilinear = {"interpolation": v2.InterpolationMode.BILINEAR, "antialias": True}
     if not is_train:
         # Pillow's resizing, which others test with, too; torch's is faster, and rounds otherwise.
-        steps = [v2.Resize(options.TEST_RESIZE, **bilinear), v2.CenterCrop(options.SIZE)]
+        steps = [v2.Resize(options.TEST_RESIZE, antialias=True), v2.CenterCrop(options.SIZE)]
         return v2.Compose([v2.ToPILImage(), *steps, v2.PILToTensor()])
     scale = tuple(options.CROP_SCALE)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
@@ -181,11 +224,5 @@ def build_transform(cfg: CfgNode, is_train: bool) -> v2.Transform | None:
     jitter = options.COLOR_JITTER
     if not 0 <= jitter <= 1:
         raise ValueError(f"{CONFIG}.COLOR_JITTER must be in [0, 1], got {jitter}")
-    steps = [v2.RandomResizedCrop(options.SIZE, scale=scale, ratio=CROP_RATIO, **bilinear)]
-    if cfg.INPUT.RANDOM_FLIP == "horizontal":
-        steps.append(v2.RandomHorizontalFlip())
-    if jitter:
-        colors = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter)
-        # Pillow's are faster.
-        steps += [v2.ToPILImage(), colors, v2.PILToTensor()]
-    return v2.Compose(steps)
+    flip = cfg.INPUT.RANDOM_FLIP == "horizontal"
+    return RandomWindow(options.SIZE, scale, flip=flip, color_jitter=jitter)

@@ -112,10 +112,10 @@ class SemSegDatasetMapper:
             )
         image, labels = read_pair(image_file, file, self.image_format, "prepare the data set again")
         # Here the file is known; a loss would only fail, on a GPU without a usable message.
-        wrong = labels[(labels >= self.num_classes) & (labels != self.ignore_label)]
-        if wrong.size:
+        wrong = (labels >= self.num_classes) & (labels != self.ignore_label)
+        if wrong.any():
             raise ValueError(
-                f"{file} has the label {wrong[0]}, expected 0..{self.num_classes - 1} or "
+                f"{file} has the label {labels[wrong][0]}, expected 0..{self.num_classes - 1} or "
                 f"{self.ignore_label}: prepare the data set again, or correct NUM_CLASSES"
             )
         return image, labels

@@ -2,6 +2,7 @@
 """Images and label maps: samples that are written down here, bit by bit, come back."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -53,10 +54,28 @@ def test_labels_are_the_samples(tmp_path, kind, bits, interlaced):
 
 def test_what_changes_the_display_alone_changes_no_label(tmp_path):
     gamma = chunk(b"gAMA", (45455).to_bytes(4, "big"))
-    for kind, transparency in ((GREY, b"\0\1"), (PALETTE, b"\0\x80\xff")):
-        content = png(SAMPLES[2], 2, kind, before=gamma + chunk(b"tRNS", transparency))
+    kinds = (GREY, 2, b"\0\1"), (PALETTE, 2, b"\0\x80\xff"), (GREY, 8, b"\0\1")
+    for kind, bits, transparency in kinds:
+        content = png(SAMPLES[bits], bits, kind, before=gamma + chunk(b"tRNS", transparency))
         (tmp_path / "labels.png").write_bytes(content)
-        assert read_label_map(tmp_path / "labels.png").tolist() == SAMPLES[2]
+        assert read_label_map(tmp_path / "labels.png").tolist() == SAMPLES[bits]
+
+
+@pytest.mark.parametrize("place", range(45, 400, 50))
+def test_damage_within_labels_is_what_pillow_says(tmp_path, place):
+    """Whichever library decodes them: an error, or Pillow's pixels."""
+    path = tmp_path / "labels.png"
+    save_labels(path, np.random.default_rng(0).integers(0, 9, (40, 50)))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        expected = label_image(path)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            read_label_map(path)
+    else:
+        np.testing.assert_array_equal(read_label_map(path), np.array(expected))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from torchvision.transforms import v2
 
-from longtail.data.mappers.classification import ClassificationDatasetMapper
+from longtail.data.mappers.classification import (
+    CROP_RATIO,
+    ClassificationDatasetMapper,
+    RandomWindow,
+)
 from longtail.data.samplers import ClassBalancedTrainingSampler
 from tests.tiny_classification import classification_config
 
@@ -104,6 +108,25 @@ def test_a_crop_of_everything_is_the_resized_image(tmp_path, build):
     mapped = mapper({"file_name": str(tmp_path / "square.png"), "label": 0})
     expected = Image.fromarray(array).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.array_equal(mapped["image"].permute(1, 2, 0).numpy(), np.array(expected))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_windows_are_torchvisions(flip, jitter):
+    """Every value is that of torchvision's transforms, Pillow's colors, with the same seed."""
+    array = np.random.default_rng(2).integers(0, 256, (90, 70, 3)).astype(np.uint8)
+    image = torch.from_numpy(array).permute(2, 0, 1)
+    steps = [v2.RandomResizedCrop(32, scale=(0.1, 1.0), ratio=CROP_RATIO, antialias=True)]
+    steps += [v2.RandomHorizontalFlip()] * flip
+    if jitter:
+        colors = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter)
+        steps += [v2.ToPILImage(), colors, v2.PILToTensor()]
+    window = RandomWindow(32, (0.1, 1.0), flip=flip, color_jitter=jitter)
+    for seed in range(40):
+        torch.manual_seed(seed)
+        expected = v2.Compose(steps)(image)
+        torch.manual_seed(seed)
+        assert torch.equal(window(image), expected)
 
 
 @pytest.mark.parametrize(("flip", "share"), [("horizontal", 0.5), ("none", 0.0)])
