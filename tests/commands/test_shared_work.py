@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from longtail.commands import check, predict, prepare
+from longtail.commands import main as longtail_main
 from longtail.data.datasets import checking, register_sem_seg
 from longtail.data.formats.header_findings import Finding
 from longtail.data.prepare import runner
@@ -25,11 +26,8 @@ from tests.trained_runs import make_run, write_pictures
 
 COUNT = 7
 DATA = """
-shared_work:
-  type: sem_seg
-  images: images
-  labels: labels
-  classes: [a, b, c]
+shared_work: {type: sem_seg, images: images, labels: labels, classes: [a, b, c]}
+good_work: {type: sem_seg, images: good_images, labels: good_labels, classes: [a, b, c]}
 """
 
 
@@ -220,51 +218,55 @@ def test_predict(tmp_path, capsys, run):
 
 
 @pytest.mark.slow
-def test_commands_of_two_programs(tmp_path):
-    """Started by torchrun, as a user does: one report, one line for an error, one exit code."""
+@pytest.mark.parametrize("name", ["check", "class-statistics", "prepare", "predict", "error"])
+def test_commands_of_torchrun(tmp_path, monkeypatch, capsys, name):
+    """As a user starts them: one report, one line for an error, one exit code."""
+    arguments, code = {
+        "check": (["check", "--data", "data.yaml", "--dataset", "shared_work"], 1),
+        "class-statistics": (
+            ["class-statistics", "--data", "data.yaml", "--dataset", "good_work"],
+            0,
+        ),
+        "prepare": (["prepare", "camvid", "--source", "source"], 1),
+        "predict": (["predict", "made/output", "photos", "--output", "out"], 0),
+        "error": (["check", "--dataset", "no_such_set"], 1),
+    }[name]
     write_pairs(tmp_path / "images", tmp_path / "labels", SIZES)
-    write_pairs(tmp_path / "good", tmp_path / "good_labels", [(4, 6)] * COUNT)
-    (tmp_path / "data.yaml").write_text(
-        DATA
-        + DATA.replace("shared_work", "good_work")
-        .replace("images: images", "images: good")
-        .replace("labels: labels", "labels: good_labels")
-    )
+    write_pairs(tmp_path / "good_images", tmp_path / "good_labels", [(4, 6)] * COUNT)
+    (tmp_path / "data.yaml").write_text(DATA)
     write_camvid(tmp_path / "source")
-    write_pictures(tmp_path / "photos", PICTURES)
-    run = make_run("images", tmp_path / "made")
-    data = ["--data", str(tmp_path / "data.yaml"), "--dataset"]
-    calls = {
-        "check": (["check", *data, "shared_work"], 1),
-        "statistics": (["class-statistics", *data, "good_work"], 0),
-        "prepare": (["prepare", "camvid", "--source", str(tmp_path / "source")], 1),
-        "predict": (["predict", str(run), str(tmp_path / "photos"), "--output"], 0),
-        "error": (["check", *data, "no_such_set"], 1),
+    if name == "predict":
+        write_pictures(tmp_path / "photos", PICTURES)
+        make_run("images", tmp_path / "made")
+    kept = {
+        where: {"DETECTRON2_DATASETS": where, "LONGTAIL_CACHE": f"{where}/cache"}
+        for where in ("one", "two")
     }
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, (arguments, code) in calls.items():
-        done = {}
-        for number, launcher in (("one", []), ("two", torchrun)):
-            folder = tmp_path / number / name
-            folder.mkdir(parents=True)
-            more = [str(folder / "out")] if name == "predict" else []
-            environment = {
-                **os.environ,
-                "DETECTRON2_DATASETS": str(folder / "root"),
-                "LONGTAIL_CACHE": str(folder / "cache"),
-            }
-            done[number] = subprocess.run(
-                [sys.executable, *launcher, "-m", "longtail", *arguments, *more],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            assert done[number].returncode == code, done[number].stderr
-        one, two = done["one"], done["two"]
-        assert two.stdout.replace("/two/", "/one/") == one.stdout
-        errors = [[x for x in d.stderr.splitlines() if "error: " in x[:7]] for d in (one, two)]
-        assert errors[0] == errors[1] and len(errors[0]) == (name == "error")
-        written = [files_below(tmp_path / number / name) for number in ("one", "two")]
-        assert written[0] == written[1]
+    two = subprocess.run(
+        [sys.executable, *torchrun, "-m", "longtail", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **kept["two"]},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert two.returncode == code, two.stderr
+    if name == "predict":
+        (tmp_path / "out").rename(tmp_path / "two")
+    for key, value in kept["one"].items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    end = ""
+    try:
+        longtail_main(arguments)
+    except SystemExit as error:
+        end = str(error)
+    if name == "predict":
+        (tmp_path / "out").rename(tmp_path / "one")
+    assert two.stdout.replace("/two", "/one").replace("two/", "one/") == capsys.readouterr().out
+    errors = [line for line in two.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ([end] if name == "error" else [])
+    written = [files_below(tmp_path / where) for where in ("one", "two")]
+    assert written[0] == written[1] and bool(written[0]) == (name not in ("check", "error"))
