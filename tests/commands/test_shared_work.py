@@ -26,8 +26,8 @@ from tests.trained_runs import make_run, write_pictures
 
 COUNT = 7
 DATA = """
-shared_work: {type: sem_seg, images: images, labels: labels, classes: [a, b, c]}
-good_work: {type: sem_seg, images: good_images, labels: good_labels, classes: [a, b, c]}
+shared_work: {kind: sem_seg, images: images, labels: labels, classes: [a, b, c]}
+good_work: {kind: sem_seg, images: good_images, labels: good_labels, classes: [a, b, c]}
 """
 
 
