@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ from longtail.utils.distributed import from_main_process
 from longtail.utils.errors import RESUMABLE
 
 T = TypeVar("T")
+# Of who has done its share of a command for who has not; torch's, 10 or 30 minutes, is for steps.
+# Who is ended is noticed by torchrun, and by srun with --kill-on-bad-exit.
+PATIENCE = timedelta(days=7)
 
 
 def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -85,7 +89,7 @@ def run_in_each_process(main: Callable[[argparse.Namespace], T], options: argpar
         Exception: what ``main`` raises, in the first process that fails.
         SystemExit: another process has failed, and says why.
     """
-    if not _joined(argparse.Namespace(num_gpus=1, num_machines=1)):
+    if not _joined(argparse.Namespace(num_gpus=1, num_machines=1), timeout=PATIENCE):
         return main(options)
     try:
         return _work_and_leave(main, options)
@@ -185,11 +189,17 @@ def is_first_to_fail() -> bool:
         return True
 
 
-def _joined(args: argparse.Namespace) -> bool:
-    """Join the processes that torchrun or srun have started; False if neither has."""
+def _joined(args: argparse.Namespace, **meeting: Any) -> bool:
+    """Join the processes that torchrun or srun have started; False if neither has.
+
+    Args:
+        args: ``num_gpus`` and ``num_machines``.
+        **meeting: further arguments of torch's ``init_process_group``.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local_rank, local_size = (int(os.environ[f"LOCAL_{k}"]) for k in ("RANK", "WORLD_SIZE"))
-        _join(local_rank, local_size, f"--nproc_per_node {local_size}", local_size)
+        started = f"--nproc_per_node {local_size}"
+        _join(local_rank, local_size, started, local_size, **meeting)
         return True
     # Whoever numbers the machines starts one task on each, and its processes are detectron2's.
     task = srun_task() if args.num_machines == 1 else None
@@ -208,6 +218,7 @@ def _joined(args: argparse.Namespace) -> bool:
         init_method=f"tcp://{task.host}:{task.port}",
         rank=task.rank,
         world_size=task.size,
+        **meeting,
     )
     return True
 
