@@ -4,6 +4,7 @@
     longtail check --config-file ADE20K/deeplabv3plus_R_50c_160k.yaml
     longtail check --data my_data.yaml
     longtail check --dataset camvid_sem_seg_train camvid_sem_seg_val --num-workers 8
+    torchrun --nproc-per-node 2 -m longtail check ... (all processes share the images)
 
 Without --dataset, the sets of DATASETS.TRAIN and DATASETS.TEST, or all that --data declares. The
 exit code is 1 if there is an error. No pixel is decoded: what is damaged behind the header,
@@ -14,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from longtail.commands._processes import run_once
 from longtail.utils.command_line import (
     add_data_argument,
     add_import_argument,
@@ -94,6 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit code 1 after errors."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line():
-        report = check(options)
+        report = run_once(check, options)
     if report.errors:
         raise SystemExit(1)

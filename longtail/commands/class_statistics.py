@@ -3,12 +3,14 @@
 
 longtail class-statistics --dataset ade20k_sem_seg_train
 longtail class-statistics --data my_data.yaml --dataset road_train
+torchrun --nproc-per-node 2 -m longtail class-statistics ... (all processes share the label maps)
 """
 
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from longtail.commands._processes import run_once
 from longtail.utils.command_line import add_data_argument, command_parser
 from longtail.utils.errors import ending_in_one_line
 
@@ -84,4 +86,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line():
-        print_statistics(options)
+        run_once(print_statistics, options)

@@ -4,6 +4,7 @@ r"""Predict images of one's own with a trained model: label maps, COCO JSON or a
     longtail predict output/my_run photos/ --output predicted --overlays
     longtail predict output/my_run 'photos/**/*.jpg' clip.mp4 --output predicted --processes 4
     longtail predict CONFIG --weights model_final.pth photos/ --output predicted
+    torchrun --nproc-per-node 2 -m longtail predict ...
 
 RUN is the folder of a run, or a config with --weights. No labels are needed. Written are, by the
 task of the model (docs/predict.md):
@@ -30,6 +31,7 @@ from longtail.utils.command_line import (
 from longtail.utils.errors import ending_in_one_line
 
 if TYPE_CHECKING:
+    from longtail.data.formats.sources import Source
     from longtail.engine.inference.prediction_files import Wanted
     from longtail.engine.inference.predictor import Predictor
 
@@ -103,12 +105,15 @@ def predict(options: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: bad input; the message says what to do.
     """
+    from detectron2.utils import comm
+
     from longtail.data.formats.sources import find_sources
     from longtail.engine.inference.predicting import ModelChoice, predict_all
-    from longtail.engine.inference.prediction_files import Wanted, check_record, join
+    from longtail.engine.inference.prediction_files import Wanted, join
     from longtail.engine.inference.trained import trained_config
+    from longtail.utils.distributed import from_main_process
 
-    _check_options(options)
+    _check_options(options, comm.get_world_size())
     sources = find_sources(options.images)
     imports = tuple(options.imports)
     weights = trained_config(options.run, options.weights or None, imports).MODEL.WEIGHTS
@@ -120,26 +125,43 @@ def predict(options: argparse.Namespace) -> int:
         *(options.min_score, options.top),
     )
     _check_scores(wanted)
+    left = from_main_process(lambda: _begun(options, model, wanted, sources))
+    sizes = {"batch_size": options.batch_size, "processes": options.processes}
+    problems = predict_all(choice, model, wanted, left, **sizes)
+    path = from_main_process(lambda: join(wanted, model.class_names, sources))
+    if comm.is_main_process():
+        print(f"{path}: {len(sources) - len(problems)} images")
+        for line in problems[:SHOWN]:
+            print(f"not read: {line}")
+        if problems[SHOWN:]:
+            print(f"... and {len(problems) - SHOWN} more")
+    return len(problems)
+
+
+def _begun(
+    options: argparse.Namespace, model: "Predictor", wanted: "Wanted", sources: "list[Source]"
+) -> "list[Source]":
+    """Say in the folder what the predictions depend on; gives the images that are left."""
+    from longtail.engine.inference.prediction_files import check_record
+
     check_record(options.output, _record(model, wanted), overwrite=options.overwrite)
     left = [s for s in sources if options.overwrite or not wanted.is_done(s)]
     if len(left) < len(sources):
         print(f"{len(sources) - len(left)} of {len(sources)} images are done already")
-    sizes = {"batch_size": options.batch_size, "processes": options.processes}
-    problems = predict_all(choice, model, wanted, left, **sizes)
-    print(f"{join(wanted, model.class_names, sources)}: {len(sources) - len(problems)} images")
-    for line in problems[:SHOWN]:
-        print(f"not read: {line}")
-    if problems[SHOWN:]:
-        print(f"... and {len(problems) - SHOWN} more")
-    return len(problems)
+    return left
 
 
-def _check_options(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace, world_size: int) -> None:
     check_output_folder(options.output)
     for name in ("batch_size", "processes", "top"):
         if getattr(options, name) < 1:
             given = getattr(options, name)
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {given}")
+    if world_size > 1 and options.processes > 1:
+        raise ValueError(
+            f"--processes {options.processes}: {world_size} processes are started already, by "
+            "torchrun or srun: leave it out"
+        )
     if not 0 <= options.min_score <= 1:
         raise ValueError(f"--min-score must be in [0, 1], got {options.min_score}")
 
@@ -174,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit code 1 if an image could not be read."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line(options.output):
-        failed = predict(options)
+        from longtail.engine.launch import run_in_each_process
+
+        failed = run_in_each_process(predict, options)
     if failed:
         raise SystemExit(1)

@@ -10,6 +10,7 @@
     longtail prepare imagenet_lt   checks; writes the list of all training images
     longtail prepare digits_lt --seed 3   scikit-learn's digits, with a long tail
     longtail prepare cifar100_lt --source cifar-100-binary.tar.gz   and the lists of all imbalances
+    torchrun --nproc-per-node 2 -m longtail prepare ade20k   all processes share the label maps
 
 places_lt and inaturalist2018 are checked as imagenet_lt is.
 
@@ -21,10 +22,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from longtail.commands._processes import run_once
 from longtail.utils.command_line import command_parser
 from longtail.utils.datasets_root import datasets_root
 from longtail.utils.errors import ending_in_one_line
+
+if TYPE_CHECKING:
+    from longtail.data.prepare import Report
 
 # Those of longtail.data.prepare, as a test compares: its recipes with folder and archive, and what
 # else has a name.
@@ -69,22 +75,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepare, print what is wrong with the source and a summary; exit code 1 after problems."""
-    options = build_parser().parse_args(arguments)
-    root = datasets_root()
-    stopped = "stopped, every written file is whole: the same command continues"
-    with ending_in_one_line(interrupted=stopped):
-        from longtail.data.prepare import prepare_dataset
+def prepare(options: argparse.Namespace) -> "Report":
+    """Prepare a data set, and print what is wrong with the source and a summary.
 
-        report = prepare_dataset(
-            options.name,
-            root,
-            source=options.source,
-            splits=options.splits,
-            workers=options.workers,
-            seed=options.seed,
-        )
+    Args:
+        options: what :func:`build_parser` parsed.
+
+    Raises:
+        ValueError, OSError, ImportError: bad input; the message says what to do.
+    """
+    from longtail.data.prepare import prepare_dataset
+
+    root = datasets_root()
+    report = prepare_dataset(
+        options.name,
+        root,
+        source=options.source,
+        splits=options.splits,
+        workers=options.workers,
+        seed=options.seed,
+    )
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for problem in report.problems[:SHOWN_PROBLEMS]:
@@ -95,5 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{options.name}: {report.written} written, {report.skipped} skipped (up to date), "
         f"{len(report.problems)} problems, under {os.path.abspath(root)}"
     )
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit code 1 after problems."""
+    options = build_parser().parse_args(arguments)
+    stopped = "stopped, every written file is whole: the same command continues"
+    with ending_in_one_line(interrupted=stopped):
+        report = run_once(prepare, options)
     if report.problems:
         raise SystemExit(1)

@@ -3,12 +3,14 @@
 
 import argparse
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +18,14 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 
 from longtail.engine.srun import srun_task
-from longtail.utils.detectron2 import create_local_process_group
+from longtail.utils.detectron2 import create_local_process_group, forget_process_groups
+from longtail.utils.distributed import from_main_process
+from longtail.utils.errors import RESUMABLE
+
+T = TypeVar("T")
+# Of who has done its share of a command for who has not; torch's, 10 or 30 minutes, is for steps.
+# Who is ended is noticed by torchrun, and by srun with --kill-on-bad-exit.
+PATIENCE = timedelta(days=7)
 
 
 def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -34,12 +43,7 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         ValueError: more GPUs are asked for than the machine has.
     """
     if _joined(args):
-        main(args)
-        # Only after success: taking leave waits for the others, and torchrun ends them when one
-        # of them has failed. Waiting here also lets gloo's threads release their last tensors,
-        # for which they need Python's lock; its destructor joins them while it holds that lock.
-        comm.synchronize()
-        dist.destroy_process_group()
+        _work_and_leave(main, args)
         return
     if args.num_gpus < 0:
         raise ValueError(f"--num-gpus must be 0 or more, got {args.num_gpus}")
@@ -62,13 +66,97 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
     several = args.num_gpus * args.num_machines > 1
     with passing_signals_on() if several else contextlib.nullcontext():
         launch(
-            main,
+            _work_and_leave,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args),
         )
+
+
+def run_in_each_process(main: Callable[[argparse.Namespace], T], options: argparse.Namespace) -> T:
+    """Run a command in every process that torchrun or srun has started, or in this one alone.
+
+    Args:
+        main: the work of one process.
+        options: of the command.
+
+    Returns:
+        What ``main`` gives in this process.
+
+    Raises:
+        Exception: what ``main`` raises, in the first process that fails.
+        SystemExit: another process has failed, and says why.
+    """
+    if not _joined(argparse.Namespace(num_gpus=1, num_machines=1), timeout=PATIENCE):
+        return main(options)
+    try:
+        return _work_and_leave(main, options)
+    except (Exception, KeyboardInterrupt):
+        if not is_first_to_fail():
+            raise SystemExit(1) from None
+        raise
+
+
+def run_in_main_process(main: Callable[[argparse.Namespace], T], options: argparse.Namespace) -> T:
+    """Run a command once; the other processes of the job take their share of its work.
+
+    Args:
+        main: the command; what it gives :func:`~longtail.utils.distributed.in_all_processes` is
+            shared.
+        options: of the command.
+
+    Returns:
+        What ``main`` gives, in all processes.
+
+    Raises:
+        Exception: what ``main`` raises, in the main process.
+        SystemExit: in the others, then.
+    """
+
+    def lead_or_help(options: argparse.Namespace) -> T:
+        try:
+            return from_main_process(lambda: main(options))
+        except Exception:
+            if comm.is_main_process():
+                raise
+            # The main process has the error, too, and says it.
+            raise SystemExit(1) from None
+
+    return run_in_each_process(lead_or_help, options)
+
+
+def _work_and_leave(main: Callable[[argparse.Namespace], T], args: argparse.Namespace) -> T:
+    """Run ``main(args)``, and end the threads of the process groups before the interpreter ends.
+
+    They need Python's lock to release the tensors of their last message. A thread that asks an
+    interpreter for it that is at its end is ended by it, in the midst of a destructor, and the
+    process with it: "terminate called without an active exception". ``destroy_process_group`` ends
+    the threads of those groups alone that nobody else holds.
+
+    Only after success, or a signal that all have heeded: the main process of another end may be
+    waiting for a message, and torchrun ends the others when one of them has failed.
+    """
+    result, stopped = None, False
+    try:
+        result = main(args)
+    except SystemExit as end:
+        if end.code != RESUMABLE:
+            raise
+        # Raised again below: its traceback holds the model.
+        stopped = True
+    if dist.is_initialized():
+        if not stopped:
+            comm.synchronize()
+        forget_process_groups()
+        # A model that is distributed holds a group, and is in a cycle with its trainer. It goes
+        # first: it would join the threads while it holds Python's lock.
+        gc.collect()
+        dist.destroy_process_group()
+    if stopped:
+        raise SystemExit(RESUMABLE)
+    return result
 
 
 @contextlib.contextmanager
@@ -101,11 +189,17 @@ def is_first_to_fail() -> bool:
         return True
 
 
-def _joined(args: argparse.Namespace) -> bool:
-    """Join the processes that torchrun or srun have started; False if neither has."""
+def _joined(args: argparse.Namespace, **meeting: Any) -> bool:
+    """Join the processes that torchrun or srun have started; False if neither has.
+
+    Args:
+        args: ``num_gpus`` and ``num_machines``.
+        **meeting: further arguments of torch's ``init_process_group``.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local_rank, local_size = (int(os.environ[f"LOCAL_{k}"]) for k in ("RANK", "WORLD_SIZE"))
-        _join(local_rank, local_size, f"--nproc_per_node {local_size}", local_size)
+        started = f"--nproc_per_node {local_size}"
+        _join(local_rank, local_size, started, local_size, **meeting)
         return True
     # Whoever numbers the machines starts one task on each, and its processes are detectron2's.
     task = srun_task() if args.num_machines == 1 else None
@@ -124,6 +218,7 @@ def _joined(args: argparse.Namespace) -> bool:
         init_method=f"tcp://{task.host}:{task.port}",
         rank=task.rank,
         world_size=task.size,
+        **meeting,
     )
     return True
 

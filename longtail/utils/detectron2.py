@@ -38,6 +38,12 @@ def create_local_process_group(processes_per_machine: int) -> None:
             comm._LOCAL_PROCESS_GROUP = group
 
 
+def forget_process_groups() -> None:
+    """Let ``detectron2.utils.comm`` hold no process group any more, before they are destroyed."""
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+
+
 @contextmanager
 def plain_config_text() -> Iterator[None]:
     """Let ``default_setup`` log configs without colours, which would be in ``log.txt`` as well."""

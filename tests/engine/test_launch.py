@@ -34,7 +34,11 @@ def test_detectron2s_launcher_gets_the_command_line(two_gpus, monkeypatch):
     args = arguments(2)
     launch_training(print, args)
     machines = {"num_machines": 2, "machine_rank": 1, "dist_url": "tcp://host:1"}
-    assert calls == [((print, 2), {**machines, "args": (args,)})]
+    [((work, number), options)] = calls
+    assert number == 2 and options == {**machines, "args": (print, args)}
+    done = []
+    work(done.append, args)
+    assert done == [args]
 
 
 def test_more_gpus_than_there_are(two_gpus, monkeypatch):
@@ -46,13 +50,14 @@ def test_more_gpus_than_there_are(two_gpus, monkeypatch):
     with raises_naming(ValueError, "--num-gpus 2", "0 GPUs"):
         launch_training(print, arguments(2))
     calls = []
-    monkeypatch.setattr(package_launch, "launch", lambda *args, **kw: calls.append(args))
+    monkeypatch.setattr(package_launch, "launch", lambda *args, **kw: calls.append((args, kw)))
     one = arguments(1)
     with raises_naming(ValueError, "--num-machines 2", "torchrun"):
         launch_training(print, one)
     one.num_machines, one.machine_rank = 1, 0
     launch_training(print, one)
-    assert calls == [(print, 1)]
+    [((_, number), options)] = calls
+    assert number == 1 and options["args"] == (print, one)
 
 
 @pytest.mark.parametrize(

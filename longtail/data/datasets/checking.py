@@ -4,16 +4,26 @@
 No pixel is decoded, so that a million images are a matter of minutes.
 """
 
+import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
 from tqdm import tqdm
 
-from longtail.data.formats.header_findings import ERRORS, WARNINGS, Files, Finding, check_files
+from longtail.data.formats.header_findings import (
+    ERRORS,
+    MISSING,
+    WARNINGS,
+    Files,
+    Finding,
+    check_files,
+)
 from longtail.data.statistics.counting import class_metadata
+from longtail.utils.distributed import in_all_processes
 from longtail.utils.processes import map_jobs
 
 # Files that are sent to a process together; starting it takes as long as some thousands.
@@ -57,6 +67,8 @@ class HeaderReport:
 def check_headers(names: Iterable[str], num_workers: int = 1, shown: int = 5) -> HeaderReport:
     """Check the headers of all images and label maps of data sets.
 
+    Within :func:`~longtail.utils.distributed.from_main_process` all processes check a part of them.
+
     Args:
         names: registered data sets.
         num_workers: processes.
@@ -82,12 +94,28 @@ def check_headers(names: Iterable[str], num_workers: int = 1, shown: int = 5) ->
             continue
         report.images += len(files)
         report.label_maps += sum(item.label is not None for item in files)
-        workers = 1 if len(files) < FEW else num_workers
-        found = map_jobs(check_files, files, workers, chunk_size=CHUNK)
-        for findings in tqdm(found, f"headers of {name}", len(files), unit="image"):
+        share = functools.partial(_check_share, num_workers=num_workers, title=f"headers of {name}")
+        for findings in in_all_processes(share, files):
             for finding in findings:
                 report.add(finding, shown)
     return report
+
+
+def _check_share(files: Sequence[Files], *, num_workers: int, title: str) -> list[list[Finding]]:
+    """The findings of some images.
+
+    Raises:
+        FileNotFoundError: a file is missing, and this is not the main process.
+    """
+    is_main = comm.is_main_process()
+    workers = 1 if len(files) < FEW else num_workers
+    found = map_jobs(check_files, files, workers, chunk_size=CHUNK)
+    results = list(tqdm(found, title, len(files), unit="image", disable=not is_main))
+    missing = [f for findings in results for f in findings if f.kind == MISSING]
+    if missing and not is_main:
+        # Perhaps on this machine alone: the main process looks for itself.
+        raise FileNotFoundError(missing[0].message)
+    return results
 
 
 def _files(record: dict[str, Any]) -> Files:

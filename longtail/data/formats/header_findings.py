@@ -18,10 +18,11 @@ from longtail.data.formats.headers import (
     read_header,
 )
 
+MISSING = "missing"
 # Kinds of findings, with their meaning.
 ERRORS = {
     "data set": "cannot be loaded",
-    "missing": "there is no such file",
+    MISSING: "there is no such file",
     "unreadable": "not an image, or damaged",
     "unsuitable": "would not be read as it is",
     "size": "image and labels have different sizes",
@@ -75,7 +76,7 @@ def _checked_header(
         header = read_header(path)
         check(path, header)
     except (OSError, ValueError) as error:
-        kinds = {FileNotFoundError: "missing", UnsuitableImageError: "unsuitable"}
+        kinds = {FileNotFoundError: MISSING, UnsuitableImageError: "unsuitable"}
         findings.append(Finding(kinds.get(type(error), "unreadable"), str(error)))
         return None
     return header

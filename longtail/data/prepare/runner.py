@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparation of a whole data set: pair the files, convert them in parallel, report."""
 
+import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
@@ -14,6 +16,10 @@ from longtail.data.prepare.labels import Pair, convert_pair
 from longtail.data.prepare.recipe import Recipe, SourceError, Split
 from longtail.data.prepare.writing import write_if_changed
 from longtail.utils.cores import available_cores
+from longtail.utils.distributed import in_all_processes
+
+# Whether there was anything to do, or what is wrong with the source.
+Outcome = bool | SourceError
 
 
 @dataclass
@@ -41,7 +47,10 @@ def prepare(
     splits: list[str] | None = None,
     workers: int | None = None,
 ) -> Report:
-    """Prepare one data set; see :func:`longtail.data.prepare.prepare_dataset`."""
+    """Prepare one data set; see :func:`longtail.data.prepare.prepare_dataset`.
+
+    Within :func:`~longtail.utils.distributed.from_main_process` all processes convert a part.
+    """
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -56,7 +65,8 @@ def prepare(
     chosen = _chosen_splits(recipe, recipe.splits(source, root), splits)
     for split in chosen:
         pairs += _plan_split(split, recipe, source, report, named=splits is not None)
-    outcomes = _in_parallel(lambda pair: _outcome(pair, recipe), pairs, workers, recipe.name)
+    convert = functools.partial(_convert_share, recipe=recipe, workers=workers)
+    outcomes = _written_here(in_all_processes(convert, pairs), pairs, recipe)
     further = recipe.complete(source, root, chosen) if recipe.complete else ()
     for outcome in itertools.chain(outcomes, further):
         if isinstance(outcome, SourceError):
@@ -142,22 +152,40 @@ def _is_same(path: str, target: str) -> bool:
     return os.path.exists(target) and os.path.samefile(path, target)
 
 
-def _outcome(pair: Pair, recipe: Recipe) -> bool | SourceError:
+def _outcome(pair: Pair, recipe: Recipe) -> Outcome:
     try:
         return convert_pair(pair, recipe)
     except SourceError as problem:
         return problem
 
 
-def _in_parallel(
-    work: Callable, items: list[Pair], workers: int, description: str
-) -> Iterable[bool | SourceError]:
+def _convert_share(pairs: Sequence[Pair], *, recipe: Recipe, workers: int) -> list[Outcome]:
+    """Convert some pairs.
+
+    Raises:
+        FileNotFoundError: another process than the main one, which has listed them, lacks a file.
+    """
+    is_main = comm.is_main_process()
+    if not is_main:
+        for path in (path for pair in pairs for path in (pair.image, pair.label)):
+            if not os.path.exists(path):
+                raise FileNotFoundError(f"{path} is missing on this machine")
     # Threads: Pillow and zlib release the interpreter lock, so that they are as fast here as
     # processes, which would have to agree on who handles Ctrl-C.
     executor = ThreadPoolExecutor(workers)
     try:
-        results = executor.map(work, items)
-        yield from tqdm(results, description, len(items), mininterval=1, disable=not items)
+        results = executor.map(functools.partial(_outcome, recipe=recipe), pairs)
+        hidden = not (is_main and pairs)
+        return list(tqdm(results, recipe.name, len(pairs), mininterval=1, disable=hidden))
     finally:
         # On Ctrl-C the files at hand are finished, the others are not begun.
         executor.shutdown(cancel_futures=True)
+
+
+def _written_here(
+    outcomes: Sequence[Outcome], pairs: Sequence[Pair], recipe: Recipe
+) -> Iterator[Outcome]:
+    """The outcomes; what other processes have written to disks of their own is written again."""
+    for outcome, pair in zip(outcomes, pairs, strict=True):
+        is_here = isinstance(outcome, SourceError) or os.path.exists(pair.label_target)
+        yield outcome if is_here else _outcome(pair, recipe)

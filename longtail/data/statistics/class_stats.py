@@ -30,7 +30,7 @@ from longtail.data.statistics.counting import (
     fingerprint,
     load_source,
 )
-from longtail.data.statistics.processes import from_main_process
+from longtail.utils.distributed import from_main_process
 
 COUNTS = ("pixel_count", "image_count", "instance_count")
 

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from longtail.data.formats.images import label_image
 from longtail.data.statistics.groups import LVIS_BOUNDS, FrequencyBounds
-from longtail.data.statistics.processes import in_all_processes
 from longtail.utils.cores import available_cores
+from longtail.utils.distributed import in_all_processes
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
 COUNTING_VERSION = 2
@@ -207,7 +207,7 @@ def count_label_maps(
 ) -> tuple[np.ndarray, np.ndarray, ClassesOfImages]:
     """Count pixels and images of every class over the label maps of ``source``, and in each.
 
-    Within :func:`.processes.from_main_process` all processes count a part of them.
+    Within :func:`~longtail.utils.distributed.from_main_process` all processes count a part of them.
 
     Args:
         source: a source with 8-bit label files; of a palette the indices are the labels.

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predictions of many images, in one process or several, continued where they were ended."""
 
+import functools
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from longtail.data.formats.images import read_image
 from longtail.data.formats.sources import Source, VideoReader, batches
-from longtail.engine.inference.prediction_files import Wanted, write_image
+from longtail.engine.inference.prediction_files import Wanted, check_record_is_here, write_image
 from longtail.engine.inference.predictor import Predictor
 from longtail.utils.cores import available_cores
+from longtail.utils.distributed import from_main_process, in_all_processes
 from longtail.utils.errors import one_line
 from longtail.utils.processes import map_jobs
 
@@ -115,13 +118,15 @@ def predict_all(
 ) -> list[str]:
     """Predict images, with a bar that says how many are left and how long that takes.
 
+    The processes of a distributed run, which all have to call this, predict a part each.
+
     Args:
         choice: what other processes build their model from.
-        predict: the model; of several processes only for its classes.
+        predict: the model; with ``processes`` above 1 only for its classes.
         wanted: what is written of each image.
         sources: the images, without those that are done.
         batch_size: images that a process reads at a time.
-        processes: how many work.
+        processes: how many this one starts, 1 if it works itself.
 
     Returns:
         A line for each image that cannot be read.
@@ -129,30 +134,36 @@ def predict_all(
     Raises:
         ValueError, OSError: as of :meth:`Worker.run`.
     """
+    _worker[:] = [Worker(predict, wanted)]
+    share = functools.partial(_predict_share, choice=choice, wanted=wanted, processes=processes)
     jobs = batches(sources, batch_size)
-    processes = min(processes, len(jobs))
-    problems: list[str] = []
-    with tqdm(total=len(sources), unit="image", desc="predicting") as bar:
-        for number, lines in _results(choice, predict, wanted, jobs, processes):
-            problems += lines
-            bar.update(number)
-    return problems
-
-
-def _results(
-    choice: ModelChoice,
-    predict: Predictor,
-    wanted: Wanted,
-    jobs: list[Sequence[Source]],
-    processes: int,
-) -> Iterator[tuple[int, list[str]]]:
-    if processes <= 1:
-        _worker[:] = [Worker(predict, wanted)]
-    counter = multiprocessing.get_context("spawn").Value("i", 0)
-    arguments = (choice, wanted, processes, counter)
     try:
-        yield from map_jobs(
-            *(_run, jobs, processes), chunk_size=1, initializer=_start, arguments=arguments
-        )
+        problems = from_main_process(lambda: in_all_processes(share, jobs))
     finally:
         _worker.clear()
+    return [line for lines in problems for line in lines]
+
+
+def _predict_share(
+    jobs: Sequence[Sequence[Source]], *, choice: ModelChoice, wanted: Wanted, processes: int
+) -> list[list[str]]:
+    """Predict some batches; gives a line for each image of a batch that cannot be read.
+
+    Raises:
+        ValueError: the main process's folder is on another disk; or as of :meth:`Worker.run`.
+    """
+    check_record_is_here(wanted.output)
+    processes = min(processes, len(jobs))
+    # Only read where there are several.
+    counter = multiprocessing.get_context("spawn").Value("i", 0)
+    arguments = (choice, wanted, processes, counter)
+    found = map_jobs(
+        *(_run, jobs, processes), chunk_size=1, initializer=_start, arguments=arguments
+    )
+    problems = []
+    hidden, total = not comm.is_main_process(), sum(map(len, jobs))
+    with tqdm(total=total, unit="image", desc="predicting", disable=hidden) as bar:
+        for number, lines in found:
+            problems.append(lines)
+            bar.update(number)
+    return problems

@@ -6,6 +6,7 @@ Shapes: K classes, (H, W) size of an image as it is shown.
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,22 @@ def check_record(output: str, record: dict[str, Any], *, overwrite: bool) -> Non
                 "--output, or make them again with --overwrite"
             )
     write_json(path, record)
+
+
+def check_record_is_here(output: str) -> None:
+    """Check that this process sees the folder that the main process has begun.
+
+    Args:
+        output: the folder.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not Path(output, RECORD).is_file():
+        raise ValueError(
+            f"{socket.gethostname()} does not see {output} of the main process ({RECORD} is not "
+            "there): name an --output that all machines share"
+        )
 
 
 def _write_png(path: Path, image: Image.Image) -> None:

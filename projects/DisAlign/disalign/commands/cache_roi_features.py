@@ -37,23 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = build_parser().parse_args(arguments)
     with ending_in_one_line(interrupted="interrupted: the same command continues this cache"):
-        from longtail.engine.launch import launch_training
+        from longtail.engine.launch import run_in_each_process
 
-        # What torchrun and srun have not started is one process.
-        alone = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": None}
-        launch_training(_process, argparse.Namespace(**vars(options), **alone))
+        run_in_each_process(_process, options)
 
 
 def _process(options: argparse.Namespace) -> None:
-    """The work of one process; the first to fail says why."""
     from disalign.roi_cache_making import make_cache
     from longtail.config import load_config
-    from longtail.engine.launch import is_first_to_fail
 
-    try:
-        cfg = load_config(options.config_file, options.opts, imports=options.imports)
-        make_cache(cfg, Path(options.output), options.epochs)
-    except Exception:
-        if not is_first_to_fail():
-            raise SystemExit(1) from None
-        raise
+    cfg = load_config(options.config_file, options.opts, imports=options.imports)
+    make_cache(cfg, Path(options.output), options.epochs)

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from longtail.data.formats import images
 from longtail.data.statistics import counting
 from longtail.data.statistics.class_stats import get_class_stats, get_image_classes
-from longtail.data.statistics.processes import from_main_process, in_all_processes
+from longtail.utils.distributed import from_main_process, in_all_processes
 from tests.data.label_maps import CLASSES, random_labels, reference_counts, save_labels
 from tests.processes import run_in_two_processes
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of a distributed run that count together: one leads, the others lend a hand."""
+"""Processes of a distributed run that work together: one leads, the others lend a hand."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -30,7 +30,8 @@ def from_main_process(function: Callable[[], T]) -> T:
         Exception: what ``function`` raises; in the other processes of the same kind, if it is one
             of :data:`KINDS`, or else a RuntimeError.
     """
-    if comm.get_world_size() == 1:
+    # Within another call the others wait for that one's result.
+    if comm.get_world_size() == 1 or _others_wait:
         return function()
     return _lead(function) if comm.is_main_process() else _help()
 
