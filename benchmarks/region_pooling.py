@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Region pooling: time against reading the features and writing their gradient, and memory.
 
-    python benchmarks/region_pooling.py
+    [OMP_NUM_THREADS=2] OMP_WAIT_POLICY=passive python benchmarks/region_pooling.py
 
 For each type of features, memory layout and downsampling of the labels. All times are medians of
 alternating runs in one process, on fresh gradients: on a CPU processor time, so that other work on
@@ -154,7 +154,8 @@ def main() -> None:
             "megabytes beyond": "at most 16",
         },
     }
-    save_result("region_pooling" + ("_gpu" if device == "cuda" else ""), figures)
+    threads = f"_{figures['threads']}_threads" if figures["threads"] > 1 else ""
+    save_result("region_pooling" + ("_gpu" if device == "cuda" else threads), figures)
 
 
 if __name__ == "__main__":

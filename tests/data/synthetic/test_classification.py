@@ -151,7 +151,7 @@ def test_command(root, capsys):
     assert f"folder: {root}/synthetic_lt" in out
     with pytest.raises(SystemExit, match=r"^error: --images must be at least --imbalance"):
         generate.main([*command, "--imbalance", "5"])
-    message = "^error: choose one of --lvis, --classification and --digits"
+    message = "^error: choose one of --lvis, --hued, --classification and --digits"
     with pytest.raises(SystemExit, match=message):
         generate.main(["--lvis", "--classification"])
     with pytest.raises(SystemExit):
