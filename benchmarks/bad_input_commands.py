@@ -27,12 +27,12 @@ def _trained(*options: str, expect: tuple[str, ...], keys: tuple[str, ...] = ())
     return Case(name, expect, lambda place: place.train("pixels", *keys, options=options))
 
 
-def _evaluated(key: str, value: str) -> Case:
+def _evaluated(key: str, value: str, *others: str) -> Case:
     """An evaluation of good weights."""
 
     def make(place: Place) -> list[str]:
         weights = ["MODEL.WEIGHTS", str(place.stage.model("pixels"))]
-        return place.train("pixels", *weights, key, value, options=["--eval-only"])
+        return place.train("pixels", *weights, *others, key, value, options=["--eval-only"])
 
     return Case(f"train --eval-only {key} {value}", (key,), make)
 
@@ -89,8 +89,15 @@ COMMAND_CASES = [
     _trained("--num-machines", "2", expect=("--num-machines 2", "torchrun")),
     _trained("--num-machines", "0", expect=("--num-machines",)),
     _trained("--eval-only", expect=("MODEL.WEIGHTS",)),
+    _line(
+        ("nowhere",),
+        *("calibrate", "--dataset", "nowhere", "--predictions", "a.json", "--output", "FOLDER/c"),
+    ),
     _evaluated("DATASETS.TEST", "()"),
     _evaluated("MODEL.POST_HOC.METHOD", "magic"),
+    _evaluated("MODEL.POST_HOC.TAU", "-1.0", "MODEL.POST_HOC.METHOD", "tau_norm"),
+    _evaluated("MODEL.POST_HOC.NCM_FEATURES", "raw", "MODEL.POST_HOC.METHOD", "ncm"),
+    _evaluated("MODEL.POST_HOC.NCM_DISTANCE", "manhattan", "MODEL.POST_HOC.METHOD", "ncm"),
     _evaluated("TEST.SEM_SEG.MODE", "tiles"),
     _trained(expect=("odd length",), keys=("SOLVER.MAX_ITER",)),
     _trained(expect=("MODEL.POST_HOC.METHOD",), keys=("MODEL.POST_HOC.METHOD", "tau_norm")),

@@ -59,6 +59,11 @@ PIXEL_VALUES = {
     "TEST.SEM_SEG.CROP_SIZE": ("[0, 0]",),
     "TEST.EVAL_PERIOD": ("-1",),
     "SEED": ("1.5",),
+    "INPUT.RESIZE_FILTER": ("nearest",),
+    "INPUT.COPY_PASTE.PROBABILITY": ("1.5", "-0.1"),
+    "SOLVER.FSDP.ENABLED": ("perhaps",),
+    "MODEL.TIMM.LORA.ENABLED": ("perhaps",),
+    "MODEL.CLASS_LOSS.SEESAW_P": ("-1.0",),
 }
 BOX_VALUES = {
     "MODEL.ROI_HEADS.NUM_CLASSES": ("0", "7"),
@@ -66,6 +71,7 @@ BOX_VALUES = {
     "MODEL.ROI_HEADS.NAME": ("Heads",),
     "DATALOADER.REPEAT_THRESHOLD": ("-1.0",),
     "TEST.DETECTIONS_PER_IMAGE": ("0",),
+    "INPUT.COPY_PASTE.PROBABILITY": ("1.5",),
 }
 IMAGE_VALUES = {
     "MODEL.CLASSIFIER.NUM_CLASSES": ("0", "7"),
@@ -73,6 +79,7 @@ IMAGE_VALUES = {
     "INPUT.CLASSIFICATION.SIZE": ("0",),
     "INPUT.CLASSIFICATION.CROP_SCALE": ("(2.0, 3.0)",),
     "DATALOADER.RANDOM_SUBSET_RATIO": ("0.0", "2.0"),
+    "DATALOADER.RARE_CLASS_TEMPERATURE": ("0.0",),
 }
 
 
@@ -82,6 +89,10 @@ def _value(kind: str, key: str, value: str) -> Case:
         extra = ["TEST.SEM_SEG.MODE", "slide"] if key == "TEST.SEM_SEG.CROP_SIZE" else []
         if key == "DATALOADER.RANDOM_SUBSET_RATIO":
             extra = ["DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"]
+        if key == "DATALOADER.RARE_CLASS_TEMPERATURE":
+            extra = ["DATALOADER.SAMPLER_TRAIN", "RareClassTrainingSampler"]
+        if key == "MODEL.CLASS_LOSS.SEESAW_P":
+            extra = ["MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "seesaw"]
         return place.train(kind, *extra, key, value)
 
     # A missing data set is known by its name, a missing level by the head that wants it.
