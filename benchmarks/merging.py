@@ -16,6 +16,7 @@ from typing import Any
 from table_results import Line, Table
 
 from longtail.jobs.plan import Plan, Row
+from longtail.jobs.state import is_done
 from longtail.utils.text import read_text
 
 # What says where and when runs were made.
@@ -40,7 +41,7 @@ def read_result(path: Path, options: Sequence[str]) -> dict[str, Table]:
         figures = document["figures"]
         found = {name: _table(document, name) for name in figures["tables"]}
         of_all = list(figures["options"])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a result of a benchmark that trains ({error!r}); name one that such a "
             "benchmark has written"
@@ -74,7 +75,7 @@ def check_rows(
 
 
 def without_earlier(
-    tables: Mapping[str, Mapping[str, Row]], earlier: Mapping[str, Table], plan: Plan
+    tables: Mapping[str, Mapping[str, Row]], earlier: Mapping[str, Table], plan: Plan, path: Path
 ) -> dict[str, dict[str, Row]]:
     """Leave out rows whose runs an earlier result has, unless other rows continue those runs.
 
@@ -82,17 +83,31 @@ def without_earlier(
         tables: the rows of the call.
         earlier: of :func:`read_result`.
         plan: of all of them.
+        path: for the message.
+
+    Raises:
+        ValueError: a run that the result has would be made again, and be another one.
     """
-
-    def known(name: str, label: str, row: Row) -> bool:
-        line = earlier[name].lines.get(label) if name in earlier else None
-        return line is not None and all(job.seed in line.runs for job in plan.by_row[row])
-
+    known = {
+        row: earlier[name].lines[label].runs
+        for name, table in tables.items()
+        for label, row in table.items()
+        if name in earlier and label in earlier[name].lines
+    }
     missing = {
-        row for name, t in tables.items() for label, row in t.items() if not known(name, label, row)
+        row
+        for row, jobs in plan.by_row.items()
+        if not all(job.seed in known.get(row, ()) for job in jobs)
     }
     continued = {job.first for row in missing for job in plan.by_row[row]}
     kept = missing | {row for row, jobs in plan.by_row.items() if continued.intersection(jobs)}
+    for row in kept & known.keys():
+        for job in plan.by_row[row]:
+            if job.seed in known[row] and not is_done(job):
+                raise ValueError(
+                    f"{path} has seed {job.seed} of {row.config}, whose run is not in "
+                    f"{job.folder}: copy it there, or run rows and seeds that the result lacks"
+                )
     found = {name: {k: row for k, row in t.items() if row in kept} for name, t in tables.items()}
     return {name: table for name, table in found.items() if table}
 
@@ -112,7 +127,7 @@ def merged(
         path: for the messages.
 
     Raises:
-        ValueError: groups of classes, or what a row continues, or a run that both have, differ.
+        ValueError: groups of classes, configs, options, or a run that both have, differ.
     """
     found = {name: own.get(name) or earlier[name] for name in {**own, **earlier}}
     for name in own.keys() & earlier.keys():
@@ -177,8 +192,8 @@ def _table(document: dict[str, Any], name: str) -> Table:
 
 
 def _merged_line(own: Line, other: Line, where: str, path: Path) -> Line:
-    kind = "config, options and the row that it continues"
-    _same(path, where, kind, *((x.config, x.options, x.continues) for x in (own, other)))
+    # Its config and options say what it continues; a call without that row does not know its name.
+    _same(path, where, "config and options", *((x.config, x.options) for x in (own, other)))
     for seed in own.runs.keys() & other.runs.keys():
         for metric in own.runs[seed].keys() & other.runs[seed].keys():
             here, there = own.runs[seed][metric], other.runs[seed][metric]
@@ -192,6 +207,7 @@ def _merged_line(own: Line, other: Line, where: str, path: Path) -> Line:
     taken = {seed: part for seed, part in other.parts.items() if seed not in own.runs}
     return replace(
         own,
+        continues=own.continues or other.continues,
         runs={s: own.runs.get(s) or other.runs[s] for s in seeds},
         seconds=other.seconds | own.seconds,
         parts=taken,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What benchmarks that train share: tables of rows, run by longtail.jobs, and one form of results.
+"""Tables of rows that benchmarks train, run by longtail.jobs, and one form of results.
 
 A result has the seeds, the options of all runs, its tables (see table_results.py), and the parts
 that were merged into it: date, command and machine of runs that were made elsewhere or before.
@@ -84,10 +84,10 @@ def run_tables(
     if earlier:
         imports = arguments.imports
         every = make_plan(rows, arguments.seeds, arguments.output, options=options, imports=imports)
-        to_run = without_earlier(tables, earlier, every)
+        to_run = without_earlier(tables, earlier, every, arguments.merge)
         rows = [row for table in to_run.values() for row in table.values()]
     plan, runs = run_rows(rows, arguments, options=options, datasets=datasets)
-    if not runs:
+    if arguments.dry_run or arguments.launcher != "local":
         return
     found = merged(tables_of(to_run, plan, runs), earlier, tables, arguments.merge)
     written = {name: table_result(table) for name, table in found.items()}
@@ -108,7 +108,7 @@ def run_tables(
 
 
 def results_of(tables: Tables, plan: Plan, runs: dict[Row, list[Run]]) -> dict[str, Any]:
-    """What is kept of each table, by its name.
+    """The results of each table, by its name.
 
     Args:
         tables: of which all rows have runs.

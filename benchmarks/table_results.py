@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of a table of rows that were run, printed, and read again.
+"""Results of a table of rows that were run: computed, printed, and read again.
 
 A table's result has its groups of classes, its rows (config, own options, the row whose runs it
 continues, its seeds, the metrics of every run, their mean and deviation, the seconds of an
@@ -54,7 +54,7 @@ class Table:
 
 
 def table_result(table: Table) -> dict[str, Any]:
-    """What is kept of a table.
+    """The result of a table.
 
     Args:
         table: whose rows have a run each at least.
@@ -107,7 +107,8 @@ def printed(result: dict[str, Any], main: str = "") -> str:
 
     Args:
         result: of :func:`table_result`.
-        main: the metric to sort by, the best first, whose difference to the first row is shown.
+        main: the metric to sort by, the best first, whose difference to the first row is shown; by
+            default the first metric, unsorted.
     """
     rows = result["rows"]
     first = next(iter(rows))
@@ -116,10 +117,16 @@ def printed(result: dict[str, Any], main: str = "") -> str:
         for metric in common_metrics([row[MEAN] for row in rows.values()])
         if not metric.startswith(("IoU ", "Acc ", "acc "))
     ]
-    main = main or metrics[0]
-    gains = {d["row"]: d["metrics"][main] for d in result[DIFFERENCE] if d["base"] == first}
+    if main:
+        rows = dict(sorted(rows.items(), key=lambda item: -item[1][MEAN][main][0]))
+    main = main or next(iter(metrics), "")
+    gains = {
+        d["row"]: d["metrics"][main]
+        for d in result[DIFFERENCE]
+        if d["base"] == first and main in d["metrics"]
+    }
     lines = []
-    for label, row in sorted(rows.items(), key=lambda item: -item[1][MEAN][main][0]):
+    for label, row in rows.items():
         gain, error, *_ = gains.get(label, (None, None))
         difference = "" if gain is None else f"{gain:+.2f} ± {error:.2f}"
         cells = (f"{row[MEAN][m][0]:.2f} ± {row[MEAN][m][1]:.2f}" for m in metrics)

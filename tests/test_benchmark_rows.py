@@ -62,9 +62,11 @@ def test_a_table_by_hand(load):
     )
     assert found["third", "base"]["metrics"]["m"][1] == pytest.approx(math.sqrt(3.25))
     assert found["third", "second"]["metrics"]["m"] == [0, 0, 0, 0]
-    assert [line.split()[:2] for line in results.printed(table).splitlines()[2:]] == [
+    assert [line.split()[:2] for line in results.printed(table, "m").splitlines()[2:]] == [
         *(["second", "0,1"], ["third", "0,1"], ["base", "0,1"])
     ]
+    in_order = [line.split()[0] for line in results.printed(table).splitlines()[2:]]
+    assert in_order == ["base", "second", "third"]
 
 
 def saved(load, folder, name, tables, options=(), **more):
@@ -167,25 +169,36 @@ def test_rows_that_are_run_beside_an_earlier_result(load, tmp_path):
     configs = write_configs(tmp_path / "configs")
     rows = {name: Row(configs[name]) for name in ("first", "second")}
     plan = make_plan(rows.values(), (0, 1), tmp_path / "out")
+    for job in plan.jobs[1:]:
+        finish(job, miou=1)
 
     def to_run(**seeds):
         runs = {
             k: row_of(load, configs[k], dict.fromkeys(of_row, 1.0)) for k, of_row in seeds.items()
         }
-        left = merging.without_earlier({"t": rows}, {"t": results.Table(runs, {})}, plan)
+        earlier = {"t": results.Table(runs, {})}
+        left = merging.without_earlier({"t": rows}, earlier, plan, tmp_path / "toy.json")
         return list(left.get("t", ()))
 
-    assert to_run() == to_run(first=[0, 1]) == to_run(first=[0, 1], second=[0]) == list(rows)
-    assert to_run(second=[0, 1]) == to_run(first=[0], second=[1, 0, 5]) == ["first"]
+    assert to_run() == to_run(first=[1]) == to_run(first=[1], second=[0]) == list(rows)
+    assert to_run(second=[0, 1]) == to_run(first=[1], second=[1, 0, 5]) == ["first"]
     assert to_run(first=[0, 1], second=[0, 1]) == []
+    # Seed 0 of the first stage is in the result, and would be another run if it were made here.
+    with pytest.raises(
+        ValueError, match=r"toy\.json has seed 0 of .*first\.yaml, whose run is not"
+    ):
+        to_run(first=[0, 1], second=[1])
+    with pytest.raises(
+        ValueError, match=r"toy\.json has seed 0 of .*first\.yaml, whose run is not"
+    ):
+        to_run(first=[0])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": "other.yaml"}, "row base of t: config, options and the row that it continues"),
-        ({"options": ("K", "1")}, "row base of t: config, options"),
-        ({"continues": "x"}, "row base of t: config, options"),
+        ({"config": "other.yaml"}, "row base of t: config and options"),
+        ({"options": ("K", "1")}, "row base of t: config and options"),
         ({"runs": {0: {"m": 1.5}}}, r"row base of t has another run of seed 0 \(m 1, here 1.5\)"),
         ({"groups": {"head": ["y"]}}, "t: groups of classes are {'head': \\['x'\\]}, in this call"),
     ],
@@ -284,6 +297,29 @@ def test_merging_into_a_call(load, tmp_path, monkeypatch):
         call(1, "--merge", str(tmp_path / "other.json"))
     with pytest.raises(ValueError, match="options '', those of this call 'SEED 3'"):
         load("merging").read_result(tmp_path / "toy.json", ["SEED", "3"])
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        *(
+            ("classification", ()),
+            ("real_data", ("CCP",)),
+            ("digit_scenes", ()),
+            ("short_runs", ()),
+        ),
+        *(
+            ("sem_seg_methods", ("--camvid", "x")),
+            ("disalign_lvis", ()),
+            ("camvid", ("--data", "x")),
+        ),
+    ],
+)
+def test_every_benchmark_that_trains_has_the_options_of_tables(load, monkeypatch, name, needed):
+    monkeypatch.setattr(sys, "argv", [name, *needed, "--merge", "earlier.json", "--seeds", "5,"])
+    arguments = load(name).parse_arguments()
+    assert arguments.merge.name == "earlier.json" and arguments.seeds == (5,)
+    assert not arguments.dry_run and arguments.output
 
 
 def test_rows_of_every_benchmark_can_be_planned(load, tmp_path):
