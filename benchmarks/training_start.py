@@ -6,11 +6,12 @@
 Each line is a fresh process on one thread; reported are medians of its CPU time when all is
 imported, and when the first iteration begins. Ours trains the quick start; detectron2's
 DefaultTrainer its semantic FPN with ResNet-50, from random weights, on the same generated images.
-What detectron2 itself imports is the floor of ours.
+What detectron2 itself imports is the floor of ours. And --help of every command.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 from common import save_result
 from training_speed import CONFIG, GENERATED, KEYS
 
+from longtail.commands import all_commands
 from longtail.config import get_config_file
 
 # Both print the CPU seconds so far, twice, and end before the first iteration.
@@ -86,6 +88,25 @@ def cpu_seconds(program: str, arguments: list[str], folder: Path) -> list[float]
     return [float(seconds) for seconds in done.stdout.splitlines()[-1].split()]
 
 
+def help_seconds(rounds: int) -> dict[str, float]:
+    """CPU seconds of --help of each command, and of the list of all of them; medians."""
+    found = {}
+    for name in ["", *sorted(all_commands())]:
+        seconds = []
+        for _ in range(rounds):
+            before = _of_children()
+            command = [sys.executable, "-m", "longtail", *([name] if name else []), "--help"]
+            subprocess.run(command, capture_output=True, check=True)
+            seconds.append(_of_children() - before)
+        found[f"longtail {name}".strip()] = round(statistics.median(seconds), 3)
+    return found
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Alternate, and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -116,6 +137,9 @@ def main() -> None:
         pairs = zip(found["ours"], found["detectron2"], strict=True)
         ratio = statistics.median(own[place] / peer[place] for own, peer in pairs)
         figures[f"ours / detectron2, {step}"] = ratio
+    helps = help_seconds(options.rounds)
+    figures["--help, CPU s"] = helps
+    figures["--help, the slowest, CPU s"] = max(helps.values())
     for name, value in figures.items():
         print(f"{name}: {value}")
     if not options.no_save:
