@@ -8,7 +8,8 @@ files of one image and makes a training example of it, by the same recipe, one a
 every round; CPU time, medians. Segmentation: ADE20K's recipe for 512 x 512 crops, with
 mmsegmentation's steps up to the packed tensors. Classification: ImageNet's, for 224 x 224 crops,
 with torchvision's second transforms on the tensor that torchvision decodes. The files are
-generated; a photograph's compress alike.
+generated; a photograph's compress alike. "Reduced" is INPUT.REDUCED_DECODING, whose pixels differ:
+by how many grey levels in the mean is beside it, with the same windows, without flips and colours.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from longtail.data.mappers import ClassificationDatasetMapper, SemSegDatasetMapp
 
 SIZES = {"683 x 512": (512, 683), "2000 x 1500": (1500, 2000)}
 CLASSES = 150
+REDUCED = ["INPUT.REDUCED_DECODING", True]
+FILTERS = {kind: ["INPUT.RESIZE_FILTER", kind] for kind in ("opencv", "pillow")}
 
 
 def write_scene(folder: Path, size: tuple[int, int]) -> tuple[str, str]:
@@ -88,18 +91,38 @@ def torchvision_tensors(file: str) -> Callable[[], Any]:
     return lambda: steps(decode_image(file, mode=ImageReadMode.RGB))
 
 
-def ours(files: tuple[str, str], kind: str) -> Callable[[], Any]:
-    """The mapper of a config, with a filter."""
-    keys = ["INPUT.RESIZE_FILTER", kind]
+def ours(files: tuple[str, str], keys: list) -> Callable[[], Any]:
+    """The mapper of a config, with other keys."""
     cfg = load_config("ADE20K/deeplabv3plus_R_50c_160k.yaml", keys)
     mapper = SemSegDatasetMapper(cfg, True)
     return lambda: mapper({"file_name": files[0], "sem_seg_file_name": files[1]})
 
 
-def ours_of_images(file: str) -> Callable[[], Any]:
+def ours_of_images(files: tuple[str, str], keys: list) -> Callable[[], Any]:
     """The mapper of image classification."""
-    mapper = ClassificationDatasetMapper(load_config("ImageNet-LT/R_50.yaml", []), True)
-    return lambda: mapper({"file_name": file, "label": 0})
+    mapper = ClassificationDatasetMapper(load_config("ImageNet-LT/R_50.yaml", keys), True)
+    return lambda: mapper({"file_name": files[0], "label": 0})
+
+
+def difference(build: Callable, files: tuple[str, str], keys: list, rounds: int) -> float:
+    """Mean absolute difference of pixels with and without REDUCED_DECODING, in grey levels."""
+    plain = ["INPUT.RANDOM_FLIP", "none", "INPUT.PHOTOMETRIC", False]
+    plain += ["INPUT.CLASSIFICATION.COLOR_JITTER", 0.0]
+    found = []
+    for number in range(rounds):
+        images = []
+        for more in ([], REDUCED):
+            step = build(files, [*plain, *keys, *more])
+            seed(number)
+            images.append(step()["image"].float())
+        found.append((images[0] - images[1]).abs().mean().item())
+    return statistics.fmean(found)
+
+
+def seed(number: int) -> None:
+    """All draw the same scales, at least."""
+    np.random.seed(number)  # noqa: NPY002
+    torch.manual_seed(number)
 
 
 def measure(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -107,9 +130,7 @@ def measure(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            # All draw the same scales, at least.
-            np.random.seed(number)  # noqa: NPY002
-            torch.manual_seed(number)
+            seed(number)
             start = time.process_time()
             step()
             if number:
@@ -138,15 +159,22 @@ def main() -> None:
             files = write_scene(Path(folder), size)
             steps = {
                 "mmsegmentation": mmsegmentation(files),
-                "opencv": ours(files, "opencv"),
-                "pillow": ours(files, "pillow"),
+                **{kind: ours(files, keys) for kind, keys in FILTERS.items()},
+                **{
+                    f"{kind}, reduced": ours(files, keys + REDUCED)
+                    for kind, keys in FILTERS.items()
+                },
             }
-            figures[f"segmentation, {name}"] = measure(steps, rounds)
+            figures[f"segmentation, {name}"] = found = measure(steps, rounds)
+            for kind, keys in FILTERS.items():
+                found[f"{kind}, reduced, difference"] = difference(ours, files, keys, rounds)
             steps = {
                 "torchvision": torchvision_tensors(files[0]),
-                "ours": ours_of_images(files[0]),
+                "ours": ours_of_images(files, []),
+                "ours, reduced": ours_of_images(files, REDUCED),
             }
-            figures[f"classification, {name}"] = measure(steps, rounds)
+            figures[f"classification, {name}"] = found = measure(steps, rounds)
+            found["ours, reduced, difference"] = difference(ours_of_images, files, [], rounds)
     for name, found in figures.items():
         print(f"\n{name}")
         for key, value in found.items():

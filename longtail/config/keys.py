@@ -292,6 +292,10 @@ def _add_data_config(cfg: CfgNode) -> None:
     # pixels, which mmsegmentation's and hence the papers' results are with; or "pillow", which
     # averages all pixels that a pixel of a smaller image covers, as detectron2 does.
     cfg.INPUT.RESIZE_FILTER = "opencv"
+    # Of semantic segmentation and image classification, in training only: a JPEG whose window will
+    # be shrunk 2, 4 or 8 times or more is decoded at a half, a quarter or an eighth of its size.
+    # Faster on large images; the same windows and labels, but slightly different pixels.
+    cfg.INPUT.REDUCED_DECODING = False
     # Random brightness, contrast, saturation and hue, with the strengths of SSD.
     cfg.INPUT.PHOTOMETRIC = True
     # Copy-paste, in training: a part of another image of the training set is pasted into an image

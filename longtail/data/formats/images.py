@@ -21,6 +21,7 @@ from longtail.data.formats.headers import (
     check_label_map,
     check_label_size,
     opened,
+    read_header,
     verify_checksums,
 )
 
@@ -38,6 +39,13 @@ _TURNS = {
 }
 # Pillow stretches grey PNGs of 1, 2 and 4 bits to 0..255, by these factors.
 _STRETCHED = {1: 255, 2: 85, 4: 17}
+# How much smaller OpenCV decodes a JPEG, and its flag, which is added to that of the colours.
+_REDUCTIONS = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 # The last two bytes of a JPEG that is whole.
 _JPEG_END = b"\xff\xd9"
 # The last chunk of a PNG: its length, name and checksum.
@@ -63,6 +71,31 @@ def read_image(path: PathLike, image_format: str) -> np.ndarray:
         ValueError: it is not an image, is cut short or too large, or is grey with over 8 bits.
     """
     return _read_image(path, image_format)[0]
+
+
+def read_reduced(path: PathLike, image_format: str, shrinking: float) -> tuple[np.ndarray, int]:
+    """Read an image that will be shrunk, decoded at a half, a quarter or an eighth of its size.
+
+    The decoder of JPEGs computes an r-th of the pixels a side from the low frequencies of each
+    block, which costs less. Pixel i of a row stands for the pixels r i .. r i + r - 1 of the image;
+    where r does not divide a side, the last one lies in part outside of it. Other files than RGB
+    JPEGs that are shown as they are stored are read in full.
+
+    Args:
+        path: an image file.
+        image_format: ``"RGB"`` or ``"BGR"``.
+        shrinking: by which the side that shrinks least will be divided; below 2 nothing changes.
+
+    Returns:
+        (ceil(H / r), ceil(W / r), 3) uint8 and r, the largest of 1, 2, 4, 8 up to ``shrinking``, or
+        1 for a file that is read in full.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_image`.
+    """
+    reduction = max(r for r in _REDUCTIONS if r <= max(shrinking, 1))
+    pixels, header = _read_image(path, image_format, reduction)
+    return pixels, 1 if pixels.shape[:2] == header.size else reduction
 
 
 def read_label_map(path: PathLike, *, checksums: bool = False) -> np.ndarray:
@@ -149,11 +182,36 @@ def read_pair(
         ValueError: a file cannot be read as it is, or the sizes differ.
     """
     image, header = _read_image(image_file, image_format)
+    return image, _labels_of(image_file, header, label_file, remedy)
+
+
+def read_labels_of(image_file: PathLike, label_file: PathLike, remedy: str) -> np.ndarray:
+    """Read the label map of an image, of which only the header is read.
+
+    Args:
+        image_file: as for :func:`read_image`.
+        label_file: as for :func:`read_label_map`.
+        remedy: what to do where the sizes differ, for the message.
+
+    Returns:
+        (H, W) uint8, of the size of the image as it is shown.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_pair`, but for what only decoding finds.
+    """
+    header = read_header(image_file)
+    check_image(image_file, header)
+    return _labels_of(image_file, header, label_file, remedy)
+
+
+def _labels_of(
+    image_file: PathLike, header: ImageHeader, label_file: PathLike, remedy: str
+) -> np.ndarray:
     labels, label_header = _read_labels(label_file)
     check_label_size(label_file, label_header.size, image_file, header, remedy)
     if label_header.orientation == 1:
         warn_of_unseen_turn(image_file, header)
-    return image, labels
+    return labels
 
 
 def warn_of_unseen_turn(image_file: PathLike, header: ImageHeader) -> None:
@@ -190,17 +248,21 @@ def check_whole_image(path: PathLike) -> ImageHeader:
     return header
 
 
-def _read_image(path: PathLike, image_format: str) -> tuple[np.ndarray, ImageHeader]:
+def _read_image(
+    path: PathLike, image_format: str, reduction: int = 1
+) -> tuple[np.ndarray, ImageHeader]:
     with opened(path) as (image, header):
         check_image(path, header)
-        pixels = _decoded_jpeg(image, header, image_format)
+        pixels = _decoded_jpeg(image, header, image_format, reduction)
         if pixels is None:
             image.load()
             pixels = utils.convert_PIL_to_numpy(_turned(image, header), image_format)
         return pixels, header
 
 
-def _decoded_jpeg(image: Image.Image, header: ImageHeader, image_format: str) -> np.ndarray | None:
+def _decoded_jpeg(
+    image: Image.Image, header: ImageHeader, image_format: str, reduction: int
+) -> np.ndarray | None:
     """Decode a plain JPEG by OpenCV: the same values by the same library, in less time.
 
     A file that is cut short, which some versions fill with grey in silence, is left to Pillow.
@@ -213,7 +275,11 @@ def _decoded_jpeg(image: Image.Image, header: ImageHeader, image_format: str) ->
     if not data.endswith(_JPEG_END):
         return None
     colours = cv2.IMREAD_COLOR_RGB if image_format == "RGB" else cv2.IMREAD_COLOR
-    return cv2.imdecode(np.frombuffer(data, np.uint8), colours | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = colours | _REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    # A file may have a second header, which one of the libraries follows; Pillow decides.
+    expected = tuple(-(-side // reduction) for side in header.stored)
+    return pixels if pixels is not None and pixels.shape[:2] == expected else None
 
 
 def _turned(image: Image.Image, header: ImageHeader) -> Image.Image:

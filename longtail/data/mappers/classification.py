@@ -2,23 +2,23 @@
 """From data set records to model inputs, for image classification."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from PIL import Image
 from torchvision.transforms import v2
 
-from longtail.data.formats.images import read_image
+from longtail.data.formats.headers import read_header
+from longtail.data.formats.images import read_image, read_reduced
 from longtail.data.mappers.extra import ExtraAugmentation
+from longtail.data.mappers.random_window import RandomWindow
 
 CONFIG = "INPUT.CLASSIFICATION"
 FORMATS = ("RGB", "BGR")
 FLIPS = ("horizontal", "none")
-# Width by height of a training crop, before it is resized to a square.
-CROP_RATIO = (3 / 4, 4 / 3)
-FLIP_PROBABILITY = 0.5
+Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ClassificationDatasetMapper:
@@ -32,12 +32,13 @@ class ClassificationDatasetMapper:
         self,
         *,
         is_train: bool,
-        transform: Callable[[torch.Tensor], torch.Tensor] | None,
+        transform: Transform | None,
         image_format: str,
         num_classes: int,
         size: int = 0,
         in_memory: bool = False,
         extra: ExtraAugmentation | None = None,
+        reduced_decoding: bool = False,
     ) -> None:
         """Set the transform and the classes.
 
@@ -49,27 +50,40 @@ class ClassificationDatasetMapper:
             size: side of the images in pixels, without a transform.
             in_memory: whether decoded images are kept, by their path.
             extra: what follows the transform in training.
+            reduced_decoding: whether an image is decoded at a half, a quarter or an eighth of its
+                size where the transform, a :class:`RandomWindow`, shrinks its window by that or
+                more. The same numbers are drawn.
 
         Raises:
-            ValueError: another format.
+            ValueError: another format, or reduced images are to be kept.
         """
         if image_format not in FORMATS:
             raise ValueError(f"INPUT.FORMAT must be one of {list(FORMATS)}, got {image_format!r}")
+        if reduced_decoding and in_memory:
+            raise ValueError(
+                f"INPUT.REDUCED_DECODING decodes an image anew for each window, {CONFIG}.IN_MEMORY "
+                "keeps it: set one of them to False"
+            )
         self.is_train = is_train
         self.transform = transform
         self.image_format = image_format
         self.num_classes = num_classes
         self.size = size
         self.extra = extra
+        self.reduced_decoding = reduced_decoding
         self._kept: dict[str, np.ndarray] | None = {} if in_memory else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Read the arguments from a config."""
         extra = cfg.INPUT.ALBUMENTATIONS
+        transform = build_transform(cfg, is_train)
+        # Without a transform nothing is shrunk.
+        reduced = is_train and cfg.INPUT.REDUCED_DECODING and transform is not None
         return {
             "is_train": is_train,
-            "transform": build_transform(cfg, is_train),
+            "transform": transform,
+            "reduced_decoding": reduced,
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
             "size": cfg.INPUT.CLASSIFICATION.SIZE,
@@ -97,8 +111,14 @@ class ClassificationDatasetMapper:
                 f"0..{self.num_classes - 1}: correct the image list or "
                 "MODEL.CLASSIFIER.NUM_CLASSES"
             )
+        file = record["file_name"]
         # Read as RGB whatever the model wants: saturation and brightness depend on the order.
-        return {**record, "image": self.map_pixels(self._read(record["file_name"]))}
+        if not self.reduced_decoding:
+            return {**record, "image": self.map_pixels(self._read(file))}
+        box = self.transform.draw(read_header(file).size)
+        pixels, reduction = read_reduced(file, "RGB", self.transform.shrinking(box))
+        transform = partial(self.transform.cut, box=box, reduction=reduction)
+        return {**record, "image": self._mapped(pixels, transform)}
 
     def map_pixels(self, pixels: np.ndarray) -> torch.Tensor:
         """Map an image that was read.
@@ -109,11 +129,14 @@ class ClassificationDatasetMapper:
         Returns:
             (3, SIZE, SIZE) uint8 in the order of channels that the model wants.
         """
+        return self._mapped(pixels, self.transform)
+
+    def _mapped(self, pixels: np.ndarray, transform: Transform | None) -> torch.Tensor:
         # torch warns of what is not writable, as images that are kept in memory are.
         own = pixels if pixels.flags.writeable else pixels.copy()
         tensor = torch.from_numpy(own).permute(2, 0, 1)
-        if self.transform is not None:
-            tensor = self.transform(tensor)
+        if transform is not None:
+            tensor = transform(tensor)
         if self.extra is not None:
             image, _ = self.extra(tensor.permute(1, 2, 0).numpy())
             tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
@@ -146,48 +169,7 @@ class ClassificationDatasetMapper:
             )
 
 
-class RandomWindow:
-    """torchvision's crop, flip and color jitter, equal to them in every value and in what is drawn.
-
-    In less time: a window of a larger image is copied before it is resized, or torch would take a
-    slower way and put the channels outermost, which Pillow, whose colors are faster than torch's,
-    would have to reorder.
-    """
-
-    def __init__(
-        self, size: int, scale: tuple[float, float], *, flip: bool, color_jitter: float
-    ) -> None:
-        """Set the augmentations.
-
-        Args:
-            size: side of the result in pixels.
-            scale: smallest and largest part of the area that a window covers, in (0, 1].
-            flip: whether half of the windows are flipped horizontally.
-            color_jitter: j in [0, 1]: brightness, contrast and saturation are scaled by factors in
-                [1 - j, 1 + j]; 0 leaves colors as they are.
-        """
-        self.window = v2.RandomResizedCrop(size, scale=scale, ratio=CROP_RATIO, antialias=True)
-        self.flip = flip
-        jitter = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
-        self.colors = v2.ColorJitter(**jitter) if color_jitter else None
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Augment an image (3, H, W) uint8 in RGB to (3, size, size)."""
-        drawn = self.window.make_params([image])
-        rows = slice(drawn["top"], drawn["top"] + drawn["height"])
-        columns = slice(drawn["left"], drawn["left"] + drawn["width"])
-        copied = image[:, rows, columns].permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        image = self.window.transform(copied, {**drawn, "top": 0, "left": 0})
-        if self.flip and torch.rand(1) < FLIP_PROBABILITY:
-            image = image.flip(-1)
-        if self.colors is None:
-            return image
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        picture = self.colors.transform(picture, self.colors.make_params([picture]))
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def build_transform(cfg: CfgNode, is_train: bool) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def build_transform(cfg: CfgNode, is_train: bool) -> Transform | None:
     """Build what happens to an image (3, H, W) uint8 in RGB; None where nothing does.
 
     Args:

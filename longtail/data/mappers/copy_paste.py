@@ -64,6 +64,11 @@ def with_copy_paste(cfg: CfgNode, mapper: Mapper, records: Sequence[dict]) -> Ma
     # Its seed is not used: the generator of the position draws.
     sampler = kind.from_records(cfg, records, seed=0)
     if by_label_map:
+        if cfg.INPUT.REDUCED_DECODING:
+            raise ValueError(
+                f"{KEY}.PROBABILITY {options.PROBABILITY:g}: regions are pasted into whole images, "
+                "before their window is drawn: set INPUT.REDUCED_DECODING to False"
+            )
         mapper.paste = RegionCopyPaste(records, sampler.pairs(), options.PROBABILITY)
         return mapper
     try:

@@ -12,6 +12,8 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 from PIL import Image
 
+from longtail.data.formats.images import read_reduced
+
 # detectron2's crops look so often for one of several classes.
 _TRIES = 10
 
@@ -42,17 +44,39 @@ class ResizedWindow(Transform):
         super().__init__()
         self._set_attributes({"size": size, "resized": resized, "crop": crop, "kind": kind})
 
+    @property
+    def shrinking(self) -> float:
+        """By what the side that shrinks least is divided; below 1 if it grows."""
+        return min(old / new for old, new in zip(self.size, self.resized, strict=True))
+
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """Resize an image (H, W, 3) uint8, bilinearly."""
+        return self.apply_reduced(img, 1)
+
+    def apply_reduced(self, img: np.ndarray, reduction: int) -> np.ndarray:
+        """Resize an image that was decoded at a part of its size.
+
+        Args:
+            img: (ceil(H / r), ceil(W / r), 3) uint8, see
+                :func:`~longtail.data.formats.images.read_reduced`.
+            reduction: r.
+
+        Returns:
+            What :meth:`apply_image` gives, of the same size and at the same place.
+        """
         y, x, height, width = self.crop
         if self.size == self.resized:
             return img[y : y + height, x : x + width]
+        # (H, W) in pixels of what was decoded, of which the last ones may lie outside in part.
+        size = tuple(side / reduction for side in self.size)
         if self.kind == "opencv":
-            whole = cv2.resize(img, self.resized[::-1], interpolation=cv2.INTER_LINEAR)
+            # By the factor, not the size: it may be one pixel more that is cut off.
+            down, right = (new / old for old, new in zip(size, self.resized, strict=True))
+            whole = cv2.resize(img, None, fx=right, fy=down, interpolation=cv2.INTER_LINEAR)
             return whole[y : y + height, x : x + width]
-        down, right = (old / new for old, new in zip(self.size, self.resized, strict=True))
+        down, right = (old / new for old, new in zip(size, self.resized, strict=True))
         # The product of the last pixel may be rounded up.
-        bottom, end = min((y + height) * down, self.size[0]), min((x + width) * right, self.size[1])
+        bottom, end = min((y + height) * down, size[0]), min((x + width) * right, size[1])
         window = (x * right, y * down, end, bottom)
         image = Image.fromarray(img)
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=window))
@@ -143,3 +167,30 @@ class ResizedCrop(T.Augmentation):
         counts[self.ignore_label] = 0
         most = counts.max()
         return np.count_nonzero(counts) > 1 and most < counts.sum() * self.max_area
+
+
+class UndecodedInput(T.AugInput):
+    """An input of augmentations whose image is decoded when its window is known."""
+
+    def __init__(self, file: str, image_format: str, labels: np.ndarray) -> None:
+        """Set what will be read.
+
+        Args:
+            file: of the image. The first augmentation gives a :class:`ResizedWindow` and asks for
+                nothing but the image's shape.
+            image_format: ``"RGB"`` or ``"BGR"``.
+            labels: (H, W) uint8.
+        """
+        # One byte, shown as (H, W, 3).
+        super().__init__(np.broadcast_to(np.uint8(0), (*labels.shape, 3)), sem_seg=labels)
+        self._unread: tuple[str, str] | None = (file, image_format)
+
+    def transform(self, tfm: Transform) -> None:
+        """Transform image and labels; at first, read the image at the size that is enough."""
+        if self._unread is None:
+            super().transform(tfm)
+            return
+        pixels, reduction = read_reduced(*self._unread, tfm.shrinking)
+        self._unread = None
+        self.image = tfm.apply_reduced(pixels, reduction)
+        self.sem_seg = tfm.apply_segmentation(self.sem_seg)

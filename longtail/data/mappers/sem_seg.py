@@ -9,9 +9,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from longtail.data.formats.images import read_image, read_pair
+from longtail.data.formats.images import read_image, read_labels_of, read_pair
 from longtail.data.mappers.augmentation import build_sem_seg_augmentation
 from longtail.data.mappers.extra import ExtraAugmentation
+from longtail.data.mappers.resizing import UndecodedInput
+
+_REMEDY = "prepare the data set again"
 
 
 class SemSegDatasetMapper:
@@ -35,6 +38,7 @@ class SemSegDatasetMapper:
         num_classes: int,
         ignore_label: int = 255,
         extra: ExtraAugmentation | None = None,
+        reduced_decoding: bool = False,
     ) -> None:
         """Set the augmentations and the labels.
 
@@ -45,6 +49,10 @@ class SemSegDatasetMapper:
             num_classes: K; labels are 0..K-1 or ``ignore_label``.
             ignore_label: label of the pixels that are left out.
             extra: what follows the augmentations in training.
+            reduced_decoding: whether a training image is decoded at a half, a quarter or an eighth
+                of its size where the first augmentation, a resizing that gives a
+                :class:`~longtail.data.mappers.resizing.ResizedWindow`, shrinks it by that or more.
+                The same numbers are drawn and labels are the same. Nothing is pasted then.
         """
         self.is_train = is_train
         self.num_classes = num_classes
@@ -52,6 +60,7 @@ class SemSegDatasetMapper:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.extra = extra
+        self.reduced_decoding = reduced_decoding
         self.paste: Callable | None = None
 
     @classmethod
@@ -67,6 +76,7 @@ class SemSegDatasetMapper:
             "extra": ExtraAugmentation(extra, cfg.INPUT.FORMAT, ignore_label)
             if is_train and extra
             else None,
+            "reduced_decoding": is_train and cfg.INPUT.REDUCED_DECODING,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -86,15 +96,8 @@ class SemSegDatasetMapper:
         """
         record = dict(record)
         label_file = record.pop("sem_seg_file_name", None)
-        labels = None
-        if self.is_train:
-            image, labels = self._read_pair(record["file_name"], label_file)
-            if self.paste is not None:
-                image, labels = self.paste(image, labels, self._read_pair)
-        else:
-            image = read_image(record["file_name"], self.image_format)
-        record["height"], record["width"] = image.shape[:2]
-        inputs = T.AugInput(image, sem_seg=labels)
+        inputs = self._read(record["file_name"], label_file)
+        record["height"], record["width"] = inputs.image.shape[:2]
         self.augmentations(inputs)
         image, labels = inputs.image, inputs.sem_seg
         if self.extra is not None:
@@ -104,13 +107,25 @@ class SemSegDatasetMapper:
             record["sem_seg"] = torch.as_tensor(labels.astype(np.int64))
         return record
 
+    def _read(self, image_file: str, label_file: str | None) -> T.AugInput:
+        if not self.is_train:
+            return T.AugInput(read_image(image_file, self.image_format))
+        if self.reduced_decoding:
+            labels = read_labels_of(image_file, _given(image_file, label_file), _REMEDY)
+            self._check_labels(label_file, labels)
+            return UndecodedInput(image_file, self.image_format, labels)
+        image, labels = self._read_pair(image_file, label_file)
+        if self.paste is not None:
+            image, labels = self.paste(image, labels, self._read_pair)
+        return T.AugInput(image, sem_seg=labels)
+
     def _read_pair(self, image_file: str, file: str | None) -> tuple[np.ndarray, np.ndarray]:
-        if file is None:
-            raise ValueError(
-                f"the record of {image_file} has no sem_seg_file_name: train on a data set with "
-                "label maps"
-            )
-        image, labels = read_pair(image_file, file, self.image_format, "prepare the data set again")
+        file = _given(image_file, file)
+        image, labels = read_pair(image_file, file, self.image_format, _REMEDY)
+        self._check_labels(file, labels)
+        return image, labels
+
+    def _check_labels(self, file: str, labels: np.ndarray) -> None:
         # Here the file is known; a loss would only fail, on a GPU without a usable message.
         wrong = (labels >= self.num_classes) & (labels != self.ignore_label)
         if wrong.any():
@@ -118,4 +133,12 @@ class SemSegDatasetMapper:
                 f"{file} has the label {labels[wrong][0]}, expected 0..{self.num_classes - 1} or "
                 f"{self.ignore_label}: prepare the data set again, or correct NUM_CLASSES"
             )
-        return image, labels
+
+
+def _given(image_file: str, label_file: str | None) -> str:
+    if label_file is None:
+        raise ValueError(
+            f"the record of {image_file} has no sem_seg_file_name: train on a data set with "
+            "label maps"
+        )
+    return label_file

@@ -11,11 +11,8 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from torchvision.transforms import v2
 
-from longtail.data.mappers.classification import (
-    CROP_RATIO,
-    ClassificationDatasetMapper,
-    RandomWindow,
-)
+from longtail.data.mappers.classification import ClassificationDatasetMapper
+from longtail.data.mappers.random_window import CROP_RATIO, RandomWindow
 from longtail.data.samplers import ClassBalancedTrainingSampler
 from tests.tiny_classification import classification_config
 

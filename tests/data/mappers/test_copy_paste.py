@@ -276,6 +276,13 @@ def test_regions_need_a_sampler_that_draws_a_class(regions):
         with_copy_paste(config(name, sampler="TrainingSampler"), plain_mapper(), records)
 
 
+def test_regions_need_whole_images(regions):
+    cfg = config(regions[0])
+    cfg.INPUT.REDUCED_DECODING = True
+    with raises_naming(ValueError, f"{PASTE}.PROBABILITY 1", "INPUT.REDUCED_DECODING"):
+        with_copy_paste(cfg, plain_mapper(), regions[1])
+
+
 def test_a_sampler_of_ones_own_that_does_not_say_how_often(regions, monkeypatch):
     class Own(EpochSampler):
         @classmethod
