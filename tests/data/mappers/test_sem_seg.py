@@ -125,6 +125,20 @@ def test_a_label_out_of_range(record, tmp_path, value):
         plain()(record)
 
 
+@pytest.mark.parametrize("ignored", [0, 2, 3, 7, 255])
+@pytest.mark.parametrize("value", [0, 2, 3, 6, 7, 8, 254, 255])
+def test_the_range_around_any_ignored_label(record, tmp_path, ignored, value):
+    """Of three classes."""
+    save_labels(tmp_path / "labels.png", np.full((HEIGHT, WIDTH), value))
+    options = {"image_format": "RGB", "num_classes": 3, "ignore_label": ignored}
+    mapper = SemSegDatasetMapper(is_train=True, augmentations=[], **options)
+    if value in (0, 1, 2, ignored):
+        assert (mapper(record)["sem_seg"] == value).all()
+        return
+    with pytest.raises(ValueError, match=rf"the label {value}, expected 0..2 or {ignored}:"):
+        mapper(record)
+
+
 def test_a_record_without_labels(record):
     del record["sem_seg_file_name"]
     with pytest.raises(ValueError, match=r"image\.png has no sem_seg_file_name"):
