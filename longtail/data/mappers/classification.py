@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from longtail.data.formats.images import read_image
 from longtail.data.mappers.extra import ExtraAugmentation
@@ -166,24 +167,23 @@ class RandomWindow:
             color_jitter: j in [0, 1]: brightness, contrast and saturation are scaled by factors in
                 [1 - j, 1 + j]; 0 leaves colors as they are.
         """
-        self.window = v2.RandomResizedCrop(size, scale=scale, ratio=CROP_RATIO, antialias=True)
+        self.size, self.scale = size, scale
         self.flip = flip
         jitter = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
         self.colors = v2.ColorJitter(**jitter) if color_jitter else None
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Augment an image (3, H, W) uint8 in RGB to (3, size, size)."""
-        drawn = self.window.make_params([image])
-        rows = slice(drawn["top"], drawn["top"] + drawn["height"])
-        columns = slice(drawn["left"], drawn["left"] + drawn["width"])
-        copied = image[:, rows, columns].permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        image = self.window.transform(copied, {**drawn, "top": 0, "left": 0})
+        # Before torchvision 0.21 no other method gives what is drawn.
+        top, left, height, width = v2.RandomResizedCrop.get_params(image, self.scale, CROP_RATIO)
+        window = image[:, top : top + height, left : left + width]
+        copied = window.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        image = functional.resize(copied, [self.size, self.size], antialias=True)
         if self.flip and torch.rand(1) < FLIP_PROBABILITY:
             image = image.flip(-1)
         if self.colors is None:
             return image
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        picture = self.colors.transform(picture, self.colors.make_params([picture]))
+        picture = self.colors(Image.fromarray(image.permute(1, 2, 0).numpy()))
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
