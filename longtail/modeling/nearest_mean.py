@@ -19,7 +19,8 @@ from longtail.modeling.post_hoc import check_occurring
 
 # Samples that are float64 at a time: all pixels of an image would take gigabytes.
 SAMPLES_AT_A_TIME = 2**14
-# The logit of a class without a mean. Not -inf: between pixels it is multiplied by 0.
+# The logit of a class without samples less that of another one, which float32 tells apart up to
+# logits of 1e10. Not -inf: between pixels it is multiplied by 0; and half precision has it.
 NEVER = -1e4
 
 
@@ -37,8 +38,9 @@ class NearestClassMean(nn.Module):
 
     Attributes:
         mean: (C,) m, or 0 where nothing is subtracted.
-        means: (K, C) c_j.
-        shift: (K,) 0, or what keeps a class that does not occur from being named.
+        means: (K, C) c_j; of a class that does not occur, that of one that does.
+        shift: (K,) 0, or what keeps a class that does not occur from being named: its logit stays
+            below that of the class whose mean it has, however far a feature is from all means.
     """
 
     def __init__(
@@ -54,15 +56,16 @@ class NearestClassMean(nn.Module):
 
         Args:
             mean: (C,) m.
-            means: (K, C) c_j, finite, also of a class that does not occur.
+            means: (K, C) c_j; of a class that does not occur, anything.
             features: ``"centered"``, ``"normalized"`` or ``"plain"``.
             distance: ``"euclidean"`` or ``"cosine"``.
-            occurs: (K,) whether a class has a mean; by default all have.
+            occurs: (K,) whether a class has a mean, as at least one has; by default all have.
         """
         super().__init__()
         shift = means.new_zeros(len(means))
         if occurs is not None:
             shift = shift.masked_fill(~occurs, NEVER)
+            means = means.where(occurs[:, None], means[occurs][0])
         self.register_buffer("mean", mean)
         self.register_buffer("means", means)
         self.register_buffer("shift", shift)
@@ -70,7 +73,8 @@ class NearestClassMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) features to (N, K) logits, or (N, C, H, W) to (N, K, H, W)."""
-        # Not -1, which torch writes into ONNX files as it is, and onnxruntime does not read.
+        # Not -1: torch writes a permutation's into ONNX files as it is, and onnxruntime does not
+        # read it. Other operations may count from the end.
         last = x.dim() - 1
         f = transformed(x.movedim(1, last), self.mean, self.features)
         if self.distance == "cosine":
@@ -130,7 +134,7 @@ def transformed(x: Tensor, mean: Tensor, features: str) -> Tensor:
 
 
 class ClassSums(NamedTuple):
-    """What means need of the samples of a layer, in float64: they add up, over processes too.
+    """Sums over the samples of a layer that means need, in float64: they add up over processes.
 
     Attributes:
         sums: (K, C), of f(x) over each class.

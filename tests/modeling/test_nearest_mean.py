@@ -171,3 +171,46 @@ def test_a_class_without_samples_is_never_named_if_one_says_so(kind, distance):
         assert ((x @ weight.T + bias).argmax(1) != 1).all()
     with raises_naming(ValueError, "ncm", "class 0", "DATASETS.TRAIN"):
         nearest_class_mean(features[:0], labels[:0], 4, skip_absent=True)
+
+
+@pytest.mark.parametrize(("kind", "distance"), KINDS)
+@pytest.mark.parametrize("length", [1e-3, 1.0, 1e3])
+def test_no_length_of_features_names_a_class_without_samples(kind, distance, length):
+    """Neither features near 0, far from all means, nor those opposite to them; in float32."""
+    generator = torch.Generator().manual_seed(0)
+    labels, center = torch.arange(30) % 3, torch.full((6,), length)
+    features = center + 0.1 * length * torch.randn(30, 6, generator=generator)
+    nearest = nearest_class_mean(
+        features,
+        torch.tensor([1, 2, 3])[labels],
+        4,
+        transform=kind,
+        distance=distance,
+        skip_absent=True,
+    )
+    x = torch.cat([torch.zeros(1, 6), features, -features, 10 * features, -10 * features])
+    assert (nearest(x).argmax(1) != 0).all() and (nearest(x).softmax(1)[:, 0] == 0).all()
+    if nearest.linear() is not None:
+        weight, bias = nearest.linear()
+        assert ((x @ weight.T + bias).argmax(1) != 0).all()
+
+
+@pytest.mark.parametrize(("kind", "distance"), KINDS)
+def test_a_class_without_samples_in_half_precision(kind, distance):
+    """The linear layer as well, and between pixels: nothing is infinite, or not a number."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(30, 6, generator=generator)
+    labels = torch.tensor([1, 2, 3])[torch.arange(30) % 3]
+    nearest = nearest_class_mean(
+        features, labels, 4, transform=kind, distance=distance, skip_absent=True
+    )
+    logits = [nearest.half()(features.half())]
+    if nearest.linear() is not None:
+        weight, bias = nearest.linear()
+        logits.append(features.half() @ weight.T + bias)
+    for z in logits:
+        assert z.dtype == torch.float16
+        between = torch.nn.functional.interpolate(
+            z.T.reshape(1, 4, 5, 6), size=(9, 12), mode="bilinear", align_corners=True
+        )
+        assert between.isfinite().all() and (between.argmax(1) != 0).all()

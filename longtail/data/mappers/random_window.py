@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 # Width by height of a training crop, before it is resized to a square.
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -39,8 +40,7 @@ class RandomWindow:
             color_jitter: j in [0, 1]: brightness, contrast and saturation are scaled by factors in
                 [1 - j, 1 + j]; 0 leaves colors as they are.
         """
-        self.size = size
-        self.window = v2.RandomResizedCrop(size, scale=scale, ratio=CROP_RATIO, antialias=True)
+        self.size, self.scale = size, scale
         self.flip = flip
         jitter = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
         self.colors = v2.ColorJitter(**jitter) if color_jitter else None
@@ -51,8 +51,9 @@ class RandomWindow:
 
     def draw(self, size: tuple[int, int]) -> Box:
         """Draw a window of an image of size (H, W), in its pixels."""
-        drawn = self.window.make_params([torch.empty(()).expand(3, *size)])
-        return drawn["top"], drawn["left"], drawn["height"], drawn["width"]
+        image = torch.empty(()).expand(3, *size)
+        # Before torchvision 0.21 no other method gives what is drawn.
+        return tuple(map(int, v2.RandomResizedCrop.get_params(image, self.scale, CROP_RATIO)))
 
     def shrinking(self, box: Box) -> float:
         """By what the side of a window is divided that shrinks least; below 1 if it grows."""
@@ -78,16 +79,14 @@ class RandomWindow:
             image = image.flip(-1)
         if self.colors is None:
             return image
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        picture = self.colors.transform(picture, self.colors.make_params([picture]))
+        picture = self.colors(Image.fromarray(image.permute(1, 2, 0).numpy()))
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def _window(self, image: torch.Tensor, box: Box) -> torch.Tensor:
         top, left, height, width = box
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        copied = image[:, rows, columns].permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        drawn = {"top": 0, "left": 0, "height": height, "width": width}
-        return self.window.transform(copied, drawn)
+        window = image[:, top : top + height, left : left + width]
+        copied = window.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        return functional.resize(copied, [self.size, self.size], antialias=True)
 
     def _reduced_window(self, image: torch.Tensor, box: Box, reduction: int) -> torch.Tensor:
         """By Pillow, whose windows need not begin at a pixel; like torch's, of whole pixels."""

@@ -28,7 +28,7 @@ MAX_CLASSES = len(STUFF) + len(SHAPES) * len(TEXTURES)
 
 
 class SceneConfig(Protocol):
-    """What drawing needs to know of a data set of scenes: K classes, the first S of them stuff."""
+    """Facts of a data set of scenes that drawing needs: K classes, the first S of them stuff."""
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -123,7 +123,7 @@ def _read_pixels(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Re
 
 @contextlib.contextmanager
 def _inputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """What entered modules in their last call, while the context is open."""
+    """Keep what enters modules: of their last call, while the context is open."""
     inputs: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, entered: tuple[Tensor, ...]) -> None:

@@ -24,7 +24,7 @@ from longtail.engine.checkpoint import CLASS_NAMES
 from longtail.engine.deployment.features import reading
 from longtail.engine.deployment.rois import training_logit_moments
 from longtail.engine.deployment.score_calibration import calibrate_scores
-from longtail.losses import BOXES, EVERYWHERE, LossTask
+from longtail.losses import BOXES, EVERYWHERE, PIXELS, LossTask
 from longtail.modeling import post_hoc as formulas
 from longtail.modeling.linear_classifiers import LinearClassifiers, linear_classifiers
 from longtail.modeling.nearest_mean import (
@@ -251,6 +251,8 @@ def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
     """The classifier that names the nearest mean of centered, normalized features."""
     _check_training_set(cfg)
     options, metadata = cfg.MODEL.POST_HOC, class_metadata(cfg.DATASETS.TRAIN[0])
+    # A data set may have both.
+    key = "stuff_classes" if found.task is PIXELS else "thing_classes"
     with reading(cfg, model, found) as read:
         nearest = nearest_class_means(
             read,
@@ -258,7 +260,7 @@ def ncm(cfg: CfgNode, model: nn.Module, found: LinearClassifiers) -> Change:
             [layer.weight.shape[1] for layer in found.layers],
             transform=options.NCM_FEATURES,
             distance=options.NCM_DISTANCE,
-            class_names=metadata.get("thing_classes") or metadata.get("stuff_classes"),
+            class_names=metadata.get(key),
             skip_absent=options.SKIP_ABSENT,
             add_up=_of_all_processes,
             device=found.layers[0].weight.device,

@@ -3,11 +3,14 @@
 
 import io
 import re
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 from detectron2.data import detection_utils
-from PIL import Image
+from PIL import Image, ImageCms
 
 from longtail.data.formats.images import label_image, read_image, read_label_map
 from tests.data.label_maps import save_labels
@@ -61,13 +64,56 @@ def test_what_changes_the_display_alone_changes_no_label(tmp_path):
         assert read_label_map(tmp_path / "labels.png").tolist() == SAMPLES[bits]
 
 
-@pytest.mark.parametrize("place", range(45, 400, 50))
-def test_damage_within_labels_is_what_pillow_says(tmp_path, place):
-    """Whichever library decodes them: an error, or Pillow's pixels."""
-    path = tmp_path / "labels.png"
-    save_labels(path, np.random.default_rng(0).integers(0, 9, (40, 50)))
-    content = bytearray(path.read_bytes())
+GREYS = png(SAMPLES[8])
+# Where the one chunk of pixels of GREYS begins, and where the last chunk does.
+PIXELS_AT, END_AT = 33, len(GREYS) - 12
+
+
+def flipped(place):
+    content = bytearray(GREYS)
     content[place] ^= 0xFF
+    return bytes(content)
+
+
+def with_pixels(content):
+    """GREYS with other compressed pixels, whose checksum is right."""
+    return GREYS[:PIXELS_AT] + chunk(b"IDAT", content) + GREYS[END_AT:]
+
+
+def animated(width):
+    """An animation of one frame, which covers ``width`` of the 5 columns."""
+    control = chunk(b"acTL", struct.pack(">II", 1, 0))
+    frame = struct.pack(">IIIIIHHBB", 0, width, 2, 0, 0, 1, 1, 0, 0)
+    return png(SAMPLES[8], before=control + chunk(b"fcTL", frame))
+
+
+COMPRESSED = GREYS[PIXELS_AT + 8 : END_AT - 4]
+ODD = {
+    **{f"byte {place}": flipped(place) for place in (13, 30, *range(35, len(GREYS), 5))},
+    "cut pixels": GREYS[: PIXELS_AT + 15] + GREYS[END_AT:],
+    "no end": GREYS[:END_AT],
+    "bytes behind the end": GREYS + b"\0\0\0\x09IEND",
+    "a second file behind the end": GREYS + GREYS,
+    "interlaced": png(SAMPLES[8], interlaced=True),
+    "an animation": animated(5),
+    "an animation of a smaller frame": animated(3),
+    "colours of the screen": png(
+        SAMPLES[8],
+        before=chunk(
+            b"iCCP",
+            b"RGB\0\0"
+            + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        ),
+    ),
+    "a palette of greys": png(SAMPLES[8], before=chunk(b"PLTE", bytes(6))),
+    "gamma of nothing": png(SAMPLES[8], before=chunk(b"gAMA", bytes(4))),
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_damaged_and_odd_labels_are_what_pillow_says(tmp_path, content, capfd):
+    """Whichever library decodes them: an error, or Pillow's pixels; and nothing is printed."""
+    path = tmp_path / "labels.png"
     path.write_bytes(content)
     try:
         expected = label_image(path)
@@ -76,6 +122,36 @@ def test_damage_within_labels_is_what_pillow_says(tmp_path, place):
             read_label_map(path)
     else:
         np.testing.assert_array_equal(read_label_map(path), np.array(expected))
+    assert capfd.readouterr() == ("", "")
+
+
+NOT_WHOLE = [
+    with_pixels(content) for content in (COMPRESSED[:-8], COMPRESSED[:5], b"\xff" * 20, b"")
+]
+NOT_WHOLE += [with_pixels(COMPRESSED + b"more"), GREYS[:PIXELS_AT] + GREYS[END_AT:]]
+
+
+@pytest.mark.parametrize("content", NOT_WHOLE, ids=len)
+def test_compressed_pixels_that_are_not_whole_are_what_pillow_says(tmp_path, content):
+    """Whose checksums are right: what wrote the file has made a mistake."""
+    path = tmp_path / "labels.png"
+    path.write_bytes(content)
+    try:
+        expected = np.array(label_image(path))
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            read_label_map(path)
+    else:
+        np.testing.assert_array_equal(read_label_map(path), expected)
+
+
+@pytest.mark.parametrize("before", [b"", chunk(b"tIME", bytes([7, 224, 1, 2, 3, 4, 5]))], ids=len)
+def test_plain_labels_are_read_in_the_faster_way(tmp_path, before, monkeypatch):
+    path, decode, decoded = tmp_path / "labels.png", cv2.imdecode, []
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(1) or decode(*given))
+    path.write_bytes(png(SAMPLES[8], before=before))
+    assert read_label_map(path).tolist() == SAMPLES[8]
+    assert decoded == [1]
 
 
 @pytest.mark.parametrize(

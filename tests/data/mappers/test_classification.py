@@ -109,9 +109,14 @@ def test_a_crop_of_everything_is_the_resized_image(tmp_path, build):
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
-def test_windows_are_torchvisions(flip, jitter):
-    """Every value is that of torchvision's transforms, Pillow's colors, with the same seed."""
-    array = np.random.default_rng(2).integers(0, 256, (90, 70, 3)).astype(np.uint8)
+@pytest.mark.parametrize("shape", [(90, 70), (20, 24), (1, 1), (3, 200)], ids=str)
+def test_windows_are_torchvisions(flip, jitter, shape):
+    """Every value is that of torchvision's transforms, Pillow's colors, with the same seed.
+
+    Of images that shrink, grow, are a pixel, or too narrow for any drawn window; and the generator
+    is left where theirs leave it.
+    """
+    array = np.random.default_rng(2).integers(0, 256, (*shape, 3)).astype(np.uint8)
     image = torch.from_numpy(array).permute(2, 0, 1)
     steps = [v2.RandomResizedCrop(32, scale=(0.1, 1.0), ratio=CROP_RATIO, antialias=True)]
     steps += [v2.RandomHorizontalFlip()] * flip
@@ -119,11 +124,18 @@ def test_windows_are_torchvisions(flip, jitter):
         colors = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter)
         steps += [v2.ToPILImage(), colors, v2.PILToTensor()]
     window = RandomWindow(32, (0.1, 1.0), flip=flip, color_jitter=jitter)
-    for seed in range(40):
+    for seed in range(20):
         torch.manual_seed(seed)
-        expected = v2.Compose(steps)(image)
+        expected, next_drawn = v2.Compose(steps)(image), torch.rand(1)
         torch.manual_seed(seed)
-        assert torch.equal(window(image), expected)
+        assert torch.equal(window(image), expected) and torch.equal(torch.rand(1), next_drawn)
+
+
+def test_windows_call_nothing_that_torchvision_0_18_lacks():
+    """setup.py's oldest; there these two are private."""
+    methods = (RandomWindow.draw, RandomWindow.cut, RandomWindow._window)
+    called = {name for method in methods for name in method.__code__.co_names}
+    assert "get_params" in called and not called & {"make_params", "transform"}
 
 
 @pytest.mark.parametrize(("flip", "share"), [("horizontal", 0.5), ("none", 0.0)])

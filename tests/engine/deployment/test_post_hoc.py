@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes
 from PIL import Image
 
@@ -322,14 +322,34 @@ def test_an_absent_class_is_left_out_if_one_says_so(build, tmp_path):
     skip = ["MODEL.POST_HOC.SKIP_ABSENT", True, "DATASETS.TRAIN", (name,)]
     try:
         for method in ("ncm", "logit_adjustment"):
-            cfg, model = build("images", METHOD, method, *skip)
-            apply_post_hoc(cfg, model)
-            if method == "ncm":
+            cfg, model = build("images", METHOD, method, LAMBDA, 0.5, *skip)
+            if method == "logit_adjustment":
+                [(_, bias, _, new_bias)] = change(cfg, model)
+                margins = -0.5 * torch.tensor([3 / 5, 2 / 5, 1]).double().log()
+                assert new_bias[2] == bias[2]
+                torch.testing.assert_close(new_bias, bias + margins, rtol=0, atol=1e-6)
+            else:
+                apply_post_hoc(cfg, model)
                 with torch.no_grad():
                     scores = [item["scores"] for item in model(classification_inputs(count=4))]
                 assert all(float(s[2]) == 0 for s in scores)
     finally:
         unregister(name)
+
+
+def test_an_absent_class_of_pixels_has_the_name_of_its_list(build, tmp_path):
+    """Of a data set that names things, too."""
+    name = "post_hoc_things_too"
+    register_stripes(name, tmp_path / "things")
+    MetadataCatalog.get(name).set(thing_classes=["a thing"])
+    try:
+        for record in DatasetCatalog.get(name):
+            labels = np.asarray(Image.open(record["sem_seg_file_name"])) % 2
+            Image.fromarray(labels).save(record["sem_seg_file_name"])
+        message = fails(*build("pixels", METHOD, "ncm", *CELLS, "DATASETS.TRAIN", (name,)))
+    finally:
+        unregister(name)
+    assert "class 2 (blue) does not occur" in message
 
 
 @MODELS
