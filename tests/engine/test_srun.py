@@ -107,6 +107,12 @@ def test_gpus_of_tasks(step, monkeypatch):
         launch_training(lambda args: calls.append("main"), args)
         assert calls == [device, (("nccl",), meeting), 8, "main"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(package_launch, "LAST_WORD", 0)
+    # The first task of each machine says it, the others end without a word.
+    with pytest.raises(SystemExit, match="^1$"):
+        launch_training(print, args)
+    monkeypatch.setenv("SLURM_PROCID", "8")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
     with raises_naming(ValueError, "8 tasks", "4 GPUs"):
         launch_training(print, args)
     args.num_gpus = 8
