@@ -40,7 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_argument(parser)
     add_import_argument(parser)
     parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes (default: all cores)"
+        "--num-workers",
+        type=int,
+        metavar="N",
+        help="processes (default: all cores, or this process's part of them)",
     )
     parser.add_argument(
         "--shown", type=int, default=5, metavar="N", help="findings of a kind shown (default: 5)"

@@ -196,5 +196,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert f"folder: {tmp_path}" in printed
     with pytest.raises(SystemExit, match=r"--images must be at least --imbalance \(20\).*got 5"):
         generate.main([*command, "--images", "5"])
-    with pytest.raises(SystemExit, match="choose one of --lvis, --hued, --classification and --digits"):
+    with pytest.raises(
+        SystemExit, match="choose one of --lvis, --hued, --classification and --digits"
+    ):
         generate.main(["--digits", "--lvis"])
