@@ -48,8 +48,8 @@ def from_main_process(function: Callable[[], T]) -> T:
 def in_all_processes(function: Callable[[Sequence[S]], list[T]], items: Sequence[S]) -> list[T]:
     """Compute ``function(items)`` in all processes, each a part of the items.
 
-    A process that does not find a file is on a machine with other disks: the main process does its
-    part, too, and says if the file is missing there as well.
+    A file that another process does not find may be on the main machine's disk alone. The main
+    process then does that process's part again, and fails if the file is missing here, too.
 
     Args:
         function: from some of the items to a result for each; it can be pickled.
