@@ -10,19 +10,7 @@ T = TypeVar("T")
 
 
 def run_once(main: Callable[[argparse.Namespace], T], options: argparse.Namespace) -> T:
-    """Run ``main(options)`` here, or in the main process of the job with the help of the others.
-
-    Args:
-        main: the work of a command.
-        options: of the command.
-
-    Returns:
-        What ``main`` gives, in all processes.
-
-    Raises:
-        Exception: what ``main`` raises, in the main process.
-        SystemExit: in the others, then.
-    """
+    """Run a command as :func:`~longtail.engine.launch.run_in_main_process` does."""
     # The engine takes a second to import, and most are alone.
     if not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & os.environ.keys():
         return main(options)

@@ -21,7 +21,7 @@ from longtail.utils.command_line import (
     add_import_argument,
     command_parser,
 )
-from longtail.utils.cores import available_cores
+from longtail.utils.cores import cores_of_process
 from longtail.utils.errors import ending_in_one_line
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_argument(parser)
     add_import_argument(parser)
     parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes (default: all cores)"
+        "--num-workers",
+        type=int,
+        metavar="N",
+        help="processes (default: all cores, or this process's part of them)",
     )
     parser.add_argument(
         "--shown", type=int, default=5, metavar="N", help="findings of a kind shown (default: 5)"
@@ -64,7 +67,7 @@ def check(options: argparse.Namespace) -> "HeaderReport":
 
     declared = register_data_files(options.data)
     names = options.dataset or (not options.config_file and declared) or _data_sets(options)
-    workers = available_cores() if options.num_workers is None else options.num_workers
+    workers = cores_of_process() if options.num_workers is None else options.num_workers
     report = check_headers(names, workers, options.shown)
     for kinds, what in ((ERRORS, "error"), (WARNINGS, "warning")):
         for kind, meaning in kinds.items():

@@ -42,7 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")
     add_data_argument(parser)
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read labels (default: all cores)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read labels (default: all cores, or this process's part of them)",
     )
     return parser
 

@@ -67,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--splits", nargs="+", metavar="NAME", help="such as train val; all by default"
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads; one a processor by default"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads (default: all cores, or this process's part of them)",
     )
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of the splits of digits_lt; 0 by default"

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType
@@ -23,9 +24,13 @@ from longtail.utils.distributed import from_main_process
 from longtail.utils.errors import RESUMABLE
 
 T = TypeVar("T")
-# Of who has done its share of a command for who has not; torch's, 10 or 30 minutes, is for steps.
-# Who is ended is noticed by torchrun, and by srun with --kill-on-bad-exit.
+# How long a process that has finished its share of a command waits for the others; torch's default,
+# 10 or 30 minutes, is meant for training steps. It is not for a process that has ended: torchrun,
+# and srun with --kill-on-bad-exit, then end the others.
 PATIENCE = timedelta(days=7)
+# Seconds that a process has to say its error, before another one ends without a word: at the first
+# end torchrun ends all.
+LAST_WORD = 1.0
 
 
 def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -75,12 +80,15 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         )
 
 
-def run_in_each_process(main: Callable[[argparse.Namespace], T], options: argparse.Namespace) -> T:
+def run_in_each_process(
+    main: Callable[[argparse.Namespace], T], options: argparse.Namespace, *, on_gpus: bool = True
+) -> T:
     """Run a command in every process that torchrun or srun has started, or in this one alone.
 
     Args:
         main: the work of one process.
         options: of the command.
+        on_gpus: whether each process works on a GPU of its own, where the machine has any.
 
     Returns:
         What ``main`` gives in this process.
@@ -89,18 +97,20 @@ def run_in_each_process(main: Callable[[argparse.Namespace], T], options: argpar
         Exception: what ``main`` raises, in the first process that fails.
         SystemExit: another process has failed, and says why.
     """
-    if not _joined(argparse.Namespace(num_gpus=1, num_machines=1), timeout=PATIENCE):
+    if not _joined(argparse.Namespace(num_gpus=1, num_machines=1), on_gpus=on_gpus):
         return main(options)
+    # Not before: a process that does not find the others would look for them as long.
+    dist.distributed_c10d._set_pg_timeout(PATIENCE)
     try:
         return _work_and_leave(main, options)
     except (Exception, KeyboardInterrupt):
         if not is_first_to_fail():
-            raise SystemExit(1) from None
+            raise _silent_end() from None
         raise
 
 
 def run_in_main_process(main: Callable[[argparse.Namespace], T], options: argparse.Namespace) -> T:
-    """Run a command once; the other processes of the job take their share of its work.
+    """Run a command once; the other processes of the job take their share of its work, on CPUs.
 
     Args:
         main: the command; what it gives :func:`~longtail.utils.distributed.in_all_processes` is
@@ -122,21 +132,27 @@ def run_in_main_process(main: Callable[[argparse.Namespace], T], options: argpar
             if comm.is_main_process():
                 raise
             # The main process has the error, too, and says it.
-            raise SystemExit(1) from None
+            raise _silent_end() from None
 
-    return run_in_each_process(lead_or_help, options)
+    return run_in_each_process(lead_or_help, options, on_gpus=False)
+
+
+def _silent_end() -> SystemExit:
+    """The end of a process whose error another one says, once that one has had the time."""
+    time.sleep(LAST_WORD)
+    return SystemExit(1)
 
 
 def _work_and_leave(main: Callable[[argparse.Namespace], T], args: argparse.Namespace) -> T:
     """Run ``main(args)``, and end the threads of the process groups before the interpreter ends.
 
-    They need Python's lock to release the tensors of their last message. A thread that asks an
-    interpreter for it that is at its end is ended by it, in the midst of a destructor, and the
+    The threads need Python's lock to release the tensors of their last message. A thread that asks
+    for the lock while the interpreter shuts down is killed inside a destructor, and takes the
     process with it: "terminate called without an active exception". ``destroy_process_group`` ends
-    the threads of those groups alone that nobody else holds.
+    only the threads of groups that nobody else holds.
 
-    Only after success, or a signal that all have heeded: the main process of another end may be
-    waiting for a message, and torchrun ends the others when one of them has failed.
+    This is done only after success, or after a signal that all processes have heeded. After an
+    error another process may still wait for a message, and is ended by torchrun.
     """
     result, stopped = None, False
     try:
@@ -189,17 +205,31 @@ def is_first_to_fail() -> bool:
         return True
 
 
-def _joined(args: argparse.Namespace, **meeting: Any) -> bool:
+def _joined(args: argparse.Namespace, *, on_gpus: bool = True) -> bool:
     """Join the processes that torchrun or srun have started; False if neither has.
 
     Args:
         args: ``num_gpus`` and ``num_machines``.
-        **meeting: further arguments of torch's ``init_process_group``.
+        on_gpus: whether each process takes a GPU, where the machine has any.
+
+    Raises:
+        ValueError: they cannot be one run.
+        SystemExit: the same, and the first process of this machine says it.
     """
+    try:
+        return _joined_any(args, on_gpus)
+    except ValueError:
+        # The processes cannot ask one another yet.
+        if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0):
+            raise _silent_end() from None
+        raise
+
+
+def _joined_any(args: argparse.Namespace, on_gpus: bool) -> bool:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local_rank, local_size = (int(os.environ[f"LOCAL_{k}"]) for k in ("RANK", "WORLD_SIZE"))
         started = f"--nproc_per_node {local_size}"
-        _join(local_rank, local_size, started, local_size, **meeting)
+        _join(local_rank, local_size, started, local_size, on_gpus)
         return True
     # Whoever numbers the machines starts one task on each, and its processes are detectron2's.
     task = srun_task() if args.num_machines == 1 else None
@@ -214,16 +244,17 @@ def _joined(args: argparse.Namespace, **meeting: Any) -> bool:
     own = torch.cuda.device_count() == 1
     _join(
         *(0 if own else task.local_rank, 1 if own else task.local_size),
-        *(f"srun with {task.local_size} tasks on a machine", task.local_size),
+        *(f"srun with {task.local_size} tasks on a machine", task.local_size, on_gpus),
         init_method=f"tcp://{task.host}:{task.port}",
         rank=task.rank,
         world_size=task.size,
-        **meeting,
     )
     return True
 
 
-def _join(device: int, devices: int, started: str, local_size: int, **meeting: Any) -> None:
+def _join(
+    device: int, devices: int, started: str, local_size: int, on_gpus: bool, **meeting: Any
+) -> None:
     """Join the other processes.
 
     Args:
@@ -231,12 +262,13 @@ def _join(device: int, devices: int, started: str, local_size: int, **meeting: A
         devices: that the processes of this machine see together.
         started: how they were.
         local_size: number of processes on a machine.
+        on_gpus: whether each process takes a GPU, where the machine has any.
         **meeting: where the processes meet, by default what torchrun says.
 
     Raises:
         ValueError: the machine has fewer GPUs than that.
     """
-    gpu = torch.cuda.is_available()
+    gpu = on_gpus and torch.cuda.is_available()
     if gpu:
         available = torch.cuda.device_count()
         if devices > available:

@@ -17,10 +17,12 @@ from PIL import Image
 from longtail.commands import check, predict, prepare
 from longtail.commands import main as longtail_main
 from longtail.data.datasets import checking, register_sem_seg
-from longtail.data.formats.header_findings import Finding
+from longtail.data.formats.header_findings import Files, Finding
+from longtail.data.formats.sources import Source
 from longtail.data.prepare import runner
 from longtail.engine.inference import predicting, prediction_files
 from longtail.utils.distributed import from_main_process
+from tests.messages import raises_naming
 from tests.processes import run_in_two_processes
 from tests.trained_runs import make_run, write_pictures
 
@@ -84,9 +86,14 @@ def checking_process(rank: int, folder: Path) -> None:
 
 
 def other_disk_checking_process(rank: int, folder: Path) -> None:
-    if rank:
-        # Said without a look.
-        checking.check_files = lambda files: [Finding("missing", f"{files.image} is missing")]
+    """The second process does not see 3.png and 5.png."""
+    original = checking.check_files
+
+    def see(files: Files) -> list[Finding]:
+        lacks = rank and Path(files.image).stem in ("3", "5")
+        return [Finding("missing", f"{files.image} is missing")] if lacks else original(files)
+
+    checking.check_files = see
     checking_process(rank, folder)
 
 
@@ -103,9 +110,9 @@ def test_check(tmp_path, process):
     assert contents(tmp_path, "errors") == ["2", "2"]
     reads = [text.split() for text in contents(tmp_path, "reads")]
     assert reads[1] == ["1", "3", "5"]
-    # Who lacks the files leaves them to the main process.
+    # Who lacks files leaves those, and no other, to the main process.
     own = ["0", "2", "4", "6"]
-    assert reads[0] == (own if process is checking_process else [*own, *reads[1]])
+    assert reads[0] == (own if process is checking_process else [*own, "3", "5"])
 
 
 def write_camvid(folder: Path) -> None:
@@ -132,8 +139,14 @@ def preparing_process(rank: int, folder: Path) -> None:
 
 
 def other_disk_preparing_process(rank: int, folder: Path) -> None:
+    """The second process writes elsewhere; here is what an older source became."""
     if rank:
         runner.convert_pair = lambda pair, recipe: True
+    else:
+        for name in files_below(folder / "one"):
+            (folder / "two" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "two" / name).write_bytes(b"of an older source")
+            os.utime(folder / "two" / name, (1, 1))
     preparing_process(rank, folder)
 
 
@@ -154,6 +167,15 @@ def test_prepare(tmp_path, monkeypatch, process):
         # 0, 1, 2, 4 of the first split, then 0 to 4 of the second, dealt out; threads mix them.
         reads = [sorted(text.split()) for text in contents(tmp_path, "reads")]
         assert reads == [["0", "0", "2", "2", "4"], ["1", "1", "3", "4"]]
+
+
+def test_a_picture_that_other_machines_lack_is_left_to_the_main_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "check_record_is_here", lambda output: None)
+    monkeypatch.setattr(predicting.comm, "is_main_process", lambda: False)
+    wanted = argparse.Namespace(output="")
+    jobs = [[Source("a", str(tmp_path / "a.png"), "a.png")]]
+    with raises_naming(FileNotFoundError, str(tmp_path / "a.png"), "missing on this machine"):
+        predicting._predict_share(jobs, choice=None, wanted=wanted, processes=1)
 
 
 PICTURES = {f"{number}.png": (32, 32 + 8 * (number % 2)) for number in range(COUNT)}

@@ -5,12 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 
 import longtail.engine.launch as package_launch
-from longtail.engine.launch import launch_training
+from longtail.engine.launch import launch_training, run_in_main_process
 from longtail.engine.srun import Task, first_host, srun_task
 from tests.engine.test_launch import arguments
 from tests.messages import raises_naming
@@ -87,8 +88,9 @@ def test_the_first_machine(nodes, first):
     assert first_host(nodes) == first
 
 
-def test_gpus_of_tasks(step, monkeypatch):
-    """One task a GPU: the one with its local rank, or the only one that it sees."""
+@pytest.fixture
+def calls(step, monkeypatch):
+    """What this task does to join the others, on a machine with GPUs."""
     calls = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
@@ -98,15 +100,38 @@ def test_gpus_of_tasks(step, monkeypatch):
         package_launch.dist, "init_process_group", lambda *a, **kw: calls.append((a, kw))
     )
     monkeypatch.setattr(package_launch.dist, "destroy_process_group", lambda: None)
+    return calls
+
+
+MEETING = {"init_method": "tcp://gpu003:15673", "rank": 10, "world_size": 16}
+
+
+def test_commands_without_a_model_work_on_cpus(calls, monkeypatch):
+    """They need no GPU; they meet in torch's time, and wait for one another as long as it takes."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(package_launch.dist.distributed_c10d, "_set_pg_timeout", calls.append)
+    run_in_main_process(calls.append, "options")
+    assert calls == [(("gloo",), MEETING), 8, timedelta(days=7), "options"]
+
+
+def test_gpus_of_tasks(calls, monkeypatch):
+    """One task a GPU: the one with its local rank, or the only one that it sees."""
     args = arguments(1)
     args.num_machines, args.machine_rank = 1, 0
-    meeting = {"init_method": "tcp://gpu003:15673", "rank": 10, "world_size": 16}
     for gpus, device in ((8, 2), (1, 0)):
         calls.clear()
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         launch_training(lambda args: calls.append("main"), args)
-        assert calls == [device, (("nccl",), meeting), 8, "main"]
+        assert calls == [device, (("nccl",), MEETING), 8, "main"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    # The first task of each machine says it, the others give it time and end without a word.
+    slept = []
+    monkeypatch.setattr(package_launch.time, "sleep", slept.append)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        launch_training(print, args)
+    assert slept == [package_launch.LAST_WORD] and slept[0] > 0
+    monkeypatch.setenv("SLURM_PROCID", "8")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
     with raises_naming(ValueError, "8 tasks", "4 GPUs"):
         launch_training(print, args)
     args.num_gpus = 8

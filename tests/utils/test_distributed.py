@@ -3,6 +3,7 @@
 
 import json
 import os
+from traceback import format_exception
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from longtail.data.formats import images
 from longtail.data.statistics import counting
 from longtail.data.statistics.class_stats import get_class_stats, get_image_classes
+from longtail.utils import cores
 from longtail.utils.distributed import from_main_process, in_all_processes
+from longtail.utils.errors import describe
 from tests.data.label_maps import CLASSES, random_labels, reference_counts, save_labels
 from tests.processes import run_in_two_processes
 
@@ -131,3 +134,62 @@ def test_one_process_computes_alone():
     assert from_main_process(lambda: in_all_processes(list, "abc")) == ["a", "b", "c"]
     with pytest.raises(KeyError):
         from_main_process(lambda: {}["absent"])
+
+
+def raising(items):
+    """In the second process alone, the error that is in its part."""
+    if 1 in items:
+        raise items[1]
+    return [0] * len(items)
+
+
+KINDS = [
+    KeyError("no class 'cat' in the file"),
+    ImportError("install the package"),
+    FloatingPointError("the loss is nan"),
+    ZeroDivisionError("nobody has foreseen this"),
+]
+
+
+def kinds_process(rank, folder):
+    found = []
+    for error in KINDS:
+        try:
+            from_main_process(lambda error=error: in_all_processes(raising, [0, 1, 2, error]))
+        except Exception as received:
+            found.append([describe(received), "in raising" in "".join(format_exception(received))])
+    (folder / f"errors{rank}.json").write_text(json.dumps(found))
+
+
+def test_kinds_and_tracebacks_of_errors_are_kept(tmp_path):
+    run_in_two_processes(kinds_process, tmp_path)
+    errors = [json.loads((tmp_path / f"errors{rank}.json").read_text()) for rank in (0, 1)]
+    unforeseen = "RuntimeError: nobody has foreseen this (unexpected)"
+    said = ["no class 'cat' in the file", "install the package", "the loss is nan", unforeseen]
+    assert errors == [[[line, True] for line in said]] * 2
+
+
+def nested(items):
+    """Twice the items, by functions that other processes take part in where they listen."""
+    return from_main_process(lambda: in_all_processes(lambda part: [2 * i for i in part], items))
+
+
+def nested_process(rank, folder):
+    doubled = from_main_process(
+        lambda: from_main_process(lambda: in_all_processes(nested, [1, 2, 3]))
+    )
+    (folder / f"doubled{rank}").write_text(str(doubled))
+
+
+def test_shared_work_within_shared_work_is_done_alone(tmp_path):
+    run_in_two_processes(nested_process, tmp_path)
+    assert [(tmp_path / f"doubled{rank}").read_text() for rank in (0, 1)] == ["[2, 4, 6]"] * 2
+
+
+def test_processes_of_torchrun_share_the_cores(monkeypatch):
+    monkeypatch.setattr(cores, "available_cores", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cores.cores_of_process() == 12
+    for processes, share in ((5, 2), (12, 1), (16, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert cores.cores_of_process() == share

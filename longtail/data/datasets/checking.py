@@ -95,27 +95,20 @@ def check_headers(names: Iterable[str], num_workers: int = 1, shown: int = 5) ->
         report.images += len(files)
         report.label_maps += sum(item.label is not None for item in files)
         share = functools.partial(_check_share, num_workers=num_workers, title=f"headers of {name}")
-        for findings in in_all_processes(share, files):
-            for finding in findings:
+        for item, findings in zip(files, in_all_processes(share, files), strict=True):
+            # Perhaps on another process's machine alone: this one looks for itself.
+            lost = any(finding.kind == MISSING for finding in findings)
+            for finding in check_files(item) if lost else findings:
                 report.add(finding, shown)
     return report
 
 
 def _check_share(files: Sequence[Files], *, num_workers: int, title: str) -> list[list[Finding]]:
-    """The findings of some images.
-
-    Raises:
-        FileNotFoundError: a file is missing, and this is not the main process.
-    """
-    is_main = comm.is_main_process()
+    """The findings of some images."""
     workers = 1 if len(files) < FEW else num_workers
     found = map_jobs(check_files, files, workers, chunk_size=CHUNK)
-    results = list(tqdm(found, title, len(files), unit="image", disable=not is_main))
-    missing = [f for findings in results for f in findings if f.kind == MISSING]
-    if missing and not is_main:
-        # Perhaps on this machine alone: the main process looks for itself.
-        raise FileNotFoundError(missing[0].message)
-    return results
+    hidden = not comm.is_main_process()
+    return list(tqdm(found, title, len(files), unit="image", disable=hidden))
 
 
 def _files(record: dict[str, Any]) -> Files:

@@ -162,7 +162,7 @@ class ResizedCrop(T.Augmentation):
         return window
 
     def _is_mixed(self, labels: np.ndarray) -> bool:
-        # In an eighth of bincount's time; its float32 hold whole numbers up to 2^24.
+        # Eight times as fast as np.bincount. It counts in float32, exact up to 2^24 pixels.
         counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
         counts[self.ignore_label] = 0
         most = counts.max()

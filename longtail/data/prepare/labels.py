@@ -69,10 +69,7 @@ def convert_pair(pair: Pair, recipe: Recipe) -> bool:
             range. Nothing is written then.
         OSError: a file cannot be written.
     """
-    copy = pair.image_target != pair.image
-    if _is_newer(pair.label_target, pair.label) and (
-        not copy or _is_newer(pair.image_target, pair.image)
-    ):
+    if is_converted(pair):
         return False
     again = f"take it again from {recipe.archive}"
     header = _checked(check_whole_image, pair.image, again)
@@ -88,12 +85,19 @@ def convert_pair(pair: Pair, recipe: Recipe) -> bool:
         raise SourceError(
             f"{pair.label}: label out of range ({values}), expected {recipe.values}; {again}"
         )
-    if copy:
+    if pair.image_target != pair.image:
         with open(pair.image, "rb") as image, atomic_write(pair.image_target, "wb") as target:
             shutil.copyfileobj(image, target)
     with atomic_write(pair.label_target, "wb") as target:
         Image.fromarray(indices.astype(np.uint8)).save(target, format="PNG")
     return True
+
+
+def is_converted(pair: Pair) -> bool:
+    """Whether the outputs of a pair exist and are newer than their sources."""
+    return _is_newer(pair.label_target, pair.label) and (
+        pair.image_target == pair.image or _is_newer(pair.image_target, pair.image)
+    )
 
 
 def _is_newer(target: str, source: str) -> bool:

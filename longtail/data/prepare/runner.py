@@ -4,7 +4,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,10 +12,10 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from longtail.data.datasets.files import IMAGE_SUFFIXES, files_by_stem, read_stems
-from longtail.data.prepare.labels import Pair, convert_pair
+from longtail.data.prepare.labels import Pair, convert_pair, is_converted
 from longtail.data.prepare.recipe import Recipe, SourceError, Split
 from longtail.data.prepare.writing import write_if_changed
-from longtail.utils.cores import available_cores
+from longtail.utils.cores import cores_of_process
 from longtail.utils.distributed import in_all_processes
 
 # Whether there was anything to do, or what is wrong with the source.
@@ -51,7 +51,7 @@ def prepare(
 
     Within :func:`~longtail.utils.distributed.from_main_process` all processes convert a part.
     """
-    workers = available_cores() if workers is None else workers
+    workers = cores_of_process() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     source = os.path.join(root, recipe.source) if source is None else source
@@ -66,7 +66,10 @@ def prepare(
     for split in chosen:
         pairs += _plan_split(split, recipe, source, report, named=splits is not None)
     convert = functools.partial(_convert_share, recipe=recipe, workers=workers)
-    outcomes = _written_here(in_all_processes(convert, pairs), pairs, recipe)
+    outcomes = in_all_processes(convert, pairs)
+    lost = _lost(outcomes, pairs)
+    for index, outcome in zip(lost, convert([pairs[i] for i in lost]), strict=True):
+        outcomes[index] = outcome
     further = recipe.complete(source, root, chosen) if recipe.complete else ()
     for outcome in itertools.chain(outcomes, further):
         if isinstance(outcome, SourceError):
@@ -182,10 +185,12 @@ def _convert_share(pairs: Sequence[Pair], *, recipe: Recipe, workers: int) -> li
         executor.shutdown(cancel_futures=True)
 
 
-def _written_here(
-    outcomes: Sequence[Outcome], pairs: Sequence[Pair], recipe: Recipe
-) -> Iterator[Outcome]:
-    """The outcomes; what other processes have written to disks of their own is written again."""
-    for outcome, pair in zip(outcomes, pairs, strict=True):
-        is_here = isinstance(outcome, SourceError) or os.path.exists(pair.label_target)
-        yield outcome if is_here else _outcome(pair, recipe)
+def _lost(outcomes: Sequence[Outcome], pairs: Sequence[Pair]) -> list[int]:
+    """Which pairs other processes have written to disks of their own, and not here."""
+    if comm.get_world_size() == 1:
+        return []
+    return [
+        index
+        for index, (outcome, pair) in enumerate(zip(outcomes, pairs, strict=True))
+        if not isinstance(outcome, SourceError) and not is_converted(pair)
+    ]

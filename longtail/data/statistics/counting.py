@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from longtail.data.formats.images import label_image
 from longtail.data.statistics.groups import LVIS_BOUNDS, FrequencyBounds
-from longtail.utils.cores import available_cores
+from longtail.utils.cores import cores_of_process
 from longtail.utils.distributed import in_all_processes
 
 # Part of every fingerprint: to be raised when the meaning of a count changes, against old caches.
@@ -189,7 +189,7 @@ def fingerprint(source: CountingSource) -> str:
     columns: list[Sequence[Any]] = []
     if source.label_files is not None:
         columns.append(source.names_of_label_maps())
-        columns.append(_in_threads(_size_and_time, source.label_files, available_cores()))
+        columns.append(_in_threads(_size_and_time, source.label_files, cores_of_process()))
     if source.categories is not None:
         columns.append(_below_common_folder(source.image_files))
         columns.append([sorted(classes) for classes in source.categories])
@@ -269,7 +269,7 @@ def check_num_workers(num_workers: int | None) -> int:
         ValueError: ``num_workers`` is below 1.
     """
     if num_workers is None:
-        return available_cores()
+        return cores_of_process()
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return num_workers

@@ -3,6 +3,7 @@
 
 import functools
 import multiprocessing
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,8 @@ def predict_all(
 ) -> list[str]:
     """Predict images, with a bar that says how many are left and how long that takes.
 
-    The processes of a distributed run, which all have to call this, predict a part each.
+    The processes of a distributed run, which all have to call this, predict a part each; the bar is
+    then of the main process's part.
 
     Args:
         choice: what other processes build their model from.
@@ -151,8 +153,14 @@ def _predict_share(
 
     Raises:
         ValueError: the main process's folder is on another disk; or as of :meth:`Worker.run`.
+        FileNotFoundError: another process than the main one, which has listed them, lacks an image.
     """
     check_record_is_here(wanted.output)
+    is_main = comm.is_main_process()
+    if not is_main:
+        for path in dict.fromkeys(source.path for job in jobs for source in job):
+            if not os.path.exists(path):
+                raise FileNotFoundError(f"{path} is missing on this machine")
     processes = min(processes, len(jobs))
     # Only read where there are several.
     counter = multiprocessing.get_context("spawn").Value("i", 0)
@@ -161,8 +169,9 @@ def _predict_share(
         *(_run, jobs, processes), chunk_size=1, initializer=_start, arguments=arguments
     )
     problems = []
-    hidden, total = not comm.is_main_process(), sum(map(len, jobs))
-    with tqdm(total=total, unit="image", desc="predicting", disable=hidden) as bar:
+    total, all_processes = sum(map(len, jobs)), comm.get_world_size()
+    title = "predicting" if all_processes == 1 else f"predicting, share of 1 in {all_processes}"
+    with tqdm(total=total, unit="image", desc=title, disable=not is_main) as bar:
         for number, lines in found:
             problems.append(lines)
             bar.update(number)
