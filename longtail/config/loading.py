@@ -160,7 +160,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
         cfg.merge_from_file(path, allow_unsafe=False)
         return
     cfg.merge_from_file(files[depth + 1][0], allow_unsafe=False)
-    for _, content in files[depth::-1]:
+    for file, content in files[depth::-1]:
+        version = content.get("VERSION", cfg.VERSION)
+        if version != cfg.VERSION:
+            raise ValueError(f"{file} is a v{version} config, expected v{cfg.VERSION}")
         own = {key: value for key, value in content.items() if key not in ("_BASE_", "VERSION")}
         cfg.merge_from_other_cfg(CfgNode(own))
 

@@ -126,6 +126,13 @@ def test_an_installed_package_is_not_hidden(folders):
     load_config("", imports=["tabulate"])
 
 
+def test_a_later_version_above_a_packaged_config(folders):
+    leaf = folders / "configs/leaf.yaml"
+    leaf.write_text("_BASE_: CamVid/deeplabv3plus_lite0.yaml\nVERSION: 9\n")
+    with pytest.raises(ValueError, match=r"leaf\.yaml is a v9 config, expected v2"):
+        load_config(str(leaf))
+
+
 def test_the_base_may_be_a_packaged_config(folders):
     middle, leaf = folders / "base/middle.yaml", folders / "configs/leaf.yaml"
     middle.write_text("_BASE_: CamVid/deeplabv3plus_lite0.yaml\nVERSION: 2\nSEED: 5\n")
