@@ -51,7 +51,7 @@ class ClassificationDatasetMapper:
             in_memory: whether decoded images are kept, by their path.
             extra: what follows the transform in training.
             reduced_decoding: whether an image is decoded at a half, a quarter or an eighth of its
-                size where the transform, a :class:`RandomWindow`, shrinks its window by that or
+                size where the transform, a :class:`.RandomWindow`, shrinks its window by that or
                 more. The same numbers are drawn.
 
         Raises:
