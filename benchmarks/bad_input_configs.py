@@ -83,17 +83,19 @@ IMAGE_VALUES = {
 }
 
 
+# Without these the key is not read.
+READ_WITH = {
+    "TEST.SEM_SEG.CROP_SIZE": ("TEST.SEM_SEG.MODE", "slide"),
+    "DATALOADER.RANDOM_SUBSET_RATIO": ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"),
+    "DATALOADER.RARE_CLASS_TEMPERATURE": ("DATALOADER.SAMPLER_TRAIN", "RareClassTrainingSampler"),
+    "MODEL.CLASS_LOSS.SEESAW_P": ("MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "seesaw"),
+}
+
+
 def _value(kind: str, key: str, value: str) -> Case:
     # What is written last counts.
     def make(place: Place) -> list[str]:
-        extra = ["TEST.SEM_SEG.MODE", "slide"] if key == "TEST.SEM_SEG.CROP_SIZE" else []
-        if key == "DATALOADER.RANDOM_SUBSET_RATIO":
-            extra = ["DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"]
-        if key == "DATALOADER.RARE_CLASS_TEMPERATURE":
-            extra = ["DATALOADER.SAMPLER_TRAIN", "RareClassTrainingSampler"]
-        if key == "MODEL.CLASS_LOSS.SEESAW_P":
-            extra = ["MODEL.SEM_SEG_HEAD.PIXEL_LOSS", "seesaw"]
-        return place.train(kind, *extra, key, value)
+        return place.train(kind, *READ_WITH.get(key, ()), key, value)
 
     # A missing data set is known by its name, a missing level by the head that wants it.
     names = {

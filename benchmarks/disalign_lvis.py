@@ -24,6 +24,7 @@ import torch
 from camvid import prepare as prepare_camvid
 from rows import Tables, add_table_arguments, folder_rows, run_tables
 
+from longtail.commands.generate import HUED as SCENES
 from longtail.data.prepare import prepare_dataset
 from longtail.data.synthetic import HuedConfig, write_lvis_dataset
 from longtail.jobs.plan import Row
@@ -58,9 +59,8 @@ def prepare(camvid: str | None, datasets: Path) -> None:
 def prepare_hued(root: Path, seeds: Sequence[int]) -> None:
     """Make the scenes of 400 categories of each seed, under ``root``."""
     for seed in seeds:
-        write_lvis_dataset(
-            root / f"seed{seed}" / "lvis_hued", 2400, 600, HuedConfig(seed=seed), available_cores()
-        )
+        folder, config = root / f"seed{seed}" / SCENES.name, HuedConfig(seed=seed)
+        write_lvis_dataset(folder, SCENES.num_train, SCENES.num_val, config, available_cores())
 
 
 def tables(folder: str) -> Tables:
